@@ -1,0 +1,50 @@
+"""The one interface through which every stage makes the target model speak.
+
+Gap, attacks and evaluations are written against `Engine`; which engine stands behind it (a model in this process, a
+server) is the caller's choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sirl.records import Completion, Conversation
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to decode.
+
+    `temperature` 0 is greedy decoding; entropies are then taken at temperature 1. Else both the draw and the entropy
+    use the logits divided by `temperature`. `n` responses are drawn for each conversation.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    n: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.n < 1 or self.temperature < 0:
+            raise ValueError(f"invalid sampling parameters: {self}")
+
+
+class Engine(Protocol):
+    """Anything that answers conversations in batches."""
+
+    name: str
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """Answer each conversation `params.n` times, in the order given.
+
+        `progress` is called with the number of responses finished since its last call. A conversation that cannot be
+        answered yields completions with `finish_reason == "error"`, never an exception for the whole batch.
+        """
+        ...
