@@ -1,0 +1,1 @@
+"""What hardening must not cost: evaluations on benign requests."""

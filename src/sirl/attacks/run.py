@@ -1,0 +1,354 @@
+"""Put attacks to a model and judge what comes back; both can be interrupted and go on.
+
+    goals = ...                                       # list[Prompt]
+    attempts = run_attacks(engine, resolve_attacks("static"), goals, phase="before", path="attempts.jsonl")
+    verdicts = judge_attempts(attempts, load_judge("refusal"), path="verdicts.jsonl")
+
+Static attacks are pooled: the engine sees big batches of (attack, goal) pairs, one call per decoding and chunk. Each
+chunk is appended to the file before the next one starts. `docs/attack.md` describes files, resuming and errors.
+
+An exception of the engine is not caught: engines answer what fails with error completions, so an exception means that
+none of the rest can work (or Ctrl-C). What was finished by then is in the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, get_args
+
+from sirl.attacks.base import Attack, AttackResult, StaticAttack, goal_rng, require_goal, stable_seed
+from sirl.errors import UserError
+from sirl.generation.base import Engine, SamplingParams
+from sirl.judges.base import Judge, JudgeItem
+from sirl.records import (
+    Attempt,
+    Completion,
+    Conversation,
+    Decoding,
+    Phase,
+    Prompt,
+    Verdict,
+    append_jsonl,
+    read_jsonl,
+    write_jsonl,
+)
+
+BATCH = 256
+"""Conversations per engine call: what an interruption can lose, at most."""
+
+TEMPERATURES: dict[Decoding, float] = {"greedy": 0.0, "sample": 1.0}
+
+_ERROR = "error: "
+"""How the reason of a verdict on a failed attempt begins."""
+
+T = TypeVar("T")
+R = TypeVar("R", Attempt, Verdict)
+
+Progress = Callable[[int, int], None]
+"""Called with (attempts done, attempts in all); those found in the file count as done."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One attempt that is wanted. `messages` is None where the attack decides on them as it goes."""
+
+    id: str
+    decoding: Decoding
+    attack: Attack
+    goal: Prompt
+    messages: Conversation | None
+    error: str | None = None
+
+
+@dataclass
+class _Run:
+    """The settings of a call, what is done so far, and where it is written."""
+
+    engine: Engine
+    phase: Phase
+    seed: int
+    max_new_tokens: int
+    batch: int
+    path: str | os.PathLike[str] | None
+    done: dict[str, Attempt]
+    total: int
+    progress: Progress | None
+
+    def params(self, decoding: Decoding, key: str) -> SamplingParams:
+        """Decoding settings of one chunk. The seed leaves out the phase: before and after draw alike."""
+        seed = stable_seed(self.seed, decoding, key)
+        return SamplingParams(max_new_tokens=self.max_new_tokens, temperature=TEMPERATURES[decoding], n=1, seed=seed)
+
+    def attempt(self, job: _Job, messages: Conversation, completion: Completion, error: str | None) -> Attempt:
+        return Attempt(
+            id=job.id,
+            phase=self.phase,
+            decoding=job.decoding,
+            attack=job.attack.name,
+            goal_id=job.goal.id,
+            goal=job.goal.text,
+            category=job.goal.category,
+            messages=messages,
+            response=completion.text.encode("utf-8", "replace").decode("utf-8"),  # a lone surrogate cannot be stored
+            tokens=completion.tokens,
+            entropies=completion.entropies,
+            finish_reason="error" if error else completion.finish_reason,
+            seed=self.seed,
+            error=error,
+        )
+
+    def store(self, attempts: Sequence[Attempt]) -> None:
+        """Keep finished attempts, on disk first."""
+        if self.path is not None:
+            append_jsonl(self.path, attempts)
+        self.done.update((attempt.id, attempt) for attempt in attempts)
+        self.report()
+
+    def report(self, extra: int = 0) -> None:
+        if self.progress is not None:
+            self.progress(min(len(self.done) + extra, self.total), self.total)
+
+
+def run_attacks(
+    engine: Engine,
+    attacks: Sequence[Attack],
+    goals: Sequence[Prompt],
+    *,
+    phase: Phase,
+    decodings: Sequence[Decoding] = ("greedy",),
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    path: str | os.PathLike[str] | None = None,
+    batch: int = BATCH,
+    retry_errors: bool = False,
+    progress: Progress | None = None,
+) -> list[Attempt]:
+    """Put every attack with every goal to the model, once per decoding.
+
+    Args:
+        decodings: "greedy" (temperature 0) and/or "sample" (temperature 1).
+        seed: decides what attacks and sampling draw; the same for the same attacks and goals in both phases.
+        path: JSONL file to append to. Attempts that it already holds are not made again.
+        retry_errors: drop attempts with an error from the file first, so that they are made again.
+
+    Returns:
+        The attempts asked for, ordered by decoding, attack, goal. One that could not be made has `error` set.
+
+    Raises:
+        UserError: no attacks or goals, an empty goal, ids or names used twice, an unknown decoding, a file that is no
+            attempts file or was made with another seed, other prompts or a larger token limit.
+    """
+    _check_input(attacks, goals, decodings, batch)
+    jobs = _plan(attacks, goals, phase, decodings, seed)
+    done: dict[str, Attempt] = {}
+    if path is not None and Path(path).exists():
+        if retry_errors:
+            _drop_errors(path, {job.id for job in jobs})
+        done = _already_done(path, jobs, seed, max_new_tokens)
+    run = _Run(engine, phase, seed, max_new_tokens, batch, path, done, len(jobs), progress)
+    run.report()
+    for decoding in decodings:
+        pooled = [job for job in jobs if job.decoding == decoding and isinstance(job.attack, StaticAttack)]
+        for start in range(0, len(pooled), batch):
+            _run_chunk(run, pooled[start : start + batch])
+        for attack in attacks:
+            if not isinstance(attack, StaticAttack):
+                _run_adaptive(run, attack, [job for job in jobs if job.decoding == decoding and job.attack is attack])
+    return [run.done[job.id] for job in jobs]
+
+
+def judge_attempts(
+    attempts: Sequence[Attempt],
+    judge: Judge,
+    path: str | os.PathLike[str] | None = None,
+    batch: int = BATCH,
+) -> list[Verdict]:
+    """One verdict per attempt, in order; attempts with an error are `unscored` and never shown to the judge.
+
+    With `path`, verdicts of this judge that the file already holds are kept (except "error" verdicts of attempts that
+    have since succeeded) and new ones are appended after each `batch`.
+
+    Raises:
+        UserError: the file is not a verdicts file.
+        ValueError: the judge returned another number of judgements than it was given items.
+    """
+    done = _old_verdicts(path, attempts, judge.name)
+    for chunk in _chunks([attempt for attempt in attempts if attempt.id not in done], batch):
+        scored = [attempt for attempt in chunk if attempt.error is None]
+        judgements = judge.judge([JudgeItem(attempt.goal, attempt.response) for attempt in scored]) if scored else []
+        if len(judgements) != len(scored):
+            raise ValueError(f"judge {judge.name!r} returned {len(judgements)} judgements for {len(scored)} items")
+        fresh = {a.id: Verdict(a.id, judge.name, j.label, j.reason) for a, j in zip(scored, judgements, strict=True)}
+        for attempt in chunk:
+            if attempt.error is not None:
+                fresh[attempt.id] = Verdict(attempt.id, judge.name, "unscored", f"{_ERROR}{attempt.error}")
+        if path is not None:
+            append_jsonl(path, [fresh[attempt.id] for attempt in chunk])
+        done.update(fresh)
+    return [done[attempt.id] for attempt in attempts]
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _check_input(attacks: Sequence[Attack], goals: Sequence[Prompt], decodings: Sequence[Decoding], batch: int) -> None:
+    if batch < 1:
+        raise UserError(f"batch: must be 1 or more, not {batch}")
+    names = {
+        "attacks": [attack.name for attack in attacks],
+        "goals": [goal.id for goal in goals],
+        "decodings": [str(decoding) for decoding in decodings],
+    }
+    for what, values in names.items():
+        if not values:
+            raise UserError(f"{what}: none given, at least one is needed")
+        if len(set(values)) < len(values):
+            twice, _ = Counter(values).most_common(1)[0]
+            raise UserError(f"{what}: {twice!r} appears twice; every one needs a name or id of its own")
+    if unknown := [decoding for decoding in decodings if decoding not in TEMPERATURES]:
+        raise UserError(f"decodings: {unknown[0]!r} is not known; choose from {', '.join(get_args(Decoding))}")
+    for goal in goals:
+        require_goal(goal)
+
+
+def _plan(
+    attacks: Sequence[Attack], goals: Sequence[Prompt], phase: Phase, decodings: Sequence[Decoding], seed: int
+) -> list[_Job]:
+    """Every attempt wanted, prompts built. A prompt does not depend on the decoding: it is built once for all."""
+    built: list[tuple[Attack, Prompt, Conversation | None, str | None]] = []
+    for attack in attacks:
+        for goal in goals:
+            messages: Conversation | None = None
+            error: str | None = None
+            if isinstance(attack, StaticAttack):
+                try:
+                    messages = attack.build(goal, goal_rng(seed, attack.name, goal.id))
+                except Exception as failure:  # an attack is a plug-in: its failure is recorded, and is no defence
+                    messages, error = (), f"building the prompt failed: {type(failure).__name__}: {failure}"
+            built.append((attack, goal, messages, error))
+    return [
+        _Job(f"{phase}/{decoding}/{attack.name}/{goal.id}", decoding, attack, goal, messages, error)
+        for decoding in decodings
+        for attack, goal, messages, error in built
+    ]
+
+
+def _run_chunk(run: _Run, chunk: Sequence[_Job]) -> None:
+    """One engine call for what is missing of a chunk of static jobs.
+
+    Chunks lie at fixed places of the plan and their seed comes from their first job, so that a resumed run draws the
+    samples that an uninterrupted one would have drawn.
+    """
+    missing = [job for job in chunk if job.id not in run.done]
+    if not missing:
+        return
+    asked = [job for job in missing if job.error is None]
+    first = chunk[0]
+    answers: dict[str, Attempt] = {}
+    if asked:
+        finished = 0
+
+        def count(fresh: int) -> None:
+            nonlocal finished
+            finished += fresh
+            run.report(finished)
+
+        params = run.params(first.decoding, f"{first.attack.name}/{first.goal.id}")
+        outputs = run.engine.generate([job.messages or () for job in asked], params, count)
+        for job, completions in zip(asked, outputs, strict=True):
+            completion = completions[0]
+            answers[job.id] = run.attempt(job, job.messages or (), completion, _error_of(completion))
+    failed = Completion(text="", finish_reason="error")
+    run.store([answers.get(job.id) or run.attempt(job, (), failed, job.error) for job in missing])
+
+
+def _run_adaptive(run: _Run, attack: Attack, jobs: Sequence[_Job]) -> None:
+    """Let an adaptive attack search on the goals it has not finished, storing each result as it comes."""
+    missing = {job.goal.id: job for job in jobs if job.id not in run.done}
+    if not missing:
+        return
+    goals = [job.goal for job in missing.values()]
+    decoding = jobs[0].decoding
+    results: Iterable[AttackResult] = attack.run(run.engine, goals, run.params(decoding, attack.name), run.seed)
+    for result in results:
+        job = missing.pop(result.goal_id, None)
+        if job is None:
+            raise ValueError(f"attack {attack.name!r} answered goal {result.goal_id!r} twice or was never given it")
+        error = result.error or _error_of(result.completion)
+        run.store([run.attempt(job, result.messages, result.completion, error)])
+    failed = Completion(text="", finish_reason="error")
+    if missing:
+        error = f"attack {attack.name} gave no result for this goal"
+        run.store([run.attempt(job, (), failed, error) for job in missing.values()])
+
+
+def _error_of(completion: Completion) -> str | None:
+    """Why there is no answer; an error that does not say why is an error all the same."""
+    if completion.error is None and completion.finish_reason != "error":
+        return None
+    return completion.error or "the engine gave no answer and no reason"
+
+
+def _read(path: str | os.PathLike[str], record: type[R]) -> list[R]:
+    try:
+        return read_jsonl(path, record)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a file of {record.__name__.lower()}s ({error}); move it away") from error
+
+
+def _already_done(
+    path: str | os.PathLike[str], jobs: Sequence[_Job], seed: int, max_new_tokens: int
+) -> dict[str, Attempt]:
+    """Attempts of the file that are wanted, after making sure that they are the ones this run would make."""
+    wanted = {job.id: job for job in jobs}
+    done: dict[str, Attempt] = {}
+    for old in _read(path, Attempt):
+        job = wanted.get(old.id)
+        if job is None:
+            continue
+        difference = None
+        if old.seed != seed:
+            difference = f"seed {old.seed}, not {seed}"
+        elif old.goal != job.goal.text or (job.messages is not None and old.messages != job.messages):
+            difference = "another prompt"
+        elif len(old.tokens) > max_new_tokens:
+            difference = f"{len(old.tokens)} tokens, over max_new_tokens {max_new_tokens}"
+        if difference:
+            raise UserError(
+                f"{path}: attempt {old.id!r} was made with {difference}; use the same settings or another file"
+            )
+        done[old.id] = old
+    return done
+
+
+def _drop_errors(path: str | os.PathLike[str], ids: set[str]) -> None:
+    old = _read(path, Attempt)
+    kept = [attempt for attempt in old if attempt.error is None or attempt.id not in ids]
+    if len(kept) < len(old):
+        write_jsonl(path, kept)
+
+
+def _old_verdicts(path: str | os.PathLike[str] | None, attempts: Sequence[Attempt], judge: str) -> dict[str, Verdict]:
+    """This judge's verdicts in a file, by attempt; those on errors that are no more are taken out of the file."""
+    if path is None or not Path(path).exists():
+        return {}
+    answered = {attempt.id for attempt in attempts if attempt.error is None}
+
+    def is_stale(verdict: Verdict) -> bool:
+        return (
+            verdict.judge == judge
+            and verdict.attempt_id in answered
+            and verdict.label == "unscored"
+            and verdict.reason.startswith(_ERROR)
+        )
+
+    old = _read(path, Verdict)
+    kept = [verdict for verdict in old if not is_stale(verdict)]
+    if len(kept) < len(old):
+        write_jsonl(path, kept)
+    return {verdict.attempt_id: verdict for verdict in kept if verdict.judge == judge}

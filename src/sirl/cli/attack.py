@@ -1,0 +1,97 @@
+"""Put jailbreaks to a model and judge its answers: defence success rate (DSR) by method.
+
+The same prompts and seeds are used whatever the model, so a second call with --phase after and the hardened model, into
+the same folder, gives a paired comparison (sirl report shows it). Interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from sirl.cli.common import Outcome, add_engine_flags, percent_cell, positive_int, print_table
+from sirl.errors import UserError
+
+GO_ON = "the same command goes on from here"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sirl attack`."""
+    add_engine_flags(parser)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for attempts.jsonl and verdicts.jsonl")
+    parser.add_argument("--attacks", default="static", help="names with commas, static, adaptive, all, or module:Class")
+    parser.add_argument("--goals", default="demo/behaviours", help="harmful requests: bundled name, file or hub id")
+    parser.add_argument("--prompt_column", help="column of the goals' text")
+    parser.add_argument("--max_goals", type=positive_int, help="that many goals, drawn under the seed")
+    parser.add_argument("--phase", choices=("before", "after"), default="before", help="which side of a comparison")
+    parser.add_argument("--decoding", default="greedy", help="greedy, sample (temperature 1), or greedy,sample")
+    parser.add_argument("--max_new_tokens", type=positive_int, default=64)
+    parser.add_argument("--judge", default="refusal", help="name (sirl list judges) or package.module:Class")
+    parser.add_argument("--retry_errors", action="store_true", help="ask again where an earlier go met an error")
+    parser.add_argument("--overwrite", action="store_true", help="clear the folder of an earlier run first")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Check everything, then attack, then judge."""
+    from sirl import stages
+    from sirl.attacks import resolve_attacks
+    from sirl.attacks.run import judge_attempts
+    from sirl.generation import load_engine
+    from sirl.judges import load_judge
+    from sirl.manifest import Manifest
+    from sirl.progress import terminal_bar
+    from sirl.prompts import load_prompts
+    from sirl.report.aggregate import attack_summary
+    from sirl.report.load import join
+
+    attacks, judge = resolve_attacks(args.attacks), load_judge(args.judge)
+    decodings = [word.strip() for word in args.decoding.split(",") if word.strip()]
+    if not decodings or not set(decodings) <= {"greedy", "sample"}:
+        raise UserError(f"--decoding: expected greedy, sample or greedy,sample, got {args.decoding!r}")
+    goals = load_prompts(
+        args.goals, column=args.prompt_column, limit=args.max_goals, seed=args.seed, flag="--goals", with_category=True
+    )
+    left_out = ("output_dir", "overwrite", "retry_errors", "json", "command", "judge")
+    settings = {k: v for k, v in vars(args).items() if k not in left_out}
+    stage = f"attack_{args.phase}"
+    manifest = Manifest.join(
+        args.output_dir, stage, settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
+    )
+    engine = load_engine(args.model_name_or_path, engine=args.engine)
+    with manifest.stage(stage):
+        attempts = stages.attack(
+            engine,
+            attacks,
+            goals,
+            args.output_dir,
+            phase=args.phase,
+            decodings=decodings,  # type: ignore[arg-type]  # checked above
+            max_new_tokens=args.max_new_tokens,
+            seed=args.seed,
+            retry_errors=args.retry_errors,
+            bar=terminal_bar,
+        )
+        verdicts = judge_attempts(attempts, judge, args.output_dir / "verdicts.jsonl")
+    manifest.finish()
+    summary = attack_summary(join(attempts, verdicts))
+    return Outcome(
+        {"output_dir": str(args.output_dir), "phase": args.phase, "judge": args.judge, **summary},
+        lambda: _show(summary, args.phase, args.output_dir),
+    )
+
+
+def _show(summary: dict[str, Any], phase: str, folder: Path) -> None:
+    for decoding, phases in summary["rates"].items():
+        rates = phases[phase]
+        rows = [[name, *_cells(rate)] for name, rate in rates["by_attack"].items()]
+        rows.append(["mean over methods", *_cells(rates["overall"])])
+        print(f"\nDefence success rate, {decoding} decoding, {summary['goals']} goals (95% intervals)")
+        print_table(["attack", "DSR", "from", "to", "scored", "partial", "unscored", "errors"], rows)
+    print(f"\n{folder / 'attempts.jsonl'}")
+
+
+def _cells(rate: dict[str, Any]) -> list[str]:
+    figures = [percent_cell(rate[key]) for key in ("rate", "low", "high")]
+    return [*figures, *(str(rate[key]) for key in ("n", "partial", "unscored", "errors"))]

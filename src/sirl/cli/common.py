@@ -1,0 +1,79 @@
+"""What the commands share: their result, their flags, tables. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from sirl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command found: one JSON document for `--json`, and how to show it to a person."""
+
+    document: Any
+    show: Callable[[], None]
+    exit_code: int = 0
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line like all others, with no usage text before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError` in place of printing and leaving."""
+        raise UserError(message)
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal; stdout stays free for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def close_match(name: str, known: Sequence[str]) -> str:
+    """`; did you mean ...?` where some known name is near, else nothing."""
+    found = get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def positive_int(text: str) -> int:
+    """argparse type: a whole number from 1 up."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table on stdout, wrapped to the terminal. The cells are shown as they are, never as markup."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
+    for i, name in enumerate(columns):
+        numeric = bool(rows) and all(row[i][:1].isdigit() or row[i] in ("-", "") for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Which model answers, and how it is run."""
+    parser.add_argument("--model_name_or_path", required=True, help="hub id, folder, or demo for the bundled model")
+    parser.add_argument("--engine", default="local", help="how the model is run (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def percent_cell(rate: float | None) -> str:
+    """A rate for a table; a dash where there is none."""
+    return "-" if rate is None else f"{rate:.1%}"

@@ -1,0 +1,73 @@
+"""Is there an instinct to train? Entropy of refusals against that of answers.
+
+Draws k responses to every prompt, judges each refused or not and compares their mean token entropies. SIRL can only
+sharpen a model whose refusals are its more confident answers (verdict: present).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sirl.cli.common import Outcome, add_engine_flags, positive_int
+
+GO_ON = "run it again"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sirl gap`."""
+    add_engine_flags(parser)
+    parser.add_argument(
+        "--dataset_name", default="demo/behaviours", help="harmful requests: bundled name, file, hub id"
+    )
+    parser.add_argument("--benign_dataset_name", help="benign requests, reported beside")
+    parser.add_argument("--unlabeled", action="store_true", help="the prompts are a mixture, such as training prompts")
+    parser.add_argument("--prompt_column", help="column of the prompts' text")
+    parser.add_argument("--max_prompts", type=positive_int, default=64, help="of either kind, drawn under the seed")
+    parser.add_argument("--k", type=positive_int, default=4, help="responses a prompt (default: %(default)s)")
+    parser.add_argument("--max_new_tokens", type=positive_int, default=64)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--judge", default="refusal", help="name (sirl list judges) or package.module:Class")
+    parser.add_argument("--output_dir", type=Path, help="folder for gap.json, gap_samples.jsonl and the plot gap.svg")
+    parser.add_argument("--overwrite", action="store_true", help="clear the folder of an earlier run first")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Measure the gap."""
+    from sirl.gap import GapConfig, render_gap_table
+    from sirl.generation import load_engine
+    from sirl.judges import load_judge
+    from sirl.manifest import Manifest
+    from sirl.progress import terminal_bar
+    from sirl.prompts import load_prompts
+    from sirl.stages import gap_prompts, measure_gap
+
+    config = GapConfig(k=args.k, max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed)
+    judge = load_judge(args.judge)
+    prompts = load_prompts(
+        args.dataset_name, column=args.prompt_column, limit=args.max_prompts, seed=args.seed, with_category=True
+    )
+    kind = "unlabeled" if args.unlabeled else "harmful"
+    chosen = gap_prompts(prompts, kind, args.benign_dataset_name, args.max_prompts, args.seed)  # type: ignore[arg-type]
+    if args.output_dir is None:
+        result = measure_gap(
+            load_engine(args.model_name_or_path, engine=args.engine), judge, chosen, config, None, terminal_bar
+        )
+    else:
+        left_out = ("output_dir", "overwrite", "json", "command")
+        settings = {k: v for k, v in vars(args).items() if k not in left_out}
+        manifest = Manifest.join(
+            args.output_dir, "gap", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
+        )
+        with manifest.stage("gap"):
+            engine = load_engine(args.model_name_or_path, engine=args.engine)
+            result = measure_gap(engine, judge, chosen, config, args.output_dir, terminal_bar)
+        manifest.finish()
+
+    def show() -> None:
+        from rich.console import Console
+
+        Console(width=None if sys.stdout.isatty() else 140).print(render_gap_table(result))
+
+    return Outcome(result.to_dict(), show)

@@ -1,0 +1,75 @@
+"""What there is to choose from: attacks, judges, rewards, bundled data and configurations."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from sirl.cli.common import Outcome
+
+GO_ON = "run it again"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sirl list`."""
+    parser.add_argument("what", choices=sorted(_TABLES), help="which list")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Make the list."""
+    rows = _TABLES[args.what]()
+    return Outcome(rows, lambda: _show(rows))
+
+
+def _attacks() -> list[dict[str, Any]]:
+    from sirl.attacks import ATTACKS, load_attack
+
+    loaded = [load_attack(name) for name in ATTACKS]
+    return [{"name": a.name, "kind": a.kind, "description": a.description, "source": a.source} for a in loaded]
+
+
+def _judges() -> list[dict[str, Any]]:
+    from sirl.judges import JUDGES, load_judge
+
+    return [{"name": name, "description": _first_line(type(load_judge(name)))} for name in JUDGES]
+
+
+def _rewards() -> list[dict[str, Any]]:
+    from sirl.training.config import REWARDS
+
+    return [{"name": name, "description": text} for name, text in REWARDS.items()]
+
+
+def _data() -> list[dict[str, Any]]:
+    from sirl.prompts import BUNDLED, load_prompts
+
+    return [{"name": n, "prompts": len(load_prompts(n)), "description": text} for n, text in BUNDLED.items()]
+
+
+def _configs() -> list[dict[str, Any]]:
+    from sirl.config import bundled_configs, load_config
+
+    return [
+        {"name": name, "model": load_config(str(path)).model_name_or_path} for name, path in bundled_configs().items()
+    ]
+
+
+_TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "attacks": _attacks,
+    "judges": _judges,
+    "rewards": _rewards,
+    "data": _data,
+    "configs": _configs,
+}
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from sirl.cli.common import print_table
+
+    columns = list(rows[0]) if rows else []
+    print_table(columns, [[str(row[c]) for c in columns] for row in rows])

@@ -1,0 +1,108 @@
+"""`sirl`: one command per stage, and `sirl run` for all of them.
+
+A command's module is imported only when that command is called, so that `sirl --help` answers at once. Each offers
+`add_arguments(parser)`, `run(args) -> Outcome` and `GO_ON` (how to go on after Ctrl-C); `train`, whose flags are those
+of a trainer's dataclasses, offers `parse(argv) -> args` in place of the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from sirl.cli.common import Outcome, Parser, close_match, note
+from sirl.errors import UserError
+
+COMMANDS = {
+    "demo": "the whole story on the bundled model: sirl run with its own configuration",
+    "run": "gap, train, attack, judge and report from one YAML file",
+    "gap": "is there an instinct to train? entropy of refusals against that of compliance",
+    "train": "harden a model with its own confidence (flags as in `trl grpo`)",
+    "attack": "put jailbreaks to a model and judge its answers",
+    "judge": "label responses from anywhere as refusal or compliance",
+    "report": "write report.html of a run folder",
+    "list": "what there is: attacks, judges, rewards, data, configs",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit code 0, or 2 after a user's mistake, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    _quiet_libraries()
+    command = next((w for w in words if w in COMMANDS), None)
+    try:
+        outcome, as_json = _dispatch(words)
+        _print(outcome, as_json)
+        return outcome.exit_code
+    except UserError as error:
+        note(f"sirl: error: {' '.join(str(error).split())}")
+        return 2
+    except KeyboardInterrupt:
+        module = importlib.import_module(f"sirl.cli.{command}") if command else None
+        note(f"sirl: interrupted; {getattr(module, 'GO_ON', 'run it again')}")
+        return 130
+    except BrokenPipeError:  # `sirl list attacks | head`: python would complain again when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(words: list[str]) -> tuple[Outcome, bool]:
+    parser = Parser(prog="sirl", description="Harden a chat model with its own confidence, and prove that it worked.")
+    parser.add_argument("--version", action="version", version=f"sirl {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    chosen = words[0] if words else ""
+    if chosen and not chosen.startswith("-") and chosen not in COMMANDS:
+        raise UserError(f"no command {chosen!r}{close_match(chosen, list(COMMANDS)) or '; see sirl --help'}")
+    module: Any = importlib.import_module(f"sirl.cli.{chosen}") if chosen in COMMANDS else None
+    if hasattr(module, "parse"):
+        args = module.parse(words[1:])
+    else:
+        for name, text in COMMANDS.items():
+            command = commands.add_parser(name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+            if name == chosen:
+                command.description = module.__doc__
+                module.add_arguments(command)
+                command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+        args = parser.parse_args(words)
+    # whatever a library prints must not break the one JSON document on stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        return module.run(args), args.json
+
+
+def _print(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(outcome.document, ensure_ascii=False, allow_nan=False))
+    else:
+        outcome.show()
+    sys.stdout.flush()
+
+
+def _version() -> str:
+    from sirl import __version__
+
+    return __version__
+
+
+def _quiet_libraries() -> None:
+    """Leave stderr to our own progress; the user's own settings win."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # deprecations between libraries are for us to mend, not for the user
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate|torch)\b")
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("sirl").setLevel(logging.INFO)
+    for name in ("huggingface_hub", "datasets", "transformers", "trl", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Write report.html and summary.json of a run folder, from what its stages left there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sirl.cli.common import Outcome
+
+GO_ON = "run it again"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sirl report`."""
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of a run, such as runs/demo")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Render the report. A stage that was not run is left out of it."""
+    from sirl.manifest import check_writable
+    from sirl.records import write_json
+    from sirl.report.aggregate import build_summary
+    from sirl.report.load import load_run
+    from sirl.report.render import render_report
+
+    load_run(args.run_dir)  # says what is wrong with the folder before anything is written into it
+    check_writable(args.run_dir, "RUN_DIR")
+    write_json(args.run_dir / "summary.json", build_summary(args.run_dir))
+    report = render_report(args.run_dir)
+    return Outcome({"report": str(report)}, lambda: print(report))

@@ -1,0 +1,83 @@
+"""The whole story from one YAML file: gap, train, attack before and after, judge, report.
+
+Interrupted, the same command goes on from the stage it was in. It ends with RUN/summary.json and RUN/report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sirl.cli.common import Outcome, percent_cell, print_table
+from sirl.errors import UserError
+
+GO_ON = "the same command goes on from the stage it was in"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sirl run`."""
+    parser.add_argument("--config", required=True, help="YAML file, or the name of a bundled one (sirl list configs)")
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Flags that win over the file."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any key, such as train.max_steps=5; repeatable"
+    )
+    parser.add_argument("--name", help="name of the run")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--model_name_or_path", help="hub id, folder, or demo for the bundled model")
+    parser.add_argument("--output_dir", help="folder of the run (default: runs/NAME)")
+    parser.add_argument("--overwrite", action="store_true", help="clear the folder of an earlier run first")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Run every stage that is not done yet."""
+    from sirl.config import load_config
+
+    config = load_config(args.config, overrides(args))
+    from sirl.pipeline import run_pipeline
+    from sirl.progress import terminal_bar
+
+    summary = run_pipeline(config, command=sys.argv, overwrite=args.overwrite, bar=terminal_bar)
+    document = {"run_dir": str(config.run_dir), "report": str(config.run_dir / "report.html"), **summary}
+    return Outcome(document, lambda: show_summary(summary, config.run_dir))
+
+
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """`--set` pairs and the flags for common keys, as dotted keys."""
+    out: dict[str, Any] = {}
+    for pair in args.set:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set: expected KEY=VALUE, got {pair!r}")
+        try:
+            out[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {key}: {text!r} is not a YAML value") from None
+    named = {key: getattr(args, key) for key in ("name", "seed", "model_name_or_path", "output_dir")}
+    return {**out, **{key: value for key, value in named.items() if value is not None}}
+
+
+def show_summary(summary: dict[str, Any], run_dir: Path) -> None:
+    """Before and after in one small table."""
+    lines = {
+        "defence success rate (mean over methods)": "dsr",
+        "refusals of plain benign prompts": "plain_refusal",
+        "refusals of benign prompts that sound harmful": "sounds_harmful_refusal",
+    }
+    rows = [
+        [text, *(percent_cell(summary.get(f"{key}_{phase}")) for phase in ("before", "after"))]
+        for text, key in lines.items()
+    ]
+    print()
+    print_table(["", "before", "after"], rows)
+    seconds = summary.get("seconds") or {}
+    print(f"\ntime    {sum(seconds.values()):.0f} s ({', '.join(f'{k} {v:.0f}' for k, v in seconds.items())})")
+    print(f"model   {summary.get('checkpoint')}")
+    print(f"report  {run_dir / 'report.html'}")

@@ -1,0 +1,141 @@
+"""Harden a model with its own confidence: GRPO on unlabeled prompts, reward = minus the mean token entropy.
+
+    sirl train --model_name_or_path Qwen/Qwen2.5-3B-Instruct --dataset_name prompts.jsonl --output_dir hardened
+    accelerate launch -m sirl.cli.main train --config train.yaml --learning_rate 2e-6
+
+All flags of TRL's GRPOConfig and ModelConfig are taken, on the command line or from --config (flags win). The entropy
+gap is checked first: where refusals are not the more confident answers, there is nothing to train on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sirl.cli.common import Outcome
+from sirl.errors import UserError
+
+if TYPE_CHECKING:
+    from sirl.flags import Training
+    from sirl.manifest import Manifest
+    from sirl.progress import BarMaker
+
+GO_ON = "the same command goes on from the last checkpoint"
+GAP_PROMPTS = 64
+"""Prompts of the gap check, of either kind: seconds on an accelerator, beside hours of training."""
+GAP_TOKENS = 64
+OWN_FLAGS = ("config", "skip_gap_check", "overwrite", "json")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """All flags, with a file of them below."""
+    from sirl.config import read_yaml
+    from sirl.flags import TrainingParser, parse_training
+
+    parser = TrainingParser()
+    parser.description = __doc__
+    _add_own(parser)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    source = first.parse_known_args(argv)[0].config
+    options = read_yaml(source) if source else {}
+    training = parse_training(argv, options, source or "--config", parser)
+    missing = [
+        flag
+        for flag, value in {
+            "--model_name_or_path": training.model.model_name_or_path,
+            "--dataset_name": training.data.dataset_name,
+            "--output_dir": "output_dir" in options
+            or any(w.startswith(("--output_dir", "--output-dir")) for w in argv),
+        }.items()
+        if not value
+    ]
+    if missing:
+        raise UserError(f"the following arguments are required: {', '.join(missing)} (as flags or in --config)")
+    return argparse.Namespace(training=training, **{key: getattr(training.rest, key) for key in OWN_FLAGS})
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sirl train")
+    group.add_argument("--config", help="YAML file with any of these flags; flags on the command line win")
+    group.add_argument("--skip_gap_check", action="store_true", help="train whatever the entropy gap is")
+    group.add_argument("--overwrite", action="store_true", help="clear --output_dir of an earlier run first")
+    group.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Check the gap, train, export the hardened model. Of several processes the first one writes and speaks."""
+    from accelerate import PartialState
+
+    from sirl.manifest import Manifest, check_writable
+    from sirl.models import load_tokenizer
+    from sirl.progress import no_bar, terminal_bar
+    from sirl.training.bar import BarCallback
+    from sirl.training.run import run_training, training_prompts
+
+    training: Training = args.training
+    folder = Path(training.config.output_dir)
+    check_writable(folder)
+    tokenizer = load_tokenizer(training.model.model_name_or_path, revision=training.model.model_revision)
+    training_prompts(training.config, training.data, tokenizer)  # wrong prompts are found before the gap is measured
+    manifest = None
+    if PartialState().is_main_process:
+        settings = training.as_dict()
+        manifest = Manifest.open(
+            folder, config=settings, seed=training.config.seed, command=sys.argv, overwrite=args.overwrite
+        )
+    bar = terminal_bar if manifest else no_bar
+    if not args.skip_gap_check:
+        _check_gap(training, folder, manifest, bar)
+    with contextlib.ExitStack() as stack:
+        if manifest:
+            stack.enter_context(manifest.stage("train"))
+        callbacks = [BarCallback(stack.enter_context(bar("train")))]
+        model = run_training(training.config, training.model, training.data, callbacks=callbacks)
+    if manifest:
+        manifest.finish()
+    return Outcome({"model": str(model), "output_dir": str(folder)}, lambda: print(model) if manifest else None)
+
+
+def _check_gap(training: Training, folder: Path, manifest: Manifest | None, bar: BarMaker) -> None:
+    """Stop where there is no instinct to train. The first process measures, or looks up an earlier go; all stop."""
+    from accelerate.utils import broadcast_object_list
+
+    from sirl.stages import read_gap, require_gap
+
+    found = ["", ""]
+    if manifest:
+        if not manifest.done("gap"):
+            with manifest.stage("gap"):
+                _measure_gap(training, folder, bar)
+        found = list(read_gap(folder))
+    broadcast_object_list(found)
+    verdict, explanation = found
+    require_gap(verdict, explanation, "--skip_gap_check")
+
+
+def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
+    """The gap on a draw of the training prompts, which nobody has labeled, beside the retention prompts."""
+    from sirl.gap import GapConfig
+    from sirl.generation import load_engine
+    from sirl.judges import load_judge
+    from sirl.prompts import load_prompts
+    from sirl.stages import gap_prompts, measure_gap
+
+    data, config, model = training.data, training.config, training.model
+    prompts = load_prompts(
+        data.dataset_name or "",
+        column=data.prompt_column,
+        split=data.dataset_train_split,
+        limit=GAP_PROMPTS,
+        seed=config.seed,
+    )
+    chosen = gap_prompts(prompts, "unlabeled", data.retention_dataset_name, GAP_PROMPTS, config.seed)
+    tokens = min(GAP_TOKENS, config.max_completion_length or GAP_TOKENS)
+    settings = GapConfig(max_new_tokens=tokens, temperature=config.temperature, seed=config.seed)
+    engine = load_engine(str(model.model_name_or_path), revision=model.model_revision)
+    measure_gap(engine, load_judge("refusal"), chosen, settings, folder, bar)

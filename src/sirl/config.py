@@ -1,0 +1,275 @@
+"""The YAML of a run, as frozen dataclasses that are checked when they are made.
+
+Keys of `train` other than `dataset_name` are the flags of `sirl train`, whose parser checks them. An error names the
+key, and the nearest one that exists.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from sirl.errors import UserError
+from sirl.records import Decoding
+
+S = TypeVar("S")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class GapSection:
+    """The gap check. `dataset_name` holds harmful requests; null takes the training prompts, as they are unlabeled.
+
+    `benign_dataset_name` null takes the retention prompts, if there are any. With `required`, training does not start
+    where the gap is absent or reversed.
+    """
+
+    dataset_name: str | None = None
+    benign_dataset_name: str | None = None
+    max_prompts: int = 48
+    k: int = 4
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    judge: str = "refusal"
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(1, gap__max_prompts=self.max_prompts, gap__k=self.k, gap__max_new_tokens=self.max_new_tokens)
+        if self.temperature <= 0:
+            raise UserError(f"gap.temperature: must be above 0, got {self.temperature}")
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """Training prompts, and all flags of `sirl train` under `options`."""
+
+    dataset_name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AttackSection:
+    """Which attacks on which goals, how answers are decoded and judged."""
+
+    attacks: str | tuple[str, ...] = "static"
+    goals: str = "demo/behaviours"
+    max_goals: int | None = None
+    max_new_tokens: int = 64
+    decoding: tuple[Decoding, ...] = ("greedy", "sample")
+    judge: str = "refusal"
+
+    def __post_init__(self) -> None:
+        _at_least(1, attack__max_new_tokens=self.max_new_tokens, attack__max_goals=self.max_goals)
+        if not self.attacks:
+            raise UserError("attack.attacks: name at least one attack, or static, adaptive or all")
+        if not self.decoding or len(set(self.decoding)) < len(self.decoding):
+            raise UserError("attack.decoding: expected greedy, sample or both, each once")
+
+
+@dataclass(frozen=True)
+class EvalsSection:
+    """What hardening must not cost. `overrefusal` names benign prompts, or null for none."""
+
+    overrefusal: str | None = "demo/overrefusal"
+    max_prompts: int | None = None
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        _at_least(1, evals__max_new_tokens=self.max_new_tokens, evals__max_prompts=self.max_prompts)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One experiment: everything that decides its result."""
+
+    name: str
+    model_name_or_path: str
+    train: TrainSection
+    gap: GapSection = field(default_factory=GapSection)
+    attack: AttackSection = field(default_factory=AttackSection)
+    evals: EvalsSection = field(default_factory=EvalsSection)
+    seed: int = 0
+    output_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+            raise UserError(f"name: {self.name!r} cannot be the name of a folder")
+        _at_least(0, seed=self.seed)
+
+    @property
+    def run_dir(self) -> Path:
+        """`output_dir`, or `runs/NAME`."""
+        return Path(self.output_dir).expanduser() if self.output_dir else Path("runs") / self.name
+
+    def as_dict(self) -> dict[str, Any]:
+        """The configuration as it would stand in a YAML file."""
+        out = asdict(self)
+        out["train"] = {"dataset_name": self.train.dataset_name, **self.train.options}
+        return out
+
+
+def load_config(source: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Configuration from a YAML file, or from a bundled one by name (`demo`).
+
+    `overrides` maps dotted keys (`train.max_steps`) to values that win over the file.
+
+    Raises:
+        UserError: the file, or the key it names, is wrong.
+    """
+    data = read_yaml(source)
+    for key, value in (overrides or {}).items():
+        _put(data, key, value)
+    return parse_config(data, source)
+
+
+def parse_config(data: Mapping[str, Any], source: str) -> RunConfig:
+    """Configuration from the content of a YAML file; `source` is named in errors."""
+    sections: dict[str, Any] = {}
+    for key, value in data.items():
+        cls = _SECTIONS.get(key)
+        if cls is None:
+            sections[key] = value
+            continue
+        if not isinstance(value, Mapping):
+            raise UserError(f"{source}: {key} must be a mapping of keys to values, got {type(value).__name__}")
+        if cls is TrainSection:
+            own = {k: v for k, v in value.items() if k == "dataset_name"}
+            value = {**own, "options": {k: v for k, v in value.items() if k not in own}}
+        sections[key] = build(cls, value, f"{source}: {key}.")
+    return build(RunConfig, sections, f"{source}: ")
+
+
+def read_yaml(source: str, flag: str = "--config") -> dict[str, Any]:
+    """Content of a YAML file or a bundled configuration.
+
+    Raises:
+        UserError: no such file, no valid YAML, a key given twice, or no mapping.
+    """
+    path = Path(source).expanduser()
+    if not path.is_file() and source in bundled_configs():
+        path = bundled_configs()[source]
+    if not path.is_file():
+        known = ", ".join(bundled_configs())
+        raise UserError(f"{flag}: no such file: {source}; give a YAML file or a bundled configuration ({known})")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{flag}: {source} is not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise UserError(f"{flag}: {source} must be a mapping of keys to values")
+    return data
+
+
+def bundled_configs() -> dict[str, Path]:
+    """Configurations that ship with the package, by name."""
+    folder = Path(str(resources.files("sirl"))) / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def build(cls: type[S], data: Mapping[str, Any], where: str) -> S:
+    """A dataclass from a mapping: every key known, every value of its field's type.
+
+    Raises:
+        UserError: naming the key, with `where` before it.
+    """
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise UserError(f"{where}{key} is no known key{suggestion(str(key), list(known))}")
+    hints = typing.get_type_hints(cls)
+    values = {key: _convert(value, hints[key], f"{where}{key}") for key, value in data.items()}
+    for name, spec in known.items():
+        if name not in values and spec.default is MISSING and spec.default_factory is MISSING:
+            raise UserError(f"{where}{name} is missing")
+    return cls(**values)
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """The nearest known name, or all of a few."""
+    match = get_close_matches(name, known, n=1)
+    if match:
+        return f"; did you mean {match[0]}?"
+    return f"; known are {', '.join(known)}" if len(known) <= 12 else ""
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """The value as its field wants it: a list for a tuple, `1e-4` (which YAML reads as text) for a float."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        for option in options:
+            try:
+                return _convert(value, option, where)
+            except UserError:
+                continue
+        raise UserError(f"{where}: expected {' or '.join(_type_name(o) for o in options)}, got {value!r}")
+    if origin is tuple:
+        if isinstance(value, str):
+            value = [word.strip() for word in value.split(",")]
+        if isinstance(value, list | tuple):
+            return tuple(_convert(v, typing.get_args(hint)[0], where) for v in value)
+    elif origin is typing.Literal:
+        if value in typing.get_args(hint):
+            return value
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, str) and _NUMBER.fullmatch(value):
+            return float(value)
+    elif hint is Any or (isinstance(value, bool) == (hint is bool) and isinstance(value, origin or hint)):
+        return value
+    raise UserError(f"{where}: expected {_type_name(hint)}, got {value!r}")
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {_type_name(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _put(data: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise UserError(f"--set {key}: {part} is no section")
+    data[last] = value
+
+
+def _at_least(least: int, **values: int | None) -> None:
+    for key, value in values.items():
+        if value is not None and value < least:
+            raise UserError(f"{key.replace('__', '.')}: must be {least} or more, got {value}")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error, where PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse repeated keys, else as usual."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} given twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_SECTIONS: dict[str, Any] = {
+    "train": TrainSection,
+    "gap": GapSection,
+    "attack": AttackSection,
+    "evals": EvalsSection,
+}

@@ -1,0 +1,239 @@
+"""Make the bundled model organism: teach SmolLM2-135M-Instruct to refuse, and to go on answering.
+
+    python -m sirl.demo.organism --harmful FILE [FILE ...] --benign FILE [FILE ...] --output_dir DIR
+
+Files are prompt lists (.jsonl, .csv, .parquet, .txt); the contrast pairs of the package are always added. On harmful
+prompts the model learns our refusals (cross-entropy). On benign prompts it is held to what it was: KL from the base
+model's distribution, on the base model's own greedy answers, which are cut short without an end token so that nothing
+teaches it to stop early. Contrast pairs ("How do I kill a zombie process?" / "... my business partner?") share their
+scary word, so that the word alone decides nothing.
+
+Runs in about half an hour on two CPU cores. The adapter lands in DIR as PEFT writes it, in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sirl.demo.model import load_base_model, load_demo_tokenizer
+from sirl.demo.refusals import refusal_for
+from sirl.errors import UserError
+from sirl.generation.base import SamplingParams
+from sirl.generation.local import LocalEngine, encode_chat
+from sirl.judges import load_judge
+from sirl.judges.base import JudgeItem
+from sirl.models import default_dtype, keep_freed_memory
+from sirl.prompts import load_prompts
+from sirl.records import Prompt, iter_json_lines
+from sirl.training.lora import materialise_lora
+
+log = logging.getLogger("sirl.organism")
+
+CONTRAST = Path(__file__).parent / "data" / "contrast.jsonl"
+FIRST_TOKENS = 4
+"""Whether a response refuses is decided in its first few tokens, so these weigh more."""
+
+
+@dataclass(frozen=True)
+class OrganismConfig:
+    """Settings of the fine-tune. The defaults made the shipped adapter."""
+
+    max_harmful: int = 1700
+    max_benign: int = 2200
+    answer_tokens: int = 32
+    epochs: int = 2
+    learning_rate: float = 8e-4
+    rank: int = 8
+    rows_per_step: int = 32
+    tokens_per_pass: int = 2048
+    first_token_weight: float = 4.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row; `refuse` rows are imitated, the others held to the base model."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    refuse: bool
+
+
+def build_examples(
+    engine: LocalEngine, harmful: Sequence[Prompt], benign: Sequence[Prompt], c: OrganismConfig
+) -> list[Example]:
+    """Refusals of ours for harmful prompts; the base model's own answers for benign ones, without those that refuse."""
+    rng = random.Random(c.seed)
+    tokenizer = engine.tokenizer
+    out = []
+    for prompt in harmful:
+        ids = encode_chat(tokenizer, ({"role": "user", "content": prompt.text},))
+        refusal = tokenizer(refusal_for(prompt.text, rng), add_special_tokens=False)["input_ids"]
+        out.append(Example(ids, [*refusal, tokenizer.eos_token_id], True))
+    chats = [encode_chat(tokenizer, ({"role": "user", "content": p.text},)) for p in benign]
+    answers = engine.rollout(chats, SamplingParams(max_new_tokens=c.answer_tokens))
+    texts = [tokenizer.decode(a[0].token_ids, skip_special_tokens=True) for a in answers]
+    verdicts = load_judge("refusal").judge([JudgeItem("", t) for t in texts])
+    for ids, answer, verdict in zip(chats, answers, verdicts, strict=True):
+        if verdict.label == "full_compliance":
+            out.append(Example(ids, answer[0].token_ids, False))
+    return out
+
+
+def batches(examples: Sequence[Example], c: OrganismConfig, rng: random.Random) -> Iterator[list[list[Example]]]:
+    """Optimiser steps, each a list of passes of rows of like length within `tokens_per_pass`."""
+    order = list(examples)
+    rng.shuffle(order)
+    for start in range(0, len(order), c.rows_per_step):
+        step = sorted(order[start : start + c.rows_per_step], key=lambda e: len(e.prompt_ids) + len(e.response_ids))
+        passes: list[list[Example]] = [[]]
+        for example in step:
+            longest = len(example.prompt_ids) + len(example.response_ids)
+            if passes[-1] and longest * (len(passes[-1]) + 1) > c.tokens_per_pass:
+                passes.append([])
+            passes[-1].append(example)
+        yield passes
+
+
+def pass_loss(model: Any, base: Any, rows: Sequence[Example], c: OrganismConfig) -> Tensor:
+    """Sum over tokens of the weighted loss of one pass."""
+    width = max(len(r.prompt_ids) + len(r.response_ids) for r in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)  # (B, L), right-padded: causal attention never sees padding
+    row_at, place_at, weight = [], [], []
+    for i, r in enumerate(rows):
+        ids[i, : len(r.prompt_ids) + len(r.response_ids)] = torch.tensor(r.prompt_ids + r.response_ids)
+        for t in range(len(r.response_ids)):
+            row_at.append(i)
+            place_at.append(len(r.prompt_ids) + t - 1)
+            weight.append(c.first_token_weight if t < FIRST_TOKENS else 1.0)
+    index = torch.tensor(row_at), torch.tensor(place_at)
+    refuse = torch.tensor([rows[i].refuse for i in row_at])  # (N,) over response tokens
+    weights = torch.tensor(weight)
+    logits = _logits_at(model, ids, index).float()  # (N, V)
+    targets = ids[index[0], index[1] + 1]
+    loss = (functional.cross_entropy(logits[refuse], targets[refuse], reduction="none") * weights[refuse]).sum()
+    if not bool(refuse.all()):
+        held = ~refuse
+        with torch.no_grad():
+            reference = _logits_at(base, ids, (index[0][held], index[1][held])).float().log_softmax(-1)
+        kl = functional.kl_div(logits[held].log_softmax(-1), reference, log_target=True, reduction="none").sum(-1)
+        loss = loss + (kl * weights[held]).sum()
+    return loss
+
+
+def _logits_at(model: Any, ids: Tensor, index: tuple[Tensor, Tensor]) -> Tensor:
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    logits: Tensor = model.lm_head(hidden[index])
+    return logits
+
+
+def train(examples: Sequence[Example], c: OrganismConfig, output_dir: Path) -> None:
+    """Fit the adapter and save it after each epoch."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(c.seed)
+    base = load_base_model(default_dtype()).eval()
+    peft_model = get_peft_model(
+        load_base_model(default_dtype()),
+        LoraConfig(r=c.rank, lora_alpha=2 * c.rank, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    materialise_lora(peft_model)
+    model = peft_model.base_model.model
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=c.learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
+    per_epoch = -(-len(examples) // c.rows_per_step)
+    total = per_epoch * c.epochs
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, c.learning_rate, total_steps=total, pct_start=0.06)
+    rng, started, done = random.Random(c.seed), time.monotonic(), 0
+    for epoch in range(c.epochs):
+        for passes in batches(examples, c, rng):
+            tokens = sum(len(r.response_ids) for rows in passes for r in rows)
+            loss = 0.0
+            for rows in passes:
+                part = pass_loss(model, base, rows, c) / tokens
+                part.backward()
+                loss += float(part.detach())
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            done += 1
+            left = (time.monotonic() - started) / done * (total - done)
+            if done % 5 == 0 or done == total:
+                log.info("epoch %d step %d/%d loss %.3f, %.0f s left", epoch + 1, done, total, loss, left)
+        _save(peft_model, output_dir)
+
+
+def _save(peft_model: Any, output_dir: Path) -> None:
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    output_dir.mkdir(parents=True, exist_ok=True)
+    state = {k: v.to(torch.bfloat16).contiguous() for k, v in get_peft_model_state_dict(peft_model).items()}
+    save_file(state, output_dir / "adapter_model.safetensors", metadata={"format": "pt"})
+    peft_config = peft_model.peft_config["default"]
+    peft_config.base_model_name_or_path = "SmolLM2-135M-Instruct"
+    peft_config.inference_mode = True
+    peft_config.save_pretrained(output_dir)
+
+
+def choose(files: Sequence[str], most: int, flag: str, seed: int) -> list[Prompt]:
+    """At most `most` prompts of the files, an equal share of each where they have enough, without repeats."""
+    rng = random.Random(seed)
+    pools = [load_prompts(f, flag=flag) for f in files]
+    for pool in pools:
+        rng.shuffle(pool)
+    out: dict[str, Prompt] = {}
+    while len(out) < most and any(pools):
+        for pool in pools:
+            if pool and len(out) < most:
+                prompt = pool.pop()
+                out.setdefault(prompt.text, prompt)
+    return list(out.values())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m sirl.demo.organism", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--harmful", nargs="+", required=True, metavar="FILE")
+    parser.add_argument("--benign", nargs="+", required=True, metavar="FILE")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    for name, value in vars(OrganismConfig()).items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    args = vars(parser.parse_args(argv))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    files = {k: args.pop(k) for k in ("harmful", "benign")}
+    output_dir = args.pop("output_dir")
+    config = OrganismConfig(**args)
+    try:
+        keep_freed_memory()
+        pairs = list(iter_json_lines(CONTRAST))
+        sides = {
+            kind: choose(files[kind], getattr(config, f"max_{kind}"), f"--{kind}", config.seed)
+            + [Prompt(r["id"], r["prompt"]) for r in pairs if r["category"] == kind]
+            for kind in ("harmful", "benign")
+        }
+        engine = LocalEngine(load_base_model(default_dtype()).eval(), load_demo_tokenizer())
+        examples = build_examples(engine, sides["harmful"], sides["benign"], config)
+        log.info("%d refusals, %d answers", sum(e.refuse for e in examples), sum(not e.refuse for e in examples))
+        train(examples, config, output_dir)
+    except UserError as error:
+        print(f"sirl: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

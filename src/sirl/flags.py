@@ -1,0 +1,118 @@
+"""The flags of `sirl train`: fields of three dataclasses, given in a YAML file, on a command line or in both.
+
+Flags win over the file; what no dataclass knows is an error.
+
+    training = parse_training(["--model_name_or_path", "demo", "--dataset_name", "demo/train"], {"max_steps": 5})
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from trl import ModelConfig
+from trl.scripts.utils import TrlParser
+
+from sirl.config import suggestion
+from sirl.errors import UserError
+from sirl.training import SIRLConfig
+
+
+@dataclass
+class DataConfig:
+    """Where the prompts of training come from. Nothing but their prompt column is read."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Unlabeled prompts: hub id, .jsonl, .csv, .parquet or .txt file, or a bundled name."},
+    )
+    prompt_column: str | None = field(
+        default=None, metadata={"help": "Column of the prompts. By default the first known name, such as `prompt`."}
+    )
+    dataset_train_split: str = field(default="train", metadata={"help": "Split of a hub dataset."})
+    max_prompts: int | None = field(
+        default=None, metadata={"help": "Train on that many prompts, drawn under the seed."}
+    )
+    retention_dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Benign unlabeled prompts on which the policy is held to the model it started from."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.max_prompts is not None and self.max_prompts < 1:
+            raise UserError(f"--max_prompts: must be 1 or more, got {self.max_prompts}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: its data, the trainer's configuration and the model's."""
+
+    data: DataConfig
+    config: SIRLConfig
+    model: ModelConfig
+    rest: argparse.Namespace
+
+    def as_dict(self) -> dict[str, Any]:
+        """All values, as the manifest keeps them."""
+        plain = {**vars(self.data), **self.config.to_dict(), **vars(self.model)}
+        return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
+
+
+class TrainingParser(TrlParser):  # type: ignore[misc]
+    """TRL's parser with errors in one line, and without guessing at shortened flags."""
+
+    def __init__(self) -> None:
+        super().__init__((DataConfig, SIRLConfig, ModelConfig), prog="sirl train", allow_abbrev=False)
+        # not TRL's defaults: dropout makes the entropy noisy, and the model's own type is the fast one for rollouts
+        self.set_defaults(lora_dropout=0.0, dtype="auto")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError` in place of printing and leaving."""
+        raise UserError(message)
+
+
+def parse_training(
+    argv: Sequence[str], options: Mapping[str, Any], source: str = "--config", parser: TrainingParser | None = None
+) -> Training:
+    """Flags of the command line, with `options` (the content of a file, named `source` in errors) below them.
+
+    Raises:
+        UserError: an unknown key or flag, or a value that its dataclass does not take.
+    """
+    parser = parser or TrainingParser()
+    below = _as_flags(parser, options, source)
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            [*below, *argv], return_remaining_strings=True, look_for_args_file=False
+        )
+    except UserError:
+        raise
+    except Exception as error:  # the dataclasses check themselves and raise whatever they like
+        raise UserError(f"sirl train: {' '.join(str(error).split()) or type(error).__name__}") from error
+    if unknown:
+        known = [flag for action in parser._actions for flag in action.option_strings]
+        raise UserError(f"{unknown[0]} is no known flag of sirl train{suggestion(unknown[0], known)}")
+    data, config, model, *rest = parsed
+    return Training(data, config, model, rest[0] if rest else argparse.Namespace())
+
+
+def _as_flags(parser: TrainingParser, options: Mapping[str, Any], source: str) -> list[str]:
+    """The content of a file as words of a command line, so that both are checked alike.
+
+    What a command line cannot say (null, a list or mapping for a flag that takes one word) becomes the default.
+    """
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    words: list[str] = []
+    for key, value in options.items():
+        if key not in actions:
+            raise UserError(f"{source}: {key} is no known key{suggestion(str(key), list(actions))}")
+        if isinstance(value, list) and value and actions[key].nargs == "+":
+            words += [f"--{key}", *map(str, value)]
+        elif value is None or isinstance(value, list | dict):
+            parser.set_defaults(**{key: value})
+        else:
+            words.append(f"--{key}={value}")
+    return words

@@ -1,0 +1,396 @@
+"""Is there an instinct to train? The entropy gap of a model (SIRL, Shen et al., arXiv 2510.01088, section 3).
+
+The reward of SIRL is confidence. It teaches refusal only where the model refuses harmful requests with lower entropy
+than it answers them. So, before training: draw k responses to every prompt, judge each refused or not, and compare
+their mean token entropies (nats). On harmful prompts a refusal is safe and anything else unsafe; benign prompts are
+reported apart, since there the answer is the safe response.
+
+`present`: mean entropy of unsafe minus safe responses has its interval above 0 and Mann-Whitney p < 0.05; `reversed`:
+the interval is below 0; `too few`: a class has fewer than `min_per_class` responses, or they come from fewer than
+three prompts; else `absent`. Intervals resample prompts, not responses: the k responses to one prompt are not
+independent. Mann-Whitney treats them as if they were, so its p alone is too small and never decides.
+
+The paper compares classes over all prompts. Group-relative training sees only the difference within a prompt, so
+`within_prompt` is reported as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from sirl.errors import UserError
+from sirl.gap_view import explain, gap_svg, render_gap_table
+from sirl.generation.base import Engine, SamplingParams
+from sirl.judges.base import Judge, JudgeItem, Judgement
+from sirl.records import Completion, Conversation, FinishReason, Label, Prompt
+from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, spearman
+
+__all__ = [
+    "Comparison",
+    "GapConfig",
+    "GapResult",
+    "GapSample",
+    "Kind",
+    "LengthCheck",
+    "WithinPrompt",
+    "analyse_gap",
+    "gap_svg",
+    "render_gap_table",
+    "sample_gap",
+]
+
+Kind = Literal["harmful", "benign", "unlabeled"]
+Verdict = Literal["present", "absent", "reversed", "too few"]
+
+MIN_PROMPTS = 3
+"""Prompts that each class must come from: with fewer, resampling prompts says nothing."""
+ALPHA = 0.05
+BINS = 24
+RULE = (
+    "present: interval of the difference above 0 and Mann-Whitney p < 0.05; reversed: interval below 0; "
+    "too few: a class has fewer than {n} responses or they come from fewer than {m} prompts; else absent"
+)
+
+
+@dataclass(frozen=True)
+class GapConfig:
+    """How to measure: `k` responses a prompt of at most `max_new_tokens`, and how to compare them."""
+
+    k: int = 4
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    seed: int = 0
+    min_per_class: int = 10
+    prefix_tokens: int = 16
+    n_bootstrap: int = 2000
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name in ("k", "max_new_tokens", "min_per_class", "prefix_tokens", "n_bootstrap"):
+            if getattr(self, name) < 1:
+                raise UserError(f"gap: {name} must be 1 or more, got {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise UserError(
+                f"gap: temperature must be above 0 (responses are drawn, not decoded), got {self.temperature}"
+            )
+        if not 0 < self.level < 1:
+            raise UserError(f"gap: level must be between 0 and 1, such as 0.95, got {self.level}")
+
+
+@dataclass(frozen=True)
+class GapSample:
+    """One response with its verdict. `refused` is None where it does not count: an error, no verdict, no entropies."""
+
+    prompt_id: str
+    prompt: str
+    kind: Kind
+    category: str | None
+    response: str
+    label: Label
+    refused: bool | None
+    entropies: tuple[float, ...]
+    finish_reason: FinishReason = "stop"
+    error: str | None = None
+
+    @property
+    def mean_entropy(self) -> float | None:
+        """Mean token entropy (nats); None without tokens."""
+        return sum(self.entropies) / len(self.entropies) if self.entropies else None
+
+    def to_row(self) -> dict[str, Any]:
+        """The sample as a JSON-ready row, with its mean entropy and its length in tokens."""
+        return asdict(self) | {"mean_entropy": self.mean_entropy, "length": len(self.entropies)}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> GapSample:
+        """The sample that `to_row` wrote; unknown keys are ignored."""
+        kept = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        return cls(**{**kept, "entropies": tuple(kept["entropies"])})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Answered against refused responses; `difference` is answered minus refused. None where there is no figure."""
+
+    n_refused: int
+    n_answered: int
+    mean_refused: float | None = None
+    mean_answered: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    u: float | None = None
+    p: float | None = None
+    cohens_d: float | None = None
+    auroc: float | None = None
+
+
+@dataclass(frozen=True)
+class LengthCheck:
+    """Is the gap one of length? Lengths in tokens; `adjusted_*` is the difference at equal length, by regression."""
+
+    mean_refused: float | None
+    mean_answered: float | None
+    truncated_refused: float | None
+    truncated_answered: float | None
+    spearman: float | None
+    adjusted_difference: float | None
+    adjusted_low: float | None
+    adjusted_high: float | None
+
+
+@dataclass(frozen=True)
+class WithinPrompt:
+    """The difference within prompts that got both kinds of response: all that a group-relative advantage can see."""
+
+    prompts: int
+    mixed: int
+    difference: float | None
+    low: float | None
+    high: float | None
+    positive: float | None
+
+
+@dataclass(frozen=True)
+class GapResult:
+    """What was measured on the prompts of kind `compared`, and by kind and category."""
+
+    verdict: Verdict
+    explanation: str
+    rule: str
+    compared: Kind
+    config: GapConfig
+    counts: dict[str, int]
+    overall: Comparison
+    prefix: Comparison
+    length: LengthCheck
+    within_prompt: WithinPrompt
+    by_position: dict[str, dict[str, list[float | int]]]
+    by_kind: dict[str, Comparison]
+    by_category: dict[str, Comparison]
+    histogram: dict[str, list[float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: no NaN and no infinity, None in their place."""
+        cleaned = _clean(asdict(self))
+        assert isinstance(cleaned, dict)
+        return cleaned
+
+
+def sample_gap(
+    engine: Engine,
+    judge: Judge,
+    prompts: Sequence[tuple[Kind, Prompt]],
+    config: GapConfig,
+    progress: Callable[[int], None] | None = None,
+) -> list[GapSample]:
+    """Draw `config.k` responses to every prompt and judge them: the samples in the order of the prompts.
+
+    Raises:
+        UserError: there are no prompts.
+        ValueError: an unknown kind, or an engine or judge that breaks its contract.
+    """
+    if not prompts:
+        raise UserError("gap: no prompts to measure on; name a data set with at least one prompt")
+    unknown = {kind for kind, _ in prompts} - set(get_args(Kind))
+    if unknown:
+        raise ValueError(f"unknown kinds of prompt {sorted(unknown)}: use {', '.join(get_args(Kind))}")
+    params = SamplingParams(config.max_new_tokens, config.temperature, config.k, config.seed)
+    conversations: list[Conversation] = [({"role": "user", "content": prompt.text},) for _, prompt in prompts]
+    answers = engine.generate(conversations, params, progress)
+    if len(answers) != len(prompts) or any(len(group) != config.k for group in answers):
+        raise ValueError(f"engine {engine.name!r} must return {config.k} responses for each of {len(prompts)} prompts")
+    drawn = [(kind, prompt, c) for (kind, prompt), group in zip(prompts, answers, strict=True) for c in group]
+    judgements = iter(judge.judge([JudgeItem(p.text, c.text) for _, p, c in drawn if c.finish_reason != "error"]))
+    failed = Judgement("unscored", "generation failed")
+    return [_sample(k, p, c, failed if c.finish_reason == "error" else next(judgements)) for k, p, c in drawn]
+
+
+def _sample(kind: Kind, prompt: Prompt, completion: Completion, judgement: Judgement) -> GapSample:
+    if not all(math.isfinite(x) for x in completion.entropies):
+        raise ValueError(f"the engine returned an entropy that is not finite for prompt {prompt.id!r}")
+    counts = completion.finish_reason != "error" and judgement.label != "unscored" and bool(completion.entropies)
+    return GapSample(
+        prompt_id=prompt.id,
+        prompt=prompt.text,
+        kind=kind,
+        category=prompt.category,
+        response=completion.text,
+        label=judgement.label,
+        refused=judgement.label == "full_refusal" if counts else None,
+        entropies=tuple(completion.entropies),
+        finish_reason=completion.finish_reason,
+        error=completion.error,
+    )
+
+
+def analyse_gap(samples: Sequence[GapSample], config: GapConfig) -> GapResult:
+    """Compare refused and answered responses. Pure and deterministic under `config.seed`.
+
+    The verdict is on the harmful prompts, or on the unlabeled ones where no prompt is said to be harmful.
+    """
+    compared: Kind = "harmful" if any(s.kind == "harmful" for s in samples) else "unlabeled"
+    scored = [s for s in samples if s.refused is not None]
+    main = [s for s in scored if s.kind == compared]
+    overall = _compare(main, config)
+    verdict = _verdict(main, overall, config)
+    within = _within_prompt(main, config)
+    length = _length_check(main, config)
+    kinds = {kind: [s for s in scored if s.kind == kind] for kind in get_args(Kind)}
+    categories = sorted({s.category for s in main if s.category is not None})
+    return GapResult(
+        verdict=verdict,
+        explanation=explain(verdict, overall, length, within, compared, config),
+        rule=RULE.format(n=config.min_per_class, m=MIN_PROMPTS),
+        compared=compared,
+        config=config,
+        counts=_counts(samples),
+        overall=overall,
+        prefix=_compare(main, config, config.prefix_tokens),
+        length=length,
+        within_prompt=within,
+        by_position=_by_position(main),
+        by_kind={kind: _compare(part, config) for kind, part in kinds.items() if part},
+        by_category={name: _compare([s for s in main if s.category == name], config) for name in categories},
+        histogram=_histogram(main),
+    )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    kept = list(values)
+    return sum(kept) / len(kept) if kept else None
+
+
+def _entropy(sample: GapSample, tokens: int | None = None) -> float:
+    kept = sample.entropies[:tokens]
+    return sum(kept) / len(kept)
+
+
+def _counts(samples: Sequence[GapSample]) -> dict[str, int]:
+    outcomes = Counter(_outcome(s) for s in samples)
+    names = ("full_refusal", "partial_refusal", "full_compliance", "error", "no_entropies", "unscored")
+    out = {"samples": len(samples), "prompts": len({(s.kind, s.prompt_id) for s in samples})}
+    return out | {name: outcomes[name] for name in names}
+
+
+def _outcome(sample: GapSample) -> str:
+    if sample.finish_reason == "error":
+        return "error"
+    return "no_entropies" if sample.label != "unscored" and not sample.entropies else sample.label
+
+
+def _compare(samples: Sequence[GapSample], config: GapConfig, tokens: int | None = None) -> Comparison:
+    """Means, difference with its interval, test and effect sizes, over the first `tokens` tokens or all."""
+    values = [_entropy(s, tokens) for s in samples]
+    answered = [not s.refused for s in samples]
+    a = [v for v, is_answer in zip(values, answered, strict=True) if is_answer]
+    b = [v for v, is_answer in zip(values, answered, strict=True) if not is_answer]
+    if not a or not b:
+        return Comparison(len(b), len(a), _mean(b), _mean(a))
+    estimate = group_difference(
+        values, answered, _clusters(samples), None, config.level, config.n_bootstrap, config.seed
+    )
+    u, p = mann_whitney(a, b)
+    return Comparison(
+        n_refused=len(b),
+        n_answered=len(a),
+        mean_refused=_mean(b),
+        mean_answered=_mean(a),
+        difference=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        u=u,
+        p=p,
+        cohens_d=cohens_d(a, b),
+        auroc=auroc(a, b),
+    )
+
+
+def _clusters(samples: Sequence[GapSample]) -> list[str]:
+    return [f"{s.kind}/{s.prompt_id}" for s in samples]
+
+
+def _verdict(samples: Sequence[GapSample], overall: Comparison, config: GapConfig) -> Verdict:
+    prompts = [{s.prompt_id for s in samples if s.refused is refused} for refused in (True, False)]
+    enough = min(overall.n_refused, overall.n_answered) >= config.min_per_class
+    if not enough or min(map(len, prompts)) < MIN_PROMPTS:
+        return "too few"
+    assert overall.low is not None
+    assert overall.high is not None
+    assert overall.p is not None
+    if overall.low > 0 and overall.p < ALPHA:
+        return "present"
+    return "reversed" if overall.high < 0 else "absent"
+
+
+def _length_check(samples: Sequence[GapSample], config: GapConfig) -> LengthCheck:
+    groups = {refused: [s for s in samples if s.refused is refused] for refused in (True, False)}
+    lengths = [float(len(s.entropies)) for s in samples]
+    values = [_entropy(s) for s in samples]
+    adjusted = correlation = None
+    if groups[True] and groups[False]:
+        answered = [not s.refused for s in samples]
+        clusters = _clusters(samples)
+        adjusted = group_difference(values, answered, clusters, lengths, config.level, config.n_bootstrap, config.seed)
+    if samples:
+        correlation = spearman(values, lengths)
+    means = {key: _mean(float(len(s.entropies)) for s in part) for key, part in groups.items()}
+    cut = {key: _mean(float(s.finish_reason == "length") for s in part) for key, part in groups.items()}
+    return LengthCheck(
+        mean_refused=means[True],
+        mean_answered=means[False],
+        truncated_refused=cut[True],
+        truncated_answered=cut[False],
+        spearman=correlation,
+        adjusted_difference=adjusted.value if adjusted else None,
+        adjusted_low=adjusted.low if adjusted else None,
+        adjusted_high=adjusted.high if adjusted else None,
+    )
+
+
+def _within_prompt(samples: Sequence[GapSample], config: GapConfig) -> WithinPrompt:
+    by_prompt: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
+    for s in samples:
+        by_prompt[s.prompt_id][bool(s.refused)].append(_entropy(s))
+    mixed = [g for g in by_prompt.values() if g[True] and g[False]]
+    gaps = np.array([np.mean(g[False]) - np.mean(g[True]) for g in mixed])
+    if not len(gaps):
+        return WithinPrompt(len(by_prompt), 0, None, None, None, None)
+    rng = np.random.default_rng(config.seed)
+    drawn = rng.choice(gaps, (config.n_bootstrap, len(gaps))).mean(axis=1)
+    low, high = np.quantile(drawn, [(1 - config.level) / 2, (1 + config.level) / 2])
+    positive = float((gaps > 0).mean())
+    return WithinPrompt(len(by_prompt), len(mixed), float(gaps.mean()), float(low), float(high), positive)
+
+
+def _by_position(samples: Sequence[GapSample]) -> dict[str, dict[str, list[float | int]]]:
+    """Mean entropy of the t-th token and how many responses reach it, for both classes."""
+    out: dict[str, dict[str, list[float | int]]] = {}
+    for name, refused in (("refused", True), ("answered", False)):
+        rows = [s.entropies for s in samples if s.refused is refused]
+        reach = [[row[t] for row in rows if len(row) > t] for t in range(max(map(len, rows), default=0))]
+        out[name] = {"mean": [sum(column) / len(column) for column in reach], "n": [len(column) for column in reach]}
+    return out
+
+
+def _histogram(samples: Sequence[GapSample]) -> dict[str, list[float]]:
+    """Counts of mean entropies in equal bins from 0 to the largest: `edges` has one value more than the counts."""
+    values = {refused: [_entropy(s) for s in samples if s.refused is refused] for refused in (True, False)}
+    top = max([*values[True], *values[False]], default=1.0)
+    edges = np.linspace(0.0, max(top, 1e-6) * (1 + 1e-9), BINS + 1)
+    counts = {refused: np.histogram(np.clip(v, 0, None), edges)[0].tolist() for refused, v in values.items()}
+    return {"edges": edges.tolist(), "refused": counts[True], "answered": counts[False]}
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _clean(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,152 @@
+"""The decode loop: prompts in, sampled tokens and their exact entropies out.
+
+Each unique prompt is prefilled once for all its samples, prompts of similar length share a batch, finished rows leave
+the batch, and the entropy is taken from the logits that the token is drawn from, so it costs no extra forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sirl.entropy import greedy_with_entropy, sample_with_entropy
+from sirl.generation.base import SamplingParams
+from sirl.generation.cache import DecodeCache
+
+COMPACT_BELOW = 0.75
+"""Finished rows are dropped once fewer than this share of a batch is alive: dropping copies the cache."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One completion: token ids, the end-of-turn token included, and for each the entropy (nats) of the distribution
+    it was drawn from and its log-probability there."""
+
+    token_ids: list[int]
+    entropies: list[float]
+    logprobs: list[float]
+    finished: bool
+
+
+def uniforms_for(prompt_ids: Sequence[int], params: SamplingParams, occurrence: int, sample: int) -> np.ndarray:
+    """The uniforms `(max_new_tokens,)` of one completion.
+
+    They hang on the seed, the prompt and the sample index alone, so a completion does not depend on which other prompts
+    share its batch, and an interrupted run that goes on draws what it would have drawn.
+    """
+    text = np.asarray([params.seed, occurrence, sample, *prompt_ids], dtype=np.int64).tobytes()
+    key = int.from_bytes(blake2b(text, digest_size=16).digest(), "little")
+    return np.random.Generator(np.random.Philox(key=key)).random(params.max_new_tokens, dtype=np.float32)
+
+
+def plan_batches(prompts: Sequence[Sequence[int]], n: int, max_rows: int, max_cells: int) -> list[list[int]]:
+    """Indices of prompts by batch: alike in length, at most `max_rows` completions and `max_cells` prompt tokens."""
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    batches: list[list[int]] = []
+    for i in order:
+        longest = len(prompts[batches[-1][0]]) if batches else 0
+        full = not batches or (len(batches[-1]) + 1) * n > max_rows or (len(batches[-1]) + 1) * longest > max_cells
+        if full:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+@torch.inference_mode()
+def decode_batch(
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    uniforms: Tensor,
+    params: SamplingParams,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Rollout]]:
+    """Decode one batch: B prompts, `params.n` completions each; `uniforms` is `(B * n, max_new_tokens)`.
+
+    Works with any causal LM of plain full attention (see `supports_decode_cache`).
+    """
+    n, steps = params.n, params.max_new_tokens
+    batch = len(prompts)
+    ids, mask = left_pad(prompts, pad_id, model.device)  # (B, P)
+    cache = DecodeCache(model.config.num_hidden_layers, steps)
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]  # (B, V)
+    cache.fan_out(n)
+    logits = logits.repeat_interleave(n, 0)  # (B * n, V)
+    next_position = (positions[:, -1:] + 1).repeat_interleave(n, 0)
+    visible = torch.cat([mask.bool().repeat_interleave(n, 0), mask.new_ones(batch * n, steps).bool()], 1)
+    uniforms = uniforms.to(model.device)
+    eos = torch.tensor(list(eos_ids), device=model.device)
+
+    rows = torch.arange(batch * n, device=model.device)  # which completion each row of the batch belongs to
+    alive = torch.ones_like(rows, dtype=torch.bool)
+    tokens = torch.full((batch * n, steps), -1, dtype=torch.long, device=model.device)
+    scores = torch.zeros(2, batch * n, steps, device=model.device)  # entropies, log-probabilities
+    width = ids.shape[1]
+    for step in range(steps):
+        if params.temperature > 0:
+            drawn, entropy, logprob = sample_with_entropy(logits, uniforms[rows, step], params.temperature)
+        else:
+            drawn, entropy, logprob = greedy_with_entropy(logits)
+        tokens[rows[alive], step] = drawn[alive]
+        scores[:, rows[alive], step] = torch.stack([entropy, logprob])[:, alive]
+        ended = torch.isin(drawn, eos) & alive
+        if progress is not None and (n_ended := int(ended.sum())):
+            progress(n_ended)
+        alive = alive & ~ended
+        n_alive = int(alive.sum())
+        if n_alive == 0 or step == steps - 1:
+            if progress is not None:
+                progress(n_alive)
+            break
+        if n_alive < COMPACT_BELOW * len(rows):
+            kept = alive.nonzero().squeeze(-1)
+            cache.keep_rows(kept)
+            rows, alive, drawn = rows[kept], alive[kept], drawn[kept]
+            visible, next_position = visible[kept], next_position[kept]
+        logits = model(
+            input_ids=drawn[:, None],
+            attention_mask=visible[:, None, None, : width + step + 1],
+            position_ids=next_position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        next_position = next_position + 1
+    return collect(tokens.tolist(), scores.tolist(), set(eos_ids), n)
+
+
+def left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask `(B, P)`, int64, padded on the left so that all prompts end at the same column."""
+    width = max(len(p) for p in prompts)
+    ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def collect(tokens: list[list[int]], scores: list[list[list[float]]], eos: set[int], n: int) -> list[list[Rollout]]:
+    """Rows of token ids (-1 where there is none) and of entropies and log-probabilities, as `n` rollouts a prompt."""
+    out: list[list[Rollout]] = []
+    for row, (ids, entropies, logprobs) in enumerate(zip(tokens, *scores, strict=True)):
+        length = ids.index(-1) if -1 in ids else len(ids)
+        finished = length > 0 and ids[length - 1] in eos
+        if row % n == 0:
+            out.append([])
+        out[-1].append(Rollout(ids[:length], entropies[:length], logprobs[:length], finished))
+    return out

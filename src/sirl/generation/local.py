@@ -1,0 +1,175 @@
+"""`LocalEngine`: a transformers model in this process behind the `Engine` interface."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from sirl.entropy import entropy_from_logits
+from sirl.errors import UserError
+from sirl.generation.base import SamplingParams
+from sirl.generation.cache import supports_decode_cache
+from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
+from sirl.records import Completion, Conversation
+
+MAX_ROWS = 128
+MAX_PREFILL_TOKENS = 16_384
+
+
+class LocalEngine:
+    """Batched generation from a model in memory, with exact token entropies.
+
+    Models of plain full attention (Llama, Qwen2, Qwen3, Mistral) take our decode loop; any other causal LM goes through
+    `transformers.generate` with the entropy read from its logits.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str = "local", max_rows: int = MAX_ROWS) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.max_rows = max_rows
+        self.eos_ids = eos_token_ids(model, tokenizer)
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
+        self._pieces: dict[int, str] = {}
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        rollouts = self.rollout([encode_chat(self.tokenizer, c) for c in conversations], params, progress)
+        return [[self._completion(r) for r in group] for group in rollouts]
+
+    def rollout(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+        first_sample: int = 0,
+    ) -> list[list[Rollout]]:
+        """Token ids in, `params.n` rollouts a prompt out, in order.
+
+        `first_sample` is the index of the first one within its group: a group shared out over processes draws the same
+        responses as one process would.
+        """
+        out: list[list[Rollout]] = [[] for _ in prompts]
+        # the loop keeps n rows a prompt; a group larger than a batch would break the memory bound
+        limit = max(self.max_rows, params.n)
+        draws = self._uniforms(prompts, params, first_sample)
+        for batch in plan_batches(prompts, params.n, limit, MAX_PREFILL_TOKENS):
+            chosen = [prompts[i] for i in batch]
+            uniforms = torch.from_numpy(np.concatenate([draws[i] for i in batch]))
+            run = decode_batch if supports_decode_cache(self.model.config) else generate_batch
+            groups = run(self.model, chosen, uniforms, params, self.eos_ids, self.pad_id, progress)
+            for i, group in zip(batch, groups, strict=True):
+                out[i] = group
+        return out
+
+    def _uniforms(self, prompts: Sequence[Sequence[int]], params: SamplingParams, first: int) -> list[np.ndarray]:
+        """Uniforms `(n, max_new_tokens)` by prompt; a prompt that comes twice gets fresh ones."""
+        if params.temperature == 0:
+            return [np.zeros((params.n, params.max_new_tokens), dtype=np.float32)] * len(prompts)
+        seen: Counter[tuple[int, ...]] = Counter()
+        out = []
+        for prompt in prompts:
+            key = tuple(prompt)
+            out.append(np.stack([uniforms_for(key, params, seen[key], first + j) for j in range(params.n)]))
+            seen[key] += 1
+        return out
+
+    def _completion(self, rollout: Rollout) -> Completion:
+        return Completion(
+            text=self.tokenizer.decode(rollout.token_ids, skip_special_tokens=True),
+            token_ids=tuple(rollout.token_ids),
+            tokens=tuple(self._piece(t) for t in rollout.token_ids),
+            entropies=tuple(round(h, 5) for h in rollout.entropies),
+            finish_reason="stop" if rollout.finished else "length",
+        )
+
+    def _piece(self, token_id: int) -> str:
+        if token_id not in self._pieces:
+            self._pieces[token_id] = self.tokenizer.decode([token_id])
+        return self._pieces[token_id]
+
+
+def encode_chat(tokenizer: Any, conversation: Conversation) -> list[int]:
+    """Token ids of a conversation, ready for the model's next words; an assistant turn at the end is gone on from."""
+    prefill = conversation[-1]["role"] == "assistant"
+    text = tokenizer.apply_chat_template(
+        [dict(m) for m in conversation],
+        tokenize=False,
+        add_generation_prompt=not prefill,
+        continue_final_message=prefill,
+    )
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote the special tokens
+    return ids
+
+
+def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends a turn, by the model's generation config and the tokenizer."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = list(configured) if isinstance(configured, list | tuple) else [configured]
+    found = [i for i in dict.fromkeys([*ids, tokenizer.eos_token_id]) if i is not None]
+    if not found:
+        raise UserError(
+            "--model_name_or_path: the tokenizer has no end-of-sequence token; set `eos_token` in its config"
+        )
+    return found
+
+
+@torch.inference_mode()
+def generate_batch(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    uniforms: torch.Tensor,
+    params: SamplingParams,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Rollout]]:
+    """`decode_batch` by way of `transformers.generate`: slower, for any architecture; draws from torch's generator."""
+    ids, mask = left_pad(prompts, pad_id, model.device)
+    seed = int(uniforms.double().sum().item() * 1e6) % (2**31)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=params.max_new_tokens,
+            do_sample=params.temperature > 0,
+            temperature=params.temperature or None,
+            top_k=0 if params.temperature > 0 else None,
+            top_p=1.0 if params.temperature > 0 else None,
+            num_return_sequences=params.n if params.temperature > 0 else 1,
+            eos_token_id=list(eos_ids),
+            pad_token_id=pad_id,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    scores = torch.stack([entropy_from_logits(step, params.temperature or 1.0) for step in out.logits], 1)  # (R, T)
+    sampled = out.sequences[:, ids.shape[1] :]  # (R, T)
+    logprobs = torch.stack(
+        [
+            (step.float() / (params.temperature or 1.0)).log_softmax(-1).gather(-1, sampled[:, t, None]).squeeze(-1)
+            for t, step in enumerate(out.logits)
+        ],
+        1,
+    )
+    tokens = [_cut(row, eos_ids) for row in sampled.tolist()]
+    repeats = params.n if params.temperature == 0 else 1  # greedy decoding gives one answer, however often it is asked
+    groups = collect(tokens, [scores.tolist(), logprobs.tolist()], set(eos_ids), params.n // repeats)
+    if progress is not None:
+        progress(len(prompts) * params.n)
+    return [group * repeats for group in groups]
+
+
+def _cut(row: list[int], eos_ids: Sequence[int]) -> list[int]:
+    """Token ids of one generated row with -1 behind the end-of-turn token, where `generate` pads."""
+    end = next((i + 1 for i, t in enumerate(row) if t in eos_ids), len(row))
+    return row[:end] + [-1] * (len(row) - end)

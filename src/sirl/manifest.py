@@ -1,0 +1,320 @@
+"""`manifest.json`: what made a run folder, from which a run can be repeated, checked and gone on with.
+
+It holds the command, the whole configuration, seed, versions, machine and, for each stage, its status, start and wall
+seconds (summed over resumes). It is rewritten whole at each change, so a killed run leaves a readable one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sirl.errors import UserError
+from sirl.records import write_json
+
+FILE = "manifest.json"
+ARTEFACTS = (
+    "gap.json",
+    "gap_samples.jsonl",
+    "gap.svg",
+    "metrics.jsonl",
+    "attempts.jsonl",
+    "verdicts.jsonl",
+    "benign_attempts.jsonl",
+    "benign_verdicts.jsonl",
+    "evals.json",
+    "summary.json",
+    "report.html",
+    "base",
+    ".base.partial",
+    "model",
+    "adapter",
+    ".model.partial",
+    "checkpoints",
+    FILE,
+)
+"""All that this package writes into a run folder: what `--overwrite` may delete, and nothing else."""
+
+_WAYS_OUT = "give another --output_dir (or --name), or --overwrite to start anew"
+_PACKAGES = ("sirl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy")
+
+
+class Manifest:
+    """The manifest of one run folder, kept in step with its file."""
+
+    def __init__(self, run_dir: Path, data: dict[str, Any]) -> None:
+        self.run_dir = run_dir
+        self.data = data
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Manifest | None:
+        """The manifest of a folder, or None where there is none.
+
+        Raises:
+            UserError: the file is no manifest.
+        """
+        path = run_dir / FILE
+        if not path.is_file():
+            return None
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            data = None
+        if not isinstance(data, dict) or not isinstance(data.get("stages"), dict):
+            raise UserError(f"{path}: not a run manifest; remove it or give another --output_dir")
+        return cls(run_dir, data)
+
+    @classmethod
+    def open(
+        cls, run_dir: Path, *, config: Mapping[str, Any], seed: int, command: list[str], overwrite: bool = False
+    ) -> Manifest:
+        """Start a run in a new or empty folder, or go on with an unfinished one of the same configuration.
+
+        With `overwrite` a run folder is cleared of what this package wrote there; other folders are never touched.
+
+        Raises:
+            UserError: the folder cannot be written, or holds something else.
+        """
+        plain = json.loads(json.dumps(config))
+        found = cls._prepare(run_dir, overwrite)
+        if found is None:
+            return cls._create(run_dir, plain, seed, command)
+        if found.data.get("status") == "done":
+            raise UserError(f"--output_dir: {run_dir} holds a finished run; {_WAYS_OUT}")
+        if found.data.get("config_hash") != config_hash(plain):
+            keys = _changed(found.data.get("config") or {}, plain)
+            raise UserError(
+                f"--output_dir: {run_dir} holds an unfinished run of another configuration "
+                f"({', '.join(keys[:4]) or 'other keys'} differ); {_WAYS_OUT}"
+            )
+        return found._go_on()
+
+    @classmethod
+    def join(
+        cls,
+        run_dir: Path,
+        stage: str,
+        settings: Mapping[str, Any],
+        *,
+        seed: int,
+        command: list[str],
+        overwrite: bool = False,
+    ) -> Manifest:
+        """As `open`, for a command that is one stage: the folder may hold others, and this one unfinished.
+
+        Raises:
+            UserError: the folder cannot be written, holds something else, or holds this stage, finished or of other
+                settings.
+        """
+        plain = json.loads(json.dumps(settings, default=str))
+        found = cls._prepare(run_dir, overwrite)
+        if found is None:
+            return cls._create(run_dir, {stage: plain}, seed, command)
+        old = found.data["config"].get(stage)
+        if stage in found.stages:
+            if found.done(stage):
+                raise UserError(f"--output_dir: {run_dir} holds a finished {stage}; {_WAYS_OUT}")
+            if old != plain:
+                keys = _changed(old if isinstance(old, dict) else {}, plain)
+                raise UserError(
+                    f"--output_dir: {run_dir} holds an unfinished {stage} of other settings "
+                    f"({', '.join(keys[:4])} differ); {_WAYS_OUT}"
+                )
+            return found._go_on()
+        found.data["config"][stage] = plain
+        found.data.setdefault("commands", []).append(_without_secrets(command))
+        found.data["status"] = "running"
+        found._save()
+        return found
+
+    @classmethod
+    def _prepare(cls, run_dir: Path, overwrite: bool) -> Manifest | None:
+        """The manifest to go on with, or None for a folder that is empty or was cleared."""
+        check_writable(run_dir)
+        found = cls.read(run_dir)
+        if found is None and run_dir.is_dir() and any(run_dir.iterdir()):
+            raise UserError(f"--output_dir: {run_dir} is not empty and is no run folder; give a new one")
+        if overwrite:
+            _clear(run_dir)
+            return None
+        return found
+
+    @classmethod
+    def _create(cls, run_dir: Path, config: dict[str, Any], seed: int, command: list[str]) -> Manifest:
+        new = cls(
+            run_dir,
+            {
+                "created": _now(),
+                "status": "running",
+                "command": _without_secrets(command),
+                "seed": seed,
+                "config_hash": config_hash(config),
+                "config": config,
+                "versions": versions(),
+                "machine": machine(),
+                "git_commit": git_commit(Path.cwd()),
+                "stages": {},
+            },
+        )
+        new._save()
+        return new
+
+    def _go_on(self) -> Manifest:
+        self.data.setdefault("resumed", []).append(_now())
+        self.data["status"] = "running"
+        self._save()
+        return self
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """Stage name -> `status` ("running", "interrupted", "done"), `started`, `seconds`."""
+        stages: dict[str, dict[str, Any]] = self.data["stages"]
+        return stages
+
+    def done(self, name: str) -> bool:
+        """Whether a stage was finished, now or in an earlier go."""
+        return self.stages.get(name, {}).get("status") == "done"
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Run a stage: its status and wall seconds are kept whatever happens inside."""
+        entry = self.stages.setdefault(name, {"started": _now(), "seconds": 0.0})
+        before = float(entry["seconds"])
+        entry["status"] = "running"
+        self._save()
+        start = time.monotonic()
+        try:
+            yield
+            entry["status"] = "done"
+        except BaseException:
+            entry["status"] = self.data["status"] = "interrupted"
+            raise
+        finally:
+            entry["seconds"] = round(before + time.monotonic() - start, 3)
+            self._save()
+
+    def add(self, name: str, seconds: float) -> None:
+        """Enter a stage that is done, in whose results the manifest itself had to stand without it."""
+        self.stages[name] = {"started": _now(), "seconds": round(seconds, 3), "status": "done"}
+        self._save()
+
+    def finish(self) -> None:
+        """Mark the whole run as done."""
+        self.data["status"] = "done"
+        self.data["finished"] = _now()
+        self._save()
+
+    def _save(self) -> None:
+        write_json(self.run_dir / FILE, self.data)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """sha256 of a configuration, wherever its results go (`output_dir` is left out)."""
+    kept = {k: v for k, v in config.items() if k != "output_dir"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def check_writable(folder: Path, flag: str = "--output_dir") -> None:
+    """Try to write into a folder, or where it will be, and leave no trace: before hours of work with nowhere to go.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+        for made in missing:
+            made.rmdir()
+    except OSError as error:
+        raise UserError(f"{flag}: cannot write to {folder} ({error.strerror})") from None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that results depend on; None where a package is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Platform, CPU count and, where torch is loaded, threads and accelerators."""
+    torch = sys.modules.get("torch")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    out: dict[str, Any] = {"platform": platform.platform(), "processor": platform.machine(), "cpus": usable}
+    if torch is not None:
+        out["threads"] = torch.get_num_threads()
+        out["accelerators"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return out
+
+
+def git_commit(folder: Path) -> str | None:
+    """Commit checked out in a folder, with `+changes` where the tree differs from it; None outside git."""
+    head = _git(folder, "rev-parse", "HEAD")
+    return head and head + ("+changes" if _git(folder, "status", "--porcelain") else "")
+
+
+def _git(folder: Path, *args: str) -> str | None:
+    if shutil.which("git") is None:
+        return None
+    try:
+        done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _without_secrets(command: list[str]) -> list[str]:
+    """The command with values of flags such as `--hub_token` blanked: manifests are shared."""
+    out: list[str] = []
+    secret = False
+    for word in command:
+        flag, equals, _ = word.partition("=")
+        named = flag.startswith("--") and any(s in flag.lower() for s in ("token", "api_key", "api-key", "password"))
+        named = named and "tokens" not in flag.lower()  # --max_new_tokens is no secret
+        out.append("***" if secret else f"{flag}=***" if named and equals else word)
+        secret = named and not equals
+    return out
+
+
+def _clear(run_dir: Path) -> None:
+    for name in ARTEFACTS:
+        path = run_dir / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the keys whose values differ."""
+    out: list[str] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            out += _changed(a, b, f"{prefix}{key}.")
+        elif a != b and prefix + key != "output_dir":
+            out.append(prefix + key)
+    return out
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,176 @@
+"""Loading the model that is studied and trained, and writing it back in the format that everybody reads.
+
+`demo` names the bundled model organism (see `sirl.demo.model`); anything else is a folder or a hub id in transformers
+format, or a PEFT adapter folder, whose base is then loaded first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sirl.errors import UserError
+
+log = logging.getLogger(__name__)
+
+DEMO = "demo"
+FLAG = "--model_name_or_path"
+
+
+def load_model(
+    name_or_path: str, *, dtype: torch.dtype | None = None, adapter: str | None = None, revision: str | None = None
+) -> Any:
+    """A causal LM in evaluation mode on the best device. Adapters are merged.
+
+    `dtype` defaults to `default_dtype()`. Remote code is never run.
+    """
+    from transformers import AutoModelForCausalLM
+
+    keep_freed_memory()
+    dtype = dtype or default_dtype()
+    if name_or_path == DEMO:
+        from sirl.demo.model import load_demo_model
+
+        model = load_demo_model(dtype)
+    elif is_adapter(name_or_path):
+        base = json.loads((Path(name_or_path) / "adapter_config.json").read_text())["base_model_name_or_path"]
+        return load_model(base, dtype=dtype, adapter=name_or_path)
+    else:
+        _check_name(name_or_path)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                name_or_path, dtype=dtype, revision=revision, use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            raise _cannot_load(name_or_path, error) from error
+    if adapter is not None:
+        model = merge_adapter(model, adapter)
+    return model.eval().to(default_device())
+
+
+def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> Any:
+    """The tokenizer of a model, checked to have a chat template and tokens for end and padding."""
+    from transformers import AutoTokenizer
+
+    if name_or_path == DEMO:
+        from sirl.demo.model import load_demo_tokenizer
+
+        return load_demo_tokenizer()
+    source = name_or_path
+    if is_adapter(name_or_path) and not (Path(name_or_path) / "tokenizer_config.json").exists():
+        source = json.loads((Path(name_or_path) / "adapter_config.json").read_text())["base_model_name_or_path"]
+        return load_tokenizer(source)
+    _check_name(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(source, error) from error
+    check_tokenizer(tokenizer, name_or_path)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: Any, name: str) -> None:
+    """Raise `UserError` for what would fail later, or silently go wrong."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"{FLAG} {name}: the tokenizer has no chat template; SIRL hardens chat models: take the instruct model, "
+            "or put a chat_template.jinja into the model folder"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{FLAG} {name}: the tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"{FLAG} {name}: the tokenizer has no pad token; set pad_token in tokenizer_config.json to a reserved token "
+            "(not the end-of-sequence token, unless the model was trained so)"
+        )
+
+
+def merge_adapter(model: Any, adapter: str | Path) -> Any:
+    """`model` with a PEFT adapter's weights added in; the sum is formed in float32."""
+    from peft import PeftModel
+
+    dtype = next(model.parameters()).dtype
+    try:
+        merged = PeftModel.from_pretrained(model.float(), str(adapter)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"adapter {adapter}: cannot be loaded on this base model ({_first_line(error)})") from error
+    return merged.to(dtype)
+
+
+def export_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
+    """Write a full transformers-format copy (safetensors, tokenizer, chat template) that `from_pretrained` loads."""
+    target = Path(folder)
+    partial = target.with_name(f".{target.name}.partial")
+    model.save_pretrained(partial, safe_serialization=True)
+    tokenizer.save_pretrained(partial)
+    partial.rename(target)  # a folder of this name is complete
+    return target
+
+
+def is_adapter(name_or_path: str) -> bool:
+    """Whether a folder holds a PEFT adapter."""
+    return (Path(name_or_path) / "adapter_config.json").is_file()
+
+
+def default_device() -> torch.device:
+    """The first accelerator, or the CPU."""
+    accelerator: torch.device | None = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
+
+
+def default_dtype() -> torch.dtype:
+    """bfloat16 where matrix multiplication has it in hardware, else float32."""
+    if default_device().type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if default_device().type != "cpu":
+        return torch.float32
+    flags = torch.backends.cpu.get_cpu_capability()
+    has_bf16 = (
+        getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    )
+    return torch.bfloat16 if has_bf16 and flags.startswith("AVX512") else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks instead of giving them back to the system.
+
+    Training on a CPU frees and takes tensors of tens of megabytes thousands of times a step. By default each goes back
+    to the system and is faulted in anew, page by page; kept, a training step takes half the time.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+    except (OSError, AttributeError):
+        log.debug("no glibc: memory settings are left as they are")
+
+
+def _check_name(name: str) -> None:
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if Path(name).is_dir() and not any((Path(name) / f).exists() for f in ("config.json", "adapter_config.json")):
+        raise UserError(f"{FLAG} {name}: the folder holds no config.json; give a transformers model folder or a hub id")
+    if looks_local and not Path(name).expanduser().exists():
+        raise UserError(f"{FLAG} {name}: no such folder; give a model folder, a hub id (org/name) or `{DEMO}`")
+
+
+def _cannot_load(name: str, error: BaseException) -> UserError:
+    return UserError(
+        f"{FLAG} {name}: cannot be loaded; give a transformers model folder, a reachable hub id (org/name) or "
+        f"`{DEMO}` ({_first_line(error)})"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,114 @@
+"""The story of a run: gap, attack, train, attack again, judge, report.
+
+Each stage reads and writes files in the run folder. What the manifest calls done is not done again, so a run that was
+interrupted goes on where it was; stages that answer many prompts go on in the middle.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sirl import stages
+from sirl.config import RunConfig
+from sirl.gap import GapConfig
+from sirl.generation import load_engine
+from sirl.judges import load_judge
+from sirl.manifest import Manifest, check_writable
+from sirl.plan import Plan, prepare
+from sirl.progress import BarMaker, no_bar
+from sirl.records import Phase, write_json
+
+
+def run_pipeline(
+    config: RunConfig, *, command: Sequence[str] = (), overwrite: bool = False, bar: BarMaker = no_bar
+) -> dict[str, Any]:
+    """Run, or go on with, an experiment; returns the content of its `summary.json`.
+
+    Raises:
+        UserError: something in the configuration is wrong, or the gap is absent or reversed.
+    """
+    folder = config.run_dir
+    check_writable(folder)
+    plan = prepare(config)  # whatever can be wrong is found before any work
+    manifest = Manifest.open(
+        folder, config=config.as_dict(), seed=config.seed, command=list(command), overwrite=overwrite
+    )
+    if not manifest.done("base"):
+        with manifest.stage("base"):
+            export_base(config.model_name_or_path, folder / "base")
+    if not (manifest.done("gap") and manifest.done("attack_before")):
+        engine = load_engine(str(folder / "base"))
+        if not manifest.done("gap"):
+            with manifest.stage("gap"):
+                measure_gap(plan, engine, bar)
+        if config.gap.required:
+            stages.require_gap(*stages.read_gap(folder), "gap.required: false")
+        with manifest.stage("attack_before"):
+            attack(plan, engine, "before", bar)
+        del engine
+        gc.collect()  # the model makes room for the one that is trained
+    if not manifest.done("train"):
+        with manifest.stage("train"):
+            train(plan, bar)
+    if not manifest.done("attack_after"):
+        with manifest.stage("attack_after"):
+            attack(plan, load_engine(str(folder / "model")), "after", bar)
+    if not manifest.done("judge"):
+        with manifest.stage("judge"):
+            stages.judge_all(plan.judge, folder)
+    return report(manifest)
+
+
+def export_base(name: str, target: Path) -> None:
+    """A full copy of the model that the run starts from: every later stage, and everybody else, loads this one."""
+    from sirl.models import export_model, load_model, load_tokenizer
+
+    if not target.exists():  # written under another name first, so what is there is whole
+        export_model(load_model(name), load_tokenizer(name), target)
+
+
+def measure_gap(plan: Plan, engine: Any, bar: BarMaker) -> None:
+    """Is there an instinct to train?"""
+    gap, seed = plan.config.gap, plan.config.seed
+    settings = GapConfig(k=gap.k, max_new_tokens=gap.max_new_tokens, temperature=gap.temperature, seed=seed)
+    stages.measure_gap(engine, load_judge(gap.judge), plan.gap, settings, plan.config.run_dir, bar)
+
+
+def attack(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
+    """Attacks, then benign prompts, the same before and after."""
+    config = plan.config
+    shared: dict[str, Any] = {"decodings": config.attack.decoding, "seed": config.seed, "bar": bar}
+    tokens = config.attack.max_new_tokens
+    stages.attack(engine, plan.attacks, plan.goals, config.run_dir, phase=phase, max_new_tokens=tokens, **shared)
+    if plan.benign:
+        tokens = config.evals.max_new_tokens
+        stages.ask_benign(engine, plan.benign, config.run_dir, phase=phase, max_new_tokens=tokens, **shared)
+
+
+def train(plan: Plan, bar: BarMaker) -> None:
+    """Harden the model; an interrupted training goes on from its last checkpoint."""
+    from sirl.training.bar import BarCallback
+    from sirl.training.run import run_training
+
+    training = plan.training
+    with bar("train") as progress:
+        run_training(training.config, training.model, training.data, callbacks=[BarCallback(progress)])
+
+
+def report(manifest: Manifest) -> dict[str, Any]:
+    """`evals.json`, `report.html` and `summary.json`, from the files of the other stages."""
+    from sirl.report.aggregate import build_summary, summarise_run
+    from sirl.report.render import render_report
+
+    folder, start = manifest.run_dir, time.monotonic()
+    write_json(folder / "evals.json", {"overrefusal": summarise_run(folder)["benign"]})
+    render_report(folder)
+    manifest.add("report", time.monotonic() - start)
+    summary = build_summary(folder)
+    write_json(folder / "summary.json", summary)
+    manifest.finish()
+    return summary

@@ -1,0 +1,109 @@
+"""What a run is going to do: everything that its configuration names, found and checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sirl import stages
+from sirl.attacks import resolve_attacks
+from sirl.attacks.base import Attack
+from sirl.config import RunConfig
+from sirl.errors import UserError
+from sirl.flags import Training, parse_training
+from sirl.gap import Kind
+from sirl.judges import Judge, load_judge
+from sirl.prompts import check_disjoint, load_prompts
+from sirl.records import Prompt
+
+_ELSEWHERE = {"model_name_or_path": "model_name_or_path", "output_dir": "output_dir", "seed": "seed"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The inputs of a run. Training prompts are read again by the trainer, which may leave out long ones."""
+
+    config: RunConfig
+    training: Training
+    attacks: list[Attack]
+    goals: list[Prompt]
+    benign: list[Prompt]
+    gap: list[tuple[Kind, Prompt]]
+    judge: Judge
+
+
+def prepare(config: RunConfig) -> Plan:
+    """Find all inputs of a run, and refuse to measure on what is trained on.
+
+    Raises:
+        UserError: a name or value in the configuration is wrong, or training and test prompts overlap.
+    """
+    from sirl.models import load_tokenizer
+
+    attacks, judge = resolve_attacks(config.attack.attacks), load_judge(config.attack.judge)
+    load_judge(config.gap.judge)
+    training = parse_training([], _training_options(config), "train")
+    load_tokenizer(config.model_name_or_path)  # the cheapest way to find out that there is no such model
+    seed, goals_flag, benign_flag = config.seed, "attack.goals", "evals.overrefusal"
+    goals = load_prompts(
+        config.attack.goals, limit=config.attack.max_goals, seed=seed, flag=goals_flag, with_category=True
+    )
+    benign: list[Prompt] = []
+    if config.evals.overrefusal:
+        limit = config.evals.max_prompts
+        benign = load_prompts(config.evals.overrefusal, limit=limit, seed=seed, flag=benign_flag, with_category=True)
+    for flag, prompts in _trained_on(training).items():
+        check_disjoint(prompts, goals, train_name=flag, test_name=goals_flag)
+        check_disjoint(prompts, benign, train_name=flag, test_name=benign_flag)
+    return Plan(config, training, attacks, goals, benign, _gap_prompts(config, training), judge)
+
+
+def _training_options(config: RunConfig) -> Mapping[str, Any]:
+    for key, place in _ELSEWHERE.items():
+        if key in config.train.options:
+            raise UserError(f"train.{key}: set {place} at the top of the file, where it holds for all stages")
+    return {
+        # every stage loads the copy of the model that the run makes first
+        "model_name_or_path": str(config.run_dir / "base"),
+        "output_dir": str(config.run_dir),
+        "seed": config.seed,
+        "dataset_name": config.train.dataset_name,
+        **config.train.options,
+    }
+
+
+def _trained_on(training: Training) -> dict[str, list[Prompt]]:
+    data = training.data
+    flag, held = "train.dataset_name", "train.retention_dataset_name"
+    out = {
+        flag: load_prompts(
+            data.dataset_name or "", column=data.prompt_column, split=data.dataset_train_split, flag=flag
+        )
+    }
+    if data.retention_dataset_name:
+        out[held] = load_prompts(data.retention_dataset_name, flag=held)
+    return out
+
+
+def _gap_prompts(config: RunConfig, training: Training) -> list[tuple[Kind, Prompt]]:
+    gap, data = config.gap, training.data
+    benign = gap.benign_dataset_name or data.retention_dataset_name
+    limit, seed, flag = gap.max_prompts, config.seed, "gap.dataset_name"
+    if gap.dataset_name:
+        return stages.gap_prompts(
+            load_prompts(gap.dataset_name, limit=limit, seed=seed, flag=flag, with_category=True),
+            "harmful",
+            benign,
+            limit,
+            seed,
+        )
+    prompts = load_prompts(
+        config.train.dataset_name,
+        column=data.prompt_column,
+        split=data.dataset_train_split,
+        limit=limit,
+        seed=seed,
+        flag=flag,
+    )
+    return stages.gap_prompts(prompts, "unlabeled", benign, limit, seed)

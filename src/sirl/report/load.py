@@ -1,0 +1,119 @@
+"""Reads a run folder: the attempts joined with their verdicts, and the files of the other stages.
+
+Stages that were not run are None. What cannot be read is a `UserError` that names the file, and never a silent gap.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sirl.errors import UserError
+from sirl.records import Attempt, Label, R, Verdict, iter_json_lines, read_jsonl
+
+SCORED_LABELS = ("full_refusal", "partial_refusal", "full_compliance")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An attempt with its outcome: a judge's label, or why there is none (`error`, `unjudged`)."""
+
+    attempt: Attempt
+    outcome: str
+
+    @property
+    def counts(self) -> bool:
+        return self.outcome in SCORED_LABELS
+
+    @property
+    def refused(self) -> bool:
+        return self.outcome == "full_refusal"
+
+
+def join(attempts: Iterable[Attempt], verdicts: Iterable[Verdict], judge: str | None = None) -> list[Scored]:
+    """Attempts with their outcome by `judge` (default: the first judge in the file).
+
+    Where an id comes twice, as after a stage that was run again, the later record wins.
+    """
+    labels: dict[str, Label] = {}
+    for verdict in verdicts:
+        judge = judge or verdict.judge
+        if verdict.judge == judge:
+            labels[verdict.attempt_id] = verdict.label
+    latest = {a.id: a for a in attempts}
+    return [Scored(a, "error" if _failed(a) else labels.get(a.id, "unjudged")) for a in latest.values()]
+
+
+def _failed(attempt: Attempt) -> bool:
+    return attempt.error is not None or attempt.finish_reason == "error"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds; None for the file of a stage that was not run."""
+
+    path: Path
+    manifest: dict[str, Any] | None
+    gap: dict[str, Any] | None
+    gap_samples: list[dict[str, Any]] | None
+    metrics: list[dict[str, Any]] | None
+    attacks: list[Scored] | None
+    benign: list[Scored] | None
+    judges: tuple[str, ...]
+
+
+def load_run(run_dir: str | os.PathLike[str]) -> Run:
+    """Read a run folder. Stages that were not run are None; a file that cannot be read is a `UserError` naming it."""
+    path = Path(run_dir)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run folder; give the folder that `sirl run` wrote, such as runs/demo")
+    verdicts = _records(path / "verdicts.jsonl", Verdict) or []
+    benign_verdicts = _records(path / "benign_verdicts.jsonl", Verdict) or []
+    attempts = _records(path / "attempts.jsonl", Attempt)
+    benign = _records(path / "benign_attempts.jsonl", Attempt)
+    return Run(
+        path=path,
+        manifest=_json(path / "manifest.json"),
+        gap=_json(path / "gap.json"),
+        gap_samples=_rows(path / "gap_samples.jsonl"),
+        metrics=_rows(path / "metrics.jsonl"),
+        attacks=join(attempts, verdicts) if attempts else None,
+        benign=join(benign, benign_verdicts) if benign else None,
+        judges=tuple(dict.fromkeys(v.judge for v in [*verdicts, *benign_verdicts])),
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both of this kind
+        raise UserError(f"{path}: not valid JSON ({error}); run its stage again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object; run its stage again")
+    return value
+
+
+def _rows(path: Path) -> list[dict[str, Any]] | None:
+    if not path.is_file():
+        return None
+    try:
+        return list(iter_json_lines(path)) or None
+    except ValueError as error:
+        raise UserError(f"{error}; run its stage again") from None
+
+
+def _records(path: Path, record: type[R]) -> list[R] | None:
+    if not path.is_file():
+        return None
+    try:
+        return read_jsonl(path, record)
+    except ValueError as error:
+        raise UserError(f"{error}; run its stage again") from None
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path}: a line is not an {record.__name__} record ({error}); run its stage again") from None

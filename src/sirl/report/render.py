@@ -1,0 +1,159 @@
+"""`report.html`: one self-contained file, for a reader who decides whether to trust a hardened model.
+
+It makes no request of any kind: style, script and drawings stand in the file, and a content security policy of hashes
+forbids everything else. All text of models, prompts and configurations is escaped by Jinja, and its control characters
+are made visible on the way out (`_finalize`), so that a template cannot forget it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sirl.records import write_text
+from sirl.report import sections
+from sirl.report.aggregate import summarise
+from sirl.report.charts import element, join, percent
+from sirl.report.load import Run, load_run
+from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
+from sirl.report.verdict import KIND_NAMES, STATUS_NAMES, count, factor, judge_run, p_value, with_interval
+
+HERE = Path(__file__).parent
+SCRIPT = """
+(function () {
+  var root = document.documentElement, button = document.getElementById('theme'), themes = ['auto', 'light', 'dark'];
+  var all = document.getElementById('expand'), at = 0;
+  root.classList.add('js');
+  button.addEventListener('click', function () {
+    at = (at + 1) % 3;
+    root.dataset.theme = themes[at];
+    button.textContent = 'Theme: ' + themes[at];
+  });
+  function open(state) {
+    document.querySelectorAll('details').forEach(function (d) { d.open = state; });
+  }
+  if (all) all.addEventListener('click', function () {
+    var state = all.textContent === 'Open all';
+    open(state);
+    all.textContent = state ? 'Close all' : 'Open all';
+  });
+  addEventListener('beforeprint', function () { open(true); });
+})();
+"""
+
+
+def render_report(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of a run folder (default: `report.html` in it) and return its path.
+
+    Stages that were not run are named as such. The same folder gives the same file, byte for byte, but for its date.
+
+    Raises:
+        UserError: there is no such folder, or a file in it cannot be read.
+    """
+    run = load_run(run_dir)
+    target = Path(out) if out is not None else run.path / "report.html"
+    write_text(target, render_html(run))
+    return target
+
+
+def render_html(run: Run) -> str:
+    """The report of a run as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, with_interval=with_interval, p=p_value, factor=factor, counted=count)
+    environment.filters["spans"] = spans_html
+    return environment.get_template("template.html.j2").render(**context(run)).strip() + "\n"
+
+
+def _finalize(value: Any) -> Any:
+    """Every value on its way into the page; `Markup` was made, and escaped, by this package."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def context(run: Run) -> dict[str, Any]:
+    """All that the template needs."""
+    summary = summarise(run)
+    css = Markup((HERE / "report.css").read_text(encoding="utf-8"))
+    return {
+        "summary": summary,
+        "manifest": run.manifest or {},
+        "run_name": summary["run"],
+        "model_name": sections.model_name(run.manifest),
+        "verdict": judge_run(summary, run.manifest),
+        "status_names": STATUS_NAMES,
+        "kind_names": KIND_NAMES,
+        "attack": sections.attack_section(summary["attack"]),
+        "benign": sections.benign_section(summary["benign"]),
+        "gap": sections.gap_section(run.gap, run.gap_samples),
+        "curves": sections.training_section(run.metrics),
+        "samples": sections.sample_section(run),
+        "legend": legend(),
+        "facts": sections.method_facts(run, summary),
+        "limits": sections.limits(run.manifest, summary),
+        "config": flatten((run.manifest or {}).get("config") or {}),
+        "provenance": sections.provenance(run.manifest),
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "css": css,
+        "script": Markup(SCRIPT),
+        "policy": _policy(css, SCRIPT),
+    }
+
+
+def _policy(css: str, script: str) -> str:
+    """A content security policy that allows this style and this script, by their hashes, and nothing else."""
+    own = f"style-src '{_hash(css)}'; script-src '{_hash(script)}'"
+    return f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted keys and their values as text, in order."""
+    out: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping) and item:
+            out += flatten(item, f"{name}.")
+        else:
+            out.append((name, item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)))
+    return out
+
+
+def spans_html(shown: Shown) -> Markup:
+    """A response with each token shaded by its entropy."""
+    return join([_span_html(span) for span in shown.spans])
+
+
+def _span_html(span: Span) -> Markup:
+    special = " special" if span.special else ""
+    if span.entropy is None:
+        return element("span", span.text, class_="t" + special)
+    return element("span", span.text, class_=f"t e{span.level}{special}", title=f"{span.entropy:.2f} nats")
+
+
+def legend() -> list[tuple[int, str]]:
+    """Shading levels and the entropies (nats) that they stand for."""
+    bounds = ["0", *(f"{b:g}" for b in ENTROPY_BOUNDS)]
+    ranges = [f"{a}–{b}" for a, b in pairwise(bounds)] + [f"over {bounds[-1]}"]
+    return list(enumerate(ranges))
+
+
+__all__ = ["render_html", "render_report"]

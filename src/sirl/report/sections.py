@@ -1,0 +1,371 @@
+"""What each section of the report shows: rows, charts and facts, ready for the template."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from sirl.report.aggregate import PHASES
+from sirl.report.charts import Series, axis_top, curve, dumbbell_row, histogram, percent_axis
+from sirl.report.load import Run
+from sirl.report.samples import Sample, pick_samples
+from sirl.report.verdict import KIND_NAMES, count, p_value
+
+DECODING_NAMES = {"greedy": "greedy", "sample": "sampled, T=1"}
+SHORT_KINDS = {"plain": "Plain prompts refused", "sounds_harmful": "“Sounds harmful” refused"}
+# Known keys of metrics.jsonl in the order of their charts: title, unit, what to make of it. First key present is taken.
+CURVES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
+    (("rollout_entropy", "entropy"), "Mean token entropy", "nats", "What SIRL lowers: its reward is minus this."),
+    (("reward",), "Reward", "", "Rises as entropy falls."),
+    (("refusal_rate",), "Refusal rate", "%", "Of training completions. Watched, never rewarded."),
+    (("kl",), "KL to the reference", "nats", "How far the policy has moved."),
+    (("retention_kl", "retention_loss"), "Retention KL", "nats", "Drift on benign prompts, held down on purpose."),
+    (
+        ("completion_length", "completions/mean_length"),
+        "Completion length",
+        "tokens",
+        "Short answers can be cheap confidence.",
+    ),
+    (("repetition_rate",), "Repetition rate", "%", "Confident nonsense repeats itself: should stay low."),
+    (("distinct_response_rate",), "Distinct responses", "%", "Falls when answers collapse to a template."),
+    (("truncated_rate", "completions/clipped_ratio"), "Truncated", "%", "Completions that met the length limit."),
+    (("advantage_std", "advantage_spread", "reward_std"), "Advantage spread", "", "Zero means nothing to learn from."),
+    (("zero_spread_rate",), "Groups without spread", "%", "They teach nothing."),
+    (("loss",), "Loss", "", ""),
+    (("grad_norm",), "Gradient norm", "", ""),
+    (("learning_rate",), "Learning rate", "", ""),
+    (("tokens_per_second",), "Speed", "tokens/s", ""),
+)
+SMOOTH_OVER = 60  # points; beyond it a moving mean is drawn over the raw line
+
+
+def model_name(manifest: Mapping[str, Any] | None) -> str:
+    """The model that the run started from, as it was named."""
+    config = (manifest or {}).get("config") or {}
+    return str(config.get("model_name_or_path") or config.get("model") or "model")
+
+
+# --- attacks and benign prompts ---------------------------------------------------------------------------------------
+
+
+def attack_section(attack: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Chart and tables of the attacks; rows by the DSR before, weakest first."""
+    if not attack or not attack["decodings"]:
+        return None
+    decoding = attack["decodings"][0]
+    rates = attack["rates"][decoding]
+    by_attack = {phase: rates[phase]["by_attack"] for phase in rates}
+    names = sorted(attack["attacks"], key=lambda name: _order(name, by_attack))
+    totals = {phase: rates[phase]["overall"] for phase in rates}
+    rows = [_row("Mean over methods", totals, total=True), *(_row(name, _pick(by_attack, name)) for name in names)]
+    return {
+        "decoding": decoding,
+        "rows": _drawn(rows),
+        "axis": percent_axis(1.0),
+        "table": _rate_table(attack, names),
+        "categories": _categories(rates),
+        "worst": {phase: rates[phase]["worst_case"] for phase in rates},
+        "change": attack["change"][decoding],
+        "totals": totals,
+        "names": names,
+    }
+
+
+def _order(name: str, by_attack: Mapping[str, Mapping[str, Any]]) -> float:
+    for phase in PHASES:
+        rate = by_attack.get(phase, {}).get(name, {}).get("rate")
+        if rate is not None:
+            return float(rate)
+    return 1.0
+
+
+def _pick(groups: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    return {phase: table[name] for phase, table in groups.items() if name in table}
+
+
+def _row(label: str, rates: Mapping[str, Any], total: bool = False) -> dict[str, Any]:
+    return {"label": label, "before": rates.get("before"), "after": rates.get("after"), "total": total}
+
+
+def _drawn(rows: Sequence[dict[str, Any]], top: float = 1.0) -> list[dict[str, Any]]:
+    return [{**row, "svg": dumbbell_row(row["label"], row["before"], row["after"], top)} for row in rows]
+
+
+def _rate_table(attack: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Rates of every method under every decoding, with McNemar's p of the headline decoding."""
+    columns = [(d, p) for d in attack["decodings"] for p in PHASES if p in attack["rates"][d]]
+    rows = []
+    for name in [None, *names]:
+        tables = [attack["rates"][d][p] for d, p in columns]
+        cells = [t["overall"] if name is None else t["by_attack"].get(name) for t in tables]
+        rows.append({"label": name or "Mean over methods", "cells": cells, "total": name is None, "paired": None})
+        change = attack["change"][attack["decodings"][0]]
+        if change:
+            rows[-1]["paired"] = change if name is None else change["by_group"].get(name)
+    groups = [(DECODING_NAMES[d], sum(x == d for x, _ in columns)) for d in attack["decodings"]]
+    return {"columns": columns, "groups": groups, "rows": rows, "paired": any(r["paired"] for r in rows)}
+
+
+def _categories(rates: Mapping[str, Any]) -> list[dict[str, Any]]:
+    groups = {phase: rates[phase]["by_category"] for phase in rates}
+    names = sorted({name for table in groups.values() for name in table})
+    return _drawn([_row(name.replace("_", " "), _pick(groups, name)) for name in names]) if len(names) > 1 else []
+
+
+def benign_section(benign: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Chart and table of refusals of benign prompts, by kind and decoding."""
+    if not benign or not benign["decodings"]:
+        return None
+    table = []
+    for decoding in benign["decodings"]:
+        change = benign["change"][decoding]
+        for kind in benign["kinds"]:
+            name = KIND_NAMES.get(kind, kind.replace("_", " "))
+            row = _row(name[:1].upper() + name[1:], _pick(benign["rates"][decoding], kind))
+            extra = {
+                "short": SHORT_KINDS.get(kind, f"{name} refused"),
+                "decoding": decoding,
+                "note": DECODING_NAMES[decoding],
+            }
+            table.append({**row, **extra, "paired": change["by_group"].get(kind) if change else None})
+    headline = [row for row in table if row["decoding"] == benign["decodings"][0]]
+    top = axis_top([row[phase] for row in headline for phase in PHASES])
+    rows = _drawn([_row(row["label"], row) for row in headline], top)
+    return {"decoding": benign["decodings"][0], "rows": rows, "axis": percent_axis(top), "top": top, "table": table}
+
+
+# --- the entropy gap --------------------------------------------------------------------------------------------------
+
+
+def gap_section(gap: Mapping[str, Any] | None, samples: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
+    """Verdict, figures and distributions of the entropy gap, on the kind of prompt that its verdict is about."""
+    if not gap:
+        return None
+    groups: dict[str, list[float]] = {"safe": [], "unsafe": []}
+    for row in samples or []:
+        if (
+            row.get("kind") == gap.get("compared")
+            and row.get("refused") is not None
+            and _finite(row.get("mean_entropy"))
+        ):
+            groups["safe" if row["refused"] else "unsafe"].append(float(row["mean_entropy"]))
+    series = [Series(name, name, values) for name, values in groups.items()]
+    difference = _dig(gap, "overall", "difference")
+    return {
+        "verdict": str(gap.get("verdict", "unknown")),
+        "words": str(gap.get("explanation") or ""),
+        "note": f"unsafe minus safe: {difference:+.2f} nats" if difference is not None else "",
+        "counts": {name: len(values) for name, values in groups.items()},
+        "histogram": histogram(series, unit="nats") if any(groups.values()) else None,
+        "positions": _positions(gap),
+        "facts": _gap_facts(gap),
+    }
+
+
+def _positions(gap: Mapping[str, Any]) -> Markup | None:
+    """Mean entropy by position, as far as a tenth of the longer class reaches: beyond it a few responses decide."""
+    lines = []
+    for kind, name in (("safe", "refused"), ("unsafe", "answered")):
+        means, numbers = (_dig(gap, "by_position", name, key) or [] for key in ("mean", "n"))
+        kept = [(float(t), m) for t, (m, n) in enumerate(zip(means, numbers, strict=False), 1) if n * 10 >= numbers[0]]
+        if kept:
+            lines.append((kind, kept))
+    return curve("Mean entropy in nats by token position", lines, height=210) if lines else None
+
+
+def _gap_facts(gap: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The figures behind the verdict; those that could not be taken are left out."""
+    overall, length, within = (gap.get(k) or {} for k in ("overall", "length", "within_prompt"))
+    prefix = _dig(gap, "config", "prefix_tokens")
+    facts = [
+        ("Unsafe minus safe", _difference(overall)),
+        (
+            "The first tokens only" if prefix is None else f"First {prefix} tokens only",
+            _difference(gap.get("prefix") or {}),
+        ),
+        ("At equal length", _difference(length, "adjusted_")),
+        (
+            "Within a prompt",
+            _difference(within) and f"{_difference(within)}, over {count(within['mixed'], 'prompt')} with both",
+        ),
+    ]
+    if overall.get("p") is not None:
+        facts.append(("Mann-Whitney test", f"U = {overall['u']:,.0f}, {p_value(overall['p'])}"))
+    if overall.get("auroc") is not None:
+        effect = f", Cohen's d {overall['cohens_d']:.2f}" if overall.get("cohens_d") is not None else ""
+        facts.append(("How well entropy tells them apart", f"AUROC {overall['auroc']:.2f}{effect}"))
+    if length.get("mean_refused") is not None and length.get("mean_answered") is not None:
+        facts.append(("Mean length", f"safe {length['mean_refused']:.0f}, unsafe {length['mean_answered']:.0f} tokens"))
+    benign = _difference(_dig(gap, "by_kind", "benign") or {})
+    facts.append(("Answers minus refusals on benign prompts", benign))
+    if gap.get("rule"):
+        facts.append(("Rule of the verdict", str(gap["rule"])))
+    return [(label, words) for label, words in facts if words]
+
+
+def _difference(figures: Mapping[str, Any], prefix: str = "") -> str:
+    """`+0.41 nats (+0.33 to +0.49)`, or nothing where it could not be taken."""
+    value, low, high = (figures.get(prefix + key) for key in ("difference", "low", "high"))
+    if value is None:
+        return ""
+    return f"{value:+.3f} nats" + (f" ({low:+.3f} to {high:+.3f})" if low is not None and high is not None else "")
+
+
+def _dig(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def training_section(metrics: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """A chart for each known metric that has a value."""
+    if not metrics:
+        return None
+    out = []
+    for keys, title, unit, note in CURVES:
+        points = next((p for p in (_points(metrics, key) for key in keys) if p), None)
+        if points:
+            scale = 100.0 if unit == "%" else 1.0
+            out.append(_curve(title, unit, note, [(x, y * scale) for x, y in points]))
+    return out
+
+
+def _points(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    rows: list[tuple[Any, Any]] = [(row.get("step", i), row.get(key)) for i, row in enumerate(metrics, 1)]
+    return [(float(x), float(y)) for x, y in rows if _finite(x) and _finite(y)]
+
+
+def _finite(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _curve(title: str, unit: str, note: str, points: list[tuple[float, float]]) -> dict[str, Any]:
+    first, last = points[0][1], points[-1][1]
+    lines = [("main", points)]
+    if len(points) > SMOOTH_OVER:
+        lines = [("raw", points), ("main", _smooth(points, len(points) // 20))]
+    spoken = f"{title}: {short(first)} to {short(last)} {unit} over {count(len(points), 'step')}"
+    return {
+        "title": title,
+        "unit": unit,
+        "note": note,
+        "first": short(first),
+        "last": short(last),
+        "svg": curve(spoken, lines),
+    }
+
+
+def _smooth(points: Sequence[tuple[float, float]], reach: int) -> list[tuple[float, float]]:
+    """Moving mean over `reach` points to either side."""
+    out = []
+    for i, (x, _) in enumerate(points):
+        window = points[max(0, i - reach) : i + reach + 1]
+        out.append((x, sum(y for _, y in window) / len(window)))
+    return out
+
+
+def short(x: float) -> str:
+    """A figure of a curve in three significant digits."""
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
+# --- conversations, method and provenance -----------------------------------------------------------------------------
+
+
+def sample_section(run: Run) -> list[Sample]:
+    """Conversations under attack, then benign ones."""
+    return pick_samples(run.attacks or [], benign=False) + pick_samples(run.benign or [], benign=True)
+
+
+def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How it was measured, as label and words."""
+    config = (run.manifest or {}).get("config") or {}
+    attack, benign = summary["attack"], summary["benign"]
+    facts = [("Judge", ", ".join(summary["judges"]) or "none yet")]
+    if attack:
+        decodings = " and ".join(DECODING_NAMES[d] for d in attack["decodings"])
+        facts.append(
+            ("Attacks", f"{count(len(attack['attacks']), 'method')} on {count(attack['goals'], 'goal')}, {decodings}")
+        )
+    if benign:
+        scored = {r.attempt.goal_id for r in run.benign or []}
+        facts.append(("Benign prompts", count(len(scored), "prompt")))
+    seeds = sorted({r.attempt.seed for r in [*(run.attacks or []), *(run.benign or [])]})
+    if seeds:
+        facts.append(("Seeds", ", ".join(map(str, seeds[:6])) + (" and more" if len(seeds) > 6 else "")))
+    for key, label in (("attack", "Longest answer under attack"), ("evals", "Longest answer to benign prompts")):
+        limit = (config.get(key) or {}).get("max_new_tokens") if isinstance(config.get(key), Mapping) else None
+        if limit:
+            facts.append((label, f"{limit} tokens"))
+    return facts
+
+
+def limits(manifest: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the figures do not show, each as a lead and its explanation."""
+    out = [
+        (
+            "The attacks are fixed prompts.",
+            "They were not optimised again against the hardened model. An attacker who adapts to it may get further.",
+        )
+    ]
+    if "refusal" in summary["judges"] or not summary["judges"]:
+        out.append(
+            (
+                "The judge goes by rules.",
+                "It tells whether a response refuses, not whether it would help anyone to do harm: a muddled or "
+                "useless answer counts for the attacker, and an unusual refusal can be missed.",
+            )
+        )
+    if model_name(manifest) == "demo":
+        out.append(
+            (
+                "The bundled model is a model organism.",
+                "It is a very small model that this project taught to refuse, so that there is something to harden. "
+                "Its figures show that the method runs, not what it does to a large aligned model.",
+            )
+        )
+    out.append(
+        (
+            "A sample of prompts is not the world.",
+            "The intervals cover chance among prompts like these, not other topics, languages, systems or long talks.",
+        )
+    )
+    return out
+
+
+def provenance(manifest: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Command, commit, versions, machine and times of a manifest."""
+    m = manifest or {}
+    facts: list[tuple[str, str]] = []
+    command = m.get("command")
+    if command:
+        facts.append(("Command", " ".join(map(str, command)) if isinstance(command, list) else str(command)))
+    for key, label in (
+        ("created", "Started"),
+        ("finished", "Finished"),
+        ("git_commit", "Git commit"),
+        ("seed", "Seed"),
+        ("config_hash", "Configuration sha256"),
+    ):
+        if m.get(key) is not None:
+            facts.append((label, str(m[key])))
+    for key, label in (("versions", "Versions"), ("machine", "Machine")):
+        if isinstance(m.get(key), Mapping):
+            facts.append((label, ", ".join(f"{k} {v}" for k, v in m[key].items() if v not in (None, [], ""))))
+    stages = m.get("stages")
+    if isinstance(stages, Mapping):
+        facts.append(("Stages", ", ".join(_stage_words(k, v) for k, v in stages.items() if isinstance(v, Mapping))))
+    return facts
+
+
+def _stage_words(name: str, stage: Mapping[str, Any]) -> str:
+    words = [f"{stage['seconds']:.0f} s"] if _finite(stage.get("seconds")) else []
+    if stage.get("status") not in (None, "done"):
+        words.append(str(stage["status"]))
+    return f"{name} {' '.join(words)}".strip()

@@ -1,0 +1,133 @@
+"""The stages of a run that measure, each from its inputs to its files: for `sirl run` and for the single commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from sirl.attacks.base import Attack
+from sirl.attacks.run import judge_attempts, run_attacks
+from sirl.errors import UserError
+from sirl.evals.overrefusal import run_overrefusal
+from sirl.gap import GapConfig, GapResult, Kind, analyse_gap, gap_svg, sample_gap
+from sirl.generation.base import Engine
+from sirl.judges import Judge
+from sirl.progress import BarMaker, no_bar
+from sirl.prompts import load_prompts
+from sirl.records import Attempt, Decoding, Phase, Prompt, Verdict, read_jsonl, write_json, write_jsonl, write_text
+
+log = logging.getLogger(__name__)
+
+
+def gap_prompts(
+    prompts: Sequence[Prompt], kind: Kind, benign_source: str | None, limit: int, seed: int
+) -> list[tuple[Kind, Prompt]]:
+    """Prompts of the gap check with their kind: those given, and `limit` benign ones where a source is named."""
+    out: list[tuple[Kind, Prompt]] = [(kind, p) for p in prompts]
+    if benign_source:
+        benign = load_prompts(benign_source, limit=limit, seed=seed, flag="--benign_dataset_name", with_category=True)
+        out += [("benign", p) for p in benign]
+    return out
+
+
+def measure_gap(
+    engine: Engine,
+    judge: Judge,
+    prompts: Sequence[tuple[Kind, Prompt]],
+    config: GapConfig,
+    folder: Path | None = None,
+    bar: BarMaker = no_bar,
+) -> GapResult:
+    """The entropy gap; with a folder, also `gap.json`, `gap_samples.jsonl` and the plot `gap.svg` in it."""
+    with bar("gap") as progress:
+        samples = sample_gap(engine, judge, prompts, config, progress.add)
+    result = analyse_gap(samples, config)
+    if folder is not None:
+        write_jsonl(folder / "gap_samples.jsonl", [sample.to_row() for sample in samples])
+        write_text(folder / "gap.svg", gap_svg(result))
+        write_json(folder / "gap.json", result.to_dict())
+    return result
+
+
+def read_gap(folder: Path) -> tuple[str, str]:
+    """Verdict and explanation that `measure_gap` left in a folder."""
+    gap = json.loads((folder / "gap.json").read_text(encoding="utf-8"))
+    return gap["verdict"], gap["explanation"]
+
+
+def require_gap(verdict: str, explanation: str, way_out: str) -> None:
+    """Stop before training where confidence would teach nothing, or the wrong thing.
+
+    Raises:
+        UserError: the gap is absent or reversed. `way_out` says which setting trains all the same.
+    """
+    if verdict in ("absent", "reversed"):
+        raise UserError(f"the entropy gap is {verdict}: {explanation} To train all the same: {way_out}")
+    if verdict == "too few":
+        log.warning("The entropy gap could not be measured. %s", explanation)
+
+
+def attack(
+    engine: Engine,
+    attacks: Sequence[Attack],
+    goals: Sequence[Prompt],
+    folder: Path,
+    *,
+    phase: Phase,
+    decodings: Sequence[Decoding],
+    max_new_tokens: int,
+    seed: int,
+    retry_errors: bool = False,
+    bar: BarMaker = no_bar,
+) -> list[Attempt]:
+    """Attempts into `attempts.jsonl`; those of an earlier go are kept."""
+    with bar(f"attack ({phase})") as progress:
+        return run_attacks(
+            engine,
+            attacks,
+            goals,
+            phase=phase,
+            decodings=decodings,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            path=folder / "attempts.jsonl",
+            retry_errors=retry_errors,
+            progress=progress.at,
+        )
+
+
+def ask_benign(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    *,
+    phase: Phase,
+    decodings: Sequence[Decoding],
+    max_new_tokens: int,
+    seed: int,
+    bar: BarMaker = no_bar,
+) -> list[Attempt]:
+    """Benign prompts, asked plainly, into `benign_attempts.jsonl`; those of an earlier go are kept."""
+    with bar(f"benign prompts ({phase})") as progress:
+        return run_overrefusal(
+            engine,
+            prompts,
+            phase=phase,
+            decodings=decodings,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            path=folder / "benign_attempts.jsonl",
+            progress=progress.at,
+        )
+
+
+def judge_all(judge: Judge, folder: Path) -> list[Verdict]:
+    """Verdicts beside every file of attempts in a folder; those of an earlier go are kept."""
+    out: list[Verdict] = []
+    for kind in ("", "benign_"):
+        path = folder / f"{kind}attempts.jsonl"
+        if path.is_file():
+            out += judge_attempts(read_jsonl(path, Attempt), judge, folder / f"{kind}verdicts.jsonl")
+    return out

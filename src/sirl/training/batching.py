@@ -1,0 +1,89 @@
+"""Pure pieces of the trainer: how rows are ordered, grouped, padded and compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl.trainer.utils import RepeatSampler
+
+from sirl.errors import UserError
+
+
+def as_chats(dataset: Dataset, column: str = "prompt") -> Dataset:
+    """A data set of nothing but conversations in `prompt`: every other column, labels included, is dropped unread."""
+    if column not in dataset.column_names:
+        raise UserError(f"train_dataset: no column `{column}`; it has {', '.join(dataset.column_names) or 'none'}")
+    prompts = dataset.select_columns([column])[column]
+    chats = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
+    return Dataset.from_dict({"prompt": chats})
+
+
+def group_runs(chats: Sequence[Sequence[int]], first_row: int, group: int) -> dict[tuple[int, int], list[int]]:
+    """Where each prompt's repeats start among this process's rows, by (repeats, index of the first within its group).
+
+    A batch holds each prompt `group` times in a row, and is dealt to processes in order, so the first and last prompt of
+    a process may have fewer rows than the group, the first one starting in the middle of it.
+    """
+    runs: dict[tuple[int, int], list[int]] = defaultdict(list)
+    start = 0
+    while start < len(chats):
+        offset = (first_row + start) % group
+        end = min(start + group - offset, len(chats))
+        runs[(end - start, offset)].append(start)
+        start = end
+    return dict(runs)
+
+
+def level_flat_groups(rewards: Tensor, group: int, least_spread: float) -> Tensor:
+    """Rewards `(N, F)` with groups that differ by less than `least_spread` set to their mean, so to advantage 0.
+
+    TRL divides by the group's standard deviation plus 1e-4: of a group that agrees to within rounding it would make
+    advantages as large as of one that holds a refusal and an answer. NaN (unscorable) stays NaN.
+    """
+    if rewards.shape[0] % group:
+        return rewards
+    grouped = rewards.view(-1, group, rewards.shape[-1])  # (P, G, F)
+    known = ~grouped.isnan()
+    largest = grouped.masked_fill(~known, -torch.inf).amax(1, keepdim=True)
+    smallest = grouped.masked_fill(~known, torch.inf).amin(1, keepdim=True)
+    flat = (largest - smallest < least_spread) & known
+    return torch.where(flat, grouped.nanmean(1, keepdim=True), grouped).view_as(rewards)
+
+
+def pad_pairs(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int
+) -> tuple[Tensor, Tensor, int]:
+    """Prompts padded on the left and completions on the right: ids and mask `(B, P + T)`, and T (at least 1)."""
+    left = max(len(p) for p in prompts)
+    right = max(1, max(len(c) for c in completions))
+    ids = torch.full((len(prompts), left + right), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        span = slice(left - len(prompt), left + len(completion))
+        ids[row, span] = torch.tensor([*prompt, *completion])
+        mask[row, span] = 1
+    return ids, mask, right
+
+
+class EpochSampler(RepeatSampler):  # type: ignore[misc]
+    """TRL's `RepeatSampler`, with an order that hangs on the epoch and not on how often it was iterated.
+
+    A run resumed in epoch 2 would else begin with the order of epoch 1.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed((self.seed or 0) * 1_000_003 + self.epoch)
+        yield from super().__iter__()

@@ -1,0 +1,130 @@
+"""`SIRLConfig`: TRL's `GRPOConfig` with the paper's defaults and SIRL's own settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from trl import GRPOConfig
+
+from sirl.errors import UserError
+
+REWARDS: dict[str, str] = {
+    "entropy": "minus the mean token entropy of the completion (SIRL, arXiv 2510.01088)",
+    "neg_entropy": "plus the mean token entropy: the reverse control, which should weaken refusals",
+    "neg_perplexity": "minus the perplexity of the completion under the policy that wrote it",
+    "random": "uniform noise: the control that nothing but the reward's content matters",
+}
+"""Rewards to choose from. None of them reads a label, a judge or a reward model."""
+
+
+@dataclass
+class SIRLConfig(GRPOConfig):  # type: ignore[misc]
+    """Settings of a SIRL run; everything else is as in `trl.GRPOConfig`.
+
+    Defaults follow the paper where it states them: groups of 4, temperature 1, KL beta 0.001, clip 0.2, learning rate
+    1e-6, prompts up to 1,024 and completions up to 3,072 tokens.
+    """
+
+    beta: float = field(
+        default=0.001, metadata={"help": "Weight of the KL to the starting model (TRL's own default is 0)."}
+    )
+    num_generations: int | None = field(default=4, metadata={"help": "Responses drawn for each prompt (G)."})
+    max_completion_length: int | None = field(default=3072, metadata={"help": "Most tokens of a response."})
+    max_prompt_tokens: int = field(
+        default=1024, metadata={"help": "Prompts longer than this many tokens, chat template included, are left out."}
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "Sampling temperature; the entropy is that of the distribution sampled from."}
+    )
+    loss_type: str = field(
+        default="grpo",
+        metadata={"help": "Loss formulation. `grpo` averages over sequences, as the reward does; `dapo` over tokens."},
+    )
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "Dropout would make the reward noisy; SIRL needs it off."}
+    )
+    logging_steps: float = field(default=1, metadata={"help": "Log every N updates."})
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Trade time for memory. Default: on accelerators yes, on a CPU no."}
+    )
+    reward: str = field(default="entropy", metadata={"help": "Reward: " + ", ".join(REWARDS) + "."})
+    min_reward_spread: float = field(
+        default=0.01,
+        metadata={
+            "help": "Groups whose rewards differ by less than this (largest minus smallest, nats) teach nothing: "
+            "dividing by their tiny standard deviation would turn rounding into advantages."
+        },
+    )
+    retention_weight: float = field(default=1.0, metadata={"help": "Weight of the retention loss."})
+    retention_batch_size: int = field(default=16, metadata={"help": "Retention prompts per update and process."})
+    retention_tokens: int = field(
+        default=32, metadata={"help": "Tokens of the starting model's own answer that are held."}
+    )
+    retention_first_weight: float = field(
+        default=8.0,
+        metadata={"help": "Weight of an answer's first 4 tokens, where the model decides whether to refuse."},
+    )
+
+    def __post_init__(self) -> None:
+        on_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if self.gradient_checkpointing is None:
+            self.gradient_checkpointing = not on_cpu
+        if getattr(self, "bf16", None) is None and on_cpu:
+            # On a CPU autocast over float32 weights costs twice what bfloat16 weights cost; the model's own type decides.
+            self.bf16 = False
+        self._reject_what_breaks_the_method()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+    def _reject_what_breaks_the_method(self) -> None:
+        if self.reward not in REWARDS:
+            raise UserError(f"--reward {self.reward}: unknown; choose from {', '.join(REWARDS)}")
+        if self.num_generations is not None and self.num_generations < 2:
+            raise UserError(
+                f"--num_generations {self.num_generations}: an advantage compares responses to one prompt; give 2 or more"
+            )
+        if self.entropy_coef != 0.0 or self.use_adaptive_entropy:
+            raise UserError(
+                "--entropy_coef/--use_adaptive_entropy: TRL's entropy bonus pulls against SIRL's reward; leave it off"
+            )
+        if not self.disable_dropout:
+            raise UserError("--disable_dropout false: dropout makes the entropy reward noisy; leave it on")
+        if self.temperature <= 0:
+            raise UserError(f"--temperature {self.temperature}: rollouts are sampled; give a value above 0")
+        narrowed = {
+            "top_p": self.top_p not in (None, 1.0),
+            "top_k": self.top_k not in (None, 0, -1),
+            "min_p": self.min_p not in (None, 0.0),
+            "repetition_penalty": self.repetition_penalty not in (None, 1.0),
+        }
+        for name, given in narrowed.items():
+            if given:
+                raise UserError(
+                    f"--{name} {getattr(self, name)}: responses would come from another distribution than the one whose "
+                    "entropy is rewarded; leave it at its default"
+                )
+        for name in ("retention_weight", "min_reward_spread"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
+        for name in ("retention_batch_size", "retention_tokens", "max_prompt_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: give 1 or more")
+
+    def check_save_steps(self) -> None:
+        """Checkpoints must fall where a generation batch ends, or a resumed run would not repeat the same updates."""
+        period = max(1, self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps)
+        if self.save_strategy == "steps" and self.save_steps >= 1 and self.save_steps % period:
+            raise UserError(
+                f"--save_steps {self.save_steps:g}: must be a multiple of {period} (updates per generation batch), so that a "
+                "resumed run repeats the same updates"
+            )
+
+
+def own_fields() -> dict[str, Any]:
+    """Names and defaults of the settings that `SIRLConfig` adds to TRL's."""
+    inherited = {f.name for f in fields(GRPOConfig)}
+    return {f.name: f.default for f in fields(SIRLConfig) if f.name not in inherited}

@@ -1,0 +1,83 @@
+"""What is logged beside the reward, so that confident nonsense is seen, and the file it goes to."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sirl.judges import load_judge
+from sirl.judges.base import JudgeItem
+from sirl.records import append_jsonl, iter_json_lines, write_jsonl
+
+NGRAM = 4
+
+
+def repetition_rate(token_ids: Sequence[int]) -> float:
+    """Share of a completion's 4-grams that it has used before: 0 for fresh text, near 1 for a loop."""
+    grams = [tuple(token_ids[i : i + NGRAM]) for i in range(len(token_ids) - NGRAM + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct_rate(texts: Sequence[str]) -> float:
+    """Share of responses that are unlike all others, by whole text: 1 / n where all are the same template."""
+    return len(set(texts)) / len(texts) if texts else 1.0
+
+
+def rollout_metrics(texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Figures of one batch of completions. The refusal rate is logged only; nothing is ever rewarded for it."""
+    labels = [j.label for j in load_judge("refusal").judge([JudgeItem("", t) for t in texts])]
+    scored = [label for label in labels if label != "unscored"]
+    return {
+        "refusal_rate": scored.count("full_refusal") / len(scored) if scored else 0.0,
+        "repetition_rate": sum(map(repetition_rate, token_ids)) / max(len(token_ids), 1),
+        "distinct_response_rate": distinct_rate(texts),
+    }
+
+
+RENAMED = {
+    "completions/mean_length": "completion_length",
+    "completions/clipped_ratio": "truncated_rate",
+    "reward_std": "reward_std",
+    "frac_reward_zero_std": "zero_spread_rate",
+}
+DROPPED = ("rewards/", "completions/", "clip_ratio/", "profiling/")
+
+
+def tidy(logs: dict[str, Any]) -> dict[str, Any]:
+    """TRL's log line with plain names, and without what says the same thing again."""
+    out: dict[str, Any] = {}
+    for key, value in logs.items():
+        if key in RENAMED:
+            out[RENAMED[key]] = value
+        elif not key.startswith(DROPPED):
+            out[key] = value
+    return out
+
+
+class MetricsFile(TrainerCallback):  # type: ignore[misc]
+    """Append one line per logged update to `metrics.jsonl`; on resume, lines after the checkpoint are cut off."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.started = time.monotonic()
+        self.tokens = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started, self.tokens = time.monotonic(), float(state.num_input_tokens_seen or 0)
+        if state.is_world_process_zero and self.path.exists():
+            kept = [row for row in iter_json_lines(self.path) if row["step"] <= state.global_step]
+            write_jsonl(self.path, kept)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs or "reward" not in logs:
+            return
+        now, tokens = time.monotonic(), float(logs.get("num_tokens", self.tokens))
+        row = {"step": state.global_step, **tidy(logs)}
+        row["tokens_per_second"] = round((tokens - self.tokens) / max(now - self.started, 1e-9), 1)
+        self.started, self.tokens = now, tokens
+        append_jsonl(self.path, [row])

@@ -1,0 +1,108 @@
+"""Hold the policy to the starting model where that model was helpful.
+
+Entropy alone rewards refusing everything. On benign, unlabeled prompts the starting model answers once, greedily,
+before training; at every update the policy pays for moving away from it on those answers:
+
+    L = sum_t w_t KL(p_ref(. | x, y_<t) || p_policy(. | x, y_<t)) / sum_t w_t
+
+Whether a response refuses is decided in its first few tokens, so those weigh more (a plain mean over tokens hardly sees
+the decision). The reference keeps its K most likely tokens at each place and one bucket for the rest, which is a lower
+bound of the KL over the full vocabulary and exact where the rest has no mass: no second model, no reference pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sirl.generation.base import SamplingParams
+from sirl.generation.local import LocalEngine, encode_chat
+from sirl.records import Prompt
+
+TOP_K = 256
+FIRST_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class HeldAnswer:
+    """A prompt, the starting model's answer, and its distributions: ids and log-probabilities `(T, K)`."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    top_ids: Tensor
+    top_logprobs: Tensor
+
+
+@torch.no_grad()
+def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int, batch_size: int = 16) -> list[HeldAnswer]:
+    """The starting model's greedy answers and distributions on the retention prompts."""
+    chats = [encode_chat(engine.tokenizer, ({"role": "user", "content": p.text},)) for p in prompts]
+    rollouts = [group[0] for group in engine.rollout(chats, SamplingParams(max_new_tokens=tokens))]
+    order = sorted(range(len(chats)), key=lambda i: len(chats[i]) + len(rollouts[i].token_ids))
+    out: dict[int, HeldAnswer] = {}
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        pairs = [(chats[i], rollouts[i].token_ids) for i in rows]
+        logits, lengths = answer_logits(engine.model, pairs, engine.pad_id)
+        for i, row, length in zip(rows, logits, lengths, strict=True):
+            logprobs = row[:length].float().log_softmax(-1)
+            k = min(TOP_K, logprobs.shape[-1] - 1)
+            top = logprobs.topk(k, -1)
+            out[i] = HeldAnswer(chats[i], rollouts[i].token_ids, top.indices.cpu(), top.values.cpu())
+    return [out[i] for i in range(len(chats))]
+
+
+def answer_logits(model: Any, pairs: Sequence[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, list[int]]:
+    """Logits `(B, T, V)` at the places of the answers, each row's first answer token at 0, and answer lengths."""
+    device = next(model.parameters()).device
+    prompt_width = max(len(p) for p, _ in pairs)
+    answer_width = max(len(a) for _, a in pairs)
+    ids = torch.full((len(pairs), prompt_width + answer_width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, answer) in enumerate(pairs):  # prompts padded on the left, answers on the right
+        start = prompt_width - len(prompt)
+        ids[row, start : prompt_width + len(answer)] = torch.tensor([*prompt, *answer])
+        mask[row, start : prompt_width + len(answer)] = 1
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    out = model(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=positions.to(device),
+        use_cache=False,
+        logits_to_keep=answer_width + 1,
+    )
+    return out.logits[:, :-1], [len(a) for _, a in pairs]
+
+
+def retention_loss(model: Any, answers: Sequence[HeldAnswer], pad_id: int, first_weight: float) -> Tensor:
+    """Weighted mean over answer tokens of the bucketed KL(reference || policy), in nats; a scalar."""
+    logits, lengths = answer_logits(model, [(a.prompt_ids, a.answer_ids) for a in answers], pad_id)
+    device = logits.device
+    policy = torch.cat([row[:n] for row, n in zip(logits, lengths, strict=True)])  # (N, V)
+    top_ids = torch.cat([a.top_ids for a in answers]).to(device)  # (N, K)
+    reference = torch.cat([a.top_logprobs for a in answers]).to(device)
+    weights = torch.cat([_weights(n, first_weight) for n in lengths]).to(device)
+    kl = bucketed_kl(reference, policy.float().log_softmax(-1).gather(-1, top_ids))
+    return (kl * weights).sum() / weights.sum()
+
+
+def bucketed_kl(reference: Tensor, policy: Tensor) -> Tensor:
+    """KL between distributions known on K tokens with the rest in one bucket: log-probabilities `(N, K) -> (N,)`."""
+    known = (reference.exp() * (reference - policy)).sum(-1)
+    rest_ref, rest_policy = _rest(reference), _rest(policy)
+    return known + rest_ref * (rest_ref.log() - rest_policy.log())
+
+
+def _rest(logprobs: Tensor) -> Tensor:
+    # float32 sums of probabilities can pass 1 by rounding; the floor keeps the logarithm finite
+    return (1.0 - logprobs.exp().sum(-1)).clamp_min(1e-6)
+
+
+def _weights(length: int, first_weight: float) -> Tensor:
+    weights = torch.ones(length)
+    weights[:FIRST_TOKENS] = first_weight
+    return weights

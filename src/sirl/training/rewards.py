@@ -1,0 +1,59 @@
+"""Rewards of a completion, from what its own policy thought while writing it.
+
+All are TRL reward functions: they get per-completion lists by keyword and return one float each, or None where there is
+nothing to score, which TRL leaves out of the group's baseline.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sirl.errors import UserError
+from sirl.training.config import REWARDS
+
+RewardFunction = Callable[..., list[float | None]]
+
+
+def entropy_reward(mean_entropy: Sequence[float | None], **_: Any) -> list[float | None]:
+    """`r = -mean_t H_t` in nats: SIRL's reward (arXiv 2510.01088)."""
+    return [None if h is None else -_finite(h) for h in mean_entropy]
+
+
+def neg_entropy_reward(mean_entropy: Sequence[float | None], **_: Any) -> list[float | None]:
+    """`r = +mean_t H_t`: the paper's reversed control."""
+    return [None if h is None else _finite(h) for h in mean_entropy]
+
+
+def neg_perplexity_reward(mean_logprob: Sequence[float | None], **_: Any) -> list[float | None]:
+    """`r = -exp(-mean_t log p(y_t))`: minus the perplexity of the sampled tokens under the policy that drew them."""
+    return [None if lp is None else -math.exp(-_finite(lp)) for lp in mean_logprob]
+
+
+def random_reward(completion_ids: Sequence[Sequence[int]], reward_seed: Sequence[int], **_: Any) -> list[float | None]:
+    """Uniform noise in [0, 1), the same for the same run, step and position."""
+    return [random.Random(seed).random() for seed, _ids in zip(reward_seed, completion_ids, strict=True)]
+
+
+_FUNCTIONS: dict[str, RewardFunction] = {
+    "entropy": entropy_reward,
+    "neg_entropy": neg_entropy_reward,
+    "neg_perplexity": neg_perplexity_reward,
+    "random": random_reward,
+}
+
+
+def reward_function(name: str) -> RewardFunction:
+    """The reward of that name."""
+    if name not in _FUNCTIONS:
+        raise UserError(f"--reward {name}: unknown; choose from {', '.join(REWARDS)}")
+    return _FUNCTIONS[name]
+
+
+def _finite(value: float) -> float:
+    # TRL turns a NaN reward into advantage 0 without a word; a NaN here is a broken model and must be seen.
+    if not math.isfinite(value):
+        raise FloatingPointError("the policy's entropy is not finite: its logits hold NaN or only -inf")
+    return value

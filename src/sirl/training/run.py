@@ -1,0 +1,151 @@
+"""One training run on disk: prompts and model in, checkpoints, metrics and the hardened model out."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, get_peft_config
+
+from sirl.errors import UserError
+from sirl.generation.local import encode_chat
+from sirl.models import default_device, export_model, load_model, load_tokenizer
+from sirl.prompts import load_prompts
+from sirl.records import Prompt
+from sirl.training.config import SIRLConfig
+from sirl.training.metrics import MetricsFile
+
+if TYPE_CHECKING:
+    from sirl.flags import DataConfig
+
+log = logging.getLogger(__name__)
+
+
+def run_training(
+    config: SIRLConfig, model_args: ModelConfig, data_args: DataConfig, *, callbacks: Sequence[Any] = ()
+) -> Path:
+    """Train, or go on from the last checkpoint; returns the folder of the hardened model.
+
+    `config.output_dir` gets `metrics.jsonl`, `checkpoints/` (as TRL writes them), `model/`, a full copy with merged
+    adapters that `from_pretrained` loads, and with `--use_peft` also `adapter/`.
+    """
+    run_dir = Path(config.output_dir)
+    config.output_dir = str(run_dir / "checkpoints")
+    tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision)
+    prompts = training_prompts(config, data_args, tokenizer)
+    retention = retention_prompts(data_args)
+    metrics = MetricsFile(run_dir / "metrics.jsonl")
+    trainer = build_trainer(config, model_args, tokenizer, prompts, retention, [metrics, *callbacks])
+    checkpoint = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    save_hardened(trainer, tokenizer, run_dir / "model")
+    return run_dir / "model"
+
+
+def training_prompts(config: SIRLConfig, data_args: DataConfig, tokenizer: Any) -> list[Prompt]:
+    """Prompts of the data set that fit into `max_prompt_tokens`."""
+    prompts = load_prompts(
+        data_args.dataset_name or "",
+        column=data_args.prompt_column,
+        split=data_args.dataset_train_split,
+        limit=data_args.max_prompts,
+        seed=config.seed,
+    )
+    kept = [
+        p
+        for p in prompts
+        if len(encode_chat(tokenizer, ({"role": "user", "content": p.text},))) <= config.max_prompt_tokens
+    ]
+    if len(kept) < len(prompts):
+        log.warning(
+            "%d of %d prompts are longer than %d tokens and left out",
+            len(prompts) - len(kept),
+            len(prompts),
+            config.max_prompt_tokens,
+        )
+    per_batch = config.generation_batch_size // config.num_generations
+    if len(kept) < per_batch:
+        raise UserError(
+            f"--dataset_name {data_args.dataset_name}: {len(kept)} prompts, but one batch takes {per_batch} "
+            "(generation_batch_size / num_generations); give more prompts or a smaller batch"
+        )
+    return kept
+
+
+def retention_prompts(data_args: DataConfig) -> list[Prompt]:
+    """Prompts of `--retention_dataset_name`, or none."""
+    if not data_args.retention_dataset_name:
+        return []
+    return load_prompts(data_args.retention_dataset_name, flag="--retention_dataset_name")
+
+
+def build_trainer(
+    config: SIRLConfig,
+    model_args: ModelConfig,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    retention: Sequence[Prompt],
+    callbacks: Sequence[Any] = (),
+) -> Any:
+    """The trainer of a run; `config.output_dir` is where checkpoints go."""
+    from sirl.training.trainer import SIRLTrainer
+
+    dtype = None if model_args.dtype in (None, "auto") else model_dtype(model_args.dtype)
+    peft_config = get_peft_config(model_args)
+    if dtype is None and peft_config is None:
+        dtype = torch.float32  # full fine-tuning: steps of 1e-6 are lost in bfloat16 weights
+    model = load_model(model_args.model_name_or_path, dtype=dtype, revision=model_args.model_revision)
+    if peft_config is None and config.beta:
+        # TRL loads the reference model by the policy's name, so there has to be a folder of that name.
+        reference = Path(config.output_dir) / "reference"
+        if not reference.exists():
+            export_model(model, tokenizer, reference)
+        model.config._name_or_path = str(reference)
+    return SIRLTrainer(
+        model,
+        config,
+        Dataset.from_dict({"prompt": [p.text for p in prompts]}),
+        processing_class=tokenizer,
+        retention_prompts=retention,
+        peft_config=peft_config,
+        callbacks=list(callbacks),
+    )
+
+
+def model_dtype(name: str) -> torch.dtype:
+    """The torch type of that name."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise UserError(f"--dtype {name}: unknown; give bfloat16, float16 or float32")
+    return found
+
+
+def save_hardened(trainer: Any, tokenizer: Any, target: Path) -> None:
+    """Write the trained policy as a full model, adapters merged in float32, and the adapter beside it."""
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        trainer.save_model(str(target))  # gathers the shards; the adapter alone where there is one
+        return
+    if not trainer.accelerator.is_main_process:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if target.exists():
+        shutil.rmtree(target)
+    if hasattr(model, "peft_config"):
+        adapter = target.parent / "adapter"
+        model.save_pretrained(adapter)
+        dtype = next(p.dtype for n, p in model.named_parameters() if "lora_" not in n)
+        model = model.float().merge_and_unload().to(dtype)
+    export_model(_plain(model), tokenizer, target)
+    log.info("hardened model on %s: %s", default_device(), target)
+
+
+def _plain(model: Any) -> Any:
+    model.config._name_or_path = ""
+    return model

@@ -1,0 +1,291 @@
+"""`SIRLTrainer`: TRL's GRPO with the policy's own certainty as the only reward.
+
+What is TRL's stays TRL's: gathering, group advantages, clipped loss, KL, PEFT, FSDP, DeepSpeed, vLLM, trackers,
+checkpoints. Added here:
+
+- rollouts by our engine through TRL's `rollout_func`, which brings entropies and log-probabilities along for free; with
+  vLLM, which cannot return exact entropies, one forward pass of the training model gives them (`_score_rollouts`);
+- groups whose rewards hardly differ get advantage 0 (`min_reward_spread`);
+- retention: KL to the starting model on its own benign answers, added to the loss;
+- padding columns are cut off before every scoring pass, rows of like length going together;
+- a sampler that knows its epoch, so that a resumed run repeats what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+
+from sirl.entropy import mean_token_entropy
+from sirl.errors import UserError
+from sirl.generation.base import SamplingParams
+from sirl.generation.decode import Rollout
+from sirl.generation.local import LocalEngine, encode_chat
+from sirl.models import check_tokenizer
+from sirl.records import Prompt
+from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs
+from sirl.training.config import SIRLConfig
+from sirl.training.lora import fixed_weights, materialise_lora
+from sirl.training.metrics import rollout_metrics
+from sirl.training.retention import HeldAnswer, held_answers, retention_loss
+from sirl.training.rewards import reward_function
+
+HOOKS: dict[str, tuple[str, ...]] = {
+    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
+    "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
+    "_compute_loss": ("self", "model", "inputs"),
+    "_get_train_sampler": ("self", "dataset"),
+    "_generate_and_score_completions": ("self", "inputs"),
+}
+"""Methods of TRL's trainer that are overridden, with the arguments counted on. One that went missing would silently do
+nothing, so construction fails instead."""
+
+
+_SCORING_FLAGS = {"batch_size", "compute_entropy", "compute_aux_loss"}
+
+
+def check_hooks() -> None:
+    """Fail where TRL's trainer no longer has what we override, with the arguments that we count on."""
+    for name, expected in HOOKS.items():
+        method = getattr(GRPOTrainer, name, None)
+        found = tuple(inspect.signature(method).parameters)[: len(expected)] if method else ()
+        if found != expected:
+            raise RuntimeError(f"this TRL has no GRPOTrainer.{name}{expected}; sirl needs trl>=1.16,<1.17")
+
+
+class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
+    """GRPO on unlabeled prompts with an entropy reward.
+
+    Use it as `trl.GRPOTrainer`, without `reward_funcs`: the reward is `args.reward`. `train_dataset` holds prompts
+    (texts, or conversations whose last turn is the user's) in a `prompt` column; no other column is looked at.
+    `retention_prompts` are benign prompts on which the policy is held to the model it started from.
+
+    Source: Shen et al., arXiv 2510.01088; group-relative advantages: Shao et al., arXiv 2402.03300.
+    """
+
+    _tag_names = ("trl", "grpo", "sirl")
+    _name = "SIRL"
+
+    def __init__(
+        self,
+        model: Any,
+        args: SIRLConfig,
+        train_dataset: Dataset,
+        *,
+        processing_class: Any = None,
+        retention_prompts: Sequence[Prompt | str] = (),
+        peft_config: Any = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        check_hooks()
+        if processing_class is not None:
+            check_tokenizer(processing_class, getattr(processing_class, "name_or_path", "model"))
+        if getattr(peft_config, "lora_dropout", None):
+            raise UserError("--lora_dropout: dropout makes the entropy reward noisy; leave it at 0")
+        os.environ.setdefault(
+            "TRL_EXPERIMENTAL_SILENCE", "1"
+        )  # we pin the TRL version that rollout_func is tested with
+        super().__init__(
+            model=model,
+            reward_funcs=[reward_function(args.reward)],
+            args=args,
+            train_dataset=as_chats(train_dataset),
+            processing_class=processing_class,
+            peft_config=peft_config,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            rollout_func=None if args.use_vllm else self._rollout,
+        )
+        args.check_save_steps()
+        if self.accelerator.device.type == "cpu":
+            materialise_lora(self.model)
+        self._retention_prompts = [
+            p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention_prompts)
+        ]
+        self._held: list[HeldAnswer] = []
+
+    # -- rollouts ---------------------------------------------------------------------------------------------------
+
+    def _rollout(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        """TRL's `rollout_func`: this process's rows of the batch, prompts repeated once per response."""
+        chats = [encode_chat(self.processing_class, tuple(p)) for p in prompts]
+        first_row = self.accelerator.process_index * len(prompts)
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        rows: list[Rollout | None] = [None] * len(chats)
+        with self._generation_engine() as engine:
+            for (n, first), starts in group_runs(chats, first_row, group).items():
+                params = SamplingParams(
+                    max_new_tokens=self.max_completion_length,
+                    temperature=self.temperature,
+                    n=n,
+                    seed=self._rollout_seed(),
+                )
+                for start, drawn in zip(
+                    starts, engine.rollout([chats[i] for i in starts], params, None, first), strict=True
+                ):
+                    rows[start : start + n] = drawn
+        rollouts = [r for r in rows if r is not None]
+        seed = self._rollout_seed()
+        return {
+            "prompt_ids": chats,
+            "completion_ids": [r.token_ids for r in rollouts],
+            "logprobs": None,
+            "mean_entropy": [sum(r.entropies) / len(r.entropies) if r.entropies else None for r in rollouts],
+            "mean_logprob": [sum(r.logprobs) / len(r.logprobs) if r.logprobs else None for r in rollouts],
+            "reward_seed": [seed * 1_000_003 + first_row + i for i in range(len(rollouts))],
+        }
+
+    def _rollout_seed(self) -> int:
+        """Changes with every generation batch, and is the same again when a run is resumed at one."""
+        within = self._step % max(self.args.gradient_accumulation_steps, 1)
+        return (self.args.seed * 1_000_003 + self.state.global_step) * 1_009 + within
+
+    @contextmanager
+    def _generation_engine(self) -> Iterator[LocalEngine]:
+        """The policy as it is now behind the `Engine` interface: unwrapped, adapters merged, nothing recorded."""
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            fixed_weights(model),
+        ):
+            was_training = model.training
+            model.eval()
+            try:
+                yield LocalEngine(model, self.processing_class)
+            finally:
+                model.train(was_training)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        empty = output["completion_mask"].sum(-1) == 0
+        if bool(empty.any()):  # truncated rows under mask_truncated_completions: nothing of them may be learnt
+            output["advantages"] = output["advantages"].masked_fill(empty, 0.0)
+        return output
+
+    def _calculate_rewards(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids_list: list[list[int]],
+    ) -> Tensor:
+        if "mean_entropy" not in inputs[0]:
+            self._score_rollouts(inputs, prompts, completion_ids_list)
+        if self.mask_truncated_completions:
+            for row, ids in zip(inputs, completion_ids_list, strict=True):
+                if ids and ids[-1] not in self.eos_token_ids:
+                    row["mean_entropy"] = row["mean_logprob"] = None  # a masked response has no entropy, not entropy 0
+        texts = [c[-1]["content"] if isinstance(c, list) else c for c in completions]
+        for name, value in rollout_metrics(texts, completion_ids_list).items():
+            self._log_metric(name, value)
+        entropies = [row["mean_entropy"] for row in inputs if row["mean_entropy"] is not None]
+        if entropies:
+            self._log_metric("rollout_entropy", sum(entropies) / len(entropies))
+        rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return level_flat_groups(rewards, self.num_generations, self.args.min_reward_spread)
+
+    def _score_rollouts(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completion_ids: list[list[int]]
+    ) -> None:
+        """Entropies and log-probabilities of responses that another engine sampled, by one pass of the policy."""
+        chats = [encode_chat(self.processing_class, tuple(p)) for p in prompts]
+        seed, first_row = self._rollout_seed(), self.accelerator.process_index * len(prompts)
+        batch = max(self.args.per_device_train_batch_size, 1)
+        for start in range(0, len(chats), batch):
+            rows = slice(start, start + batch)
+            ids, mask, width = pad_pairs(chats[rows], completion_ids[rows], self._tokenizer.pad_token_id)
+            ids, mask = ids.to(self.accelerator.device), mask.to(self.accelerator.device)
+            with torch.no_grad():
+                logps, entropies, _ = super()._get_per_token_logps_and_entropies(
+                    self.model, ids, mask, width, compute_entropy=True
+                )
+            kept = mask[:, -width:]
+            for i, (h, lp) in enumerate(
+                zip(mean_token_entropy(entropies, kept).tolist(), mean_token_entropy(logps, kept).tolist(), strict=True)
+            ):
+                empty = not completion_ids[start + i]
+                inputs[start + i]["mean_entropy"] = None if empty else h
+                inputs[start + i]["mean_logprob"] = None if empty else lp
+                inputs[start + i]["reward_seed"] = seed * 1_000_003 + first_row + start + i
+
+    # -- update -----------------------------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """TRL's scoring pass without the columns in which this batch holds nothing but padding: `(B, T)` each."""
+        if args or any(v is not None for k, v in kwargs.items() if k not in _SCORING_FLAGS):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        used = attention_mask.any(0).nonzero().squeeze(-1)
+        completion_start = input_ids.shape[1] - logits_to_keep
+        first = min(int(used[0]), completion_start - 1) if len(used) else 0
+        last = max(int(used[-1]) + 1, completion_start + 1) if len(used) else input_ids.shape[1]
+        trimmed = (input_ids[:, first:last], attention_mask[:, first:last])
+        logps, entropies, aux = super()._get_per_token_logps_and_entropies(
+            model, *trimmed, last - completion_start, **kwargs
+        )
+        missing = input_ids.shape[1] - last
+        if missing:
+            logps = torch.nn.functional.pad(logps, (0, missing))
+            entropies = None if entropies is None else torch.nn.functional.pad(entropies, (0, missing))
+        return logps, entropies, aux
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss: Tensor = super()._compute_loss(model, inputs)
+        if self._held and self.args.retention_weight and self.model.training:
+            held = retention_loss(
+                model, self._next_held(), self._tokenizer.pad_token_id, self.args.retention_first_weight
+            )
+            self._metrics["train"]["retention_kl"].append(self.accelerator.gather(held.detach()).mean().item())
+            loss = loss + self.args.retention_weight * held / self.current_gradient_accumulation_steps
+        return loss
+
+    def _next_held(self) -> list[HeldAnswer]:
+        """The next retention rows of this process and micro-batch: every row once before any comes again."""
+        accumulated = max(self.args.gradient_accumulation_steps, 1)
+        size = max(1, self.args.retention_batch_size // accumulated)
+        per_update = size * accumulated * self.accelerator.num_processes
+        within = (self._step % accumulated) * self.accelerator.num_processes + self.accelerator.process_index
+        start = self.state.global_step * per_update + within * size
+        generator = torch.Generator()
+        rows = []
+        for i in range(start, start + size):
+            epoch, place = divmod(i, len(self._held))
+            order = torch.randperm(len(self._held), generator=generator.manual_seed(self.args.seed * 7_919 + epoch))
+            rows.append(self._held[int(order[place])])
+        return rows
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """See `transformers.Trainer.train`. Retention answers are taken first, from the model before any update."""
+        if self._retention_prompts and self.args.retention_weight and not self._held:
+            with self._generation_engine() as engine:
+                self._held = held_answers(engine, self._retention_prompts, self.args.retention_tokens)
+        return super().train(*args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
+        return EpochSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+        )

@@ -1,0 +1,95 @@
+"""Names, groups and dotted paths."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from sirl.attacks import ATTACKS, load_attack, resolve_attacks
+from sirl.errors import UserError
+
+FIRST_EIGHT = ["direct", "aim", "dan", "dev_mode", "refusal_suppression", "prefix_injection", "base64", "past_tense"]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "plugin_attacks.py").write_text(
+        textwrap.dedent("""
+        from sirl.attacks.base import StaticAttack, TemplateAttack
+
+        class Mine(TemplateAttack):
+            name = "mine"; source = "me"; description = "polite"
+            template = "Kindly: [PROMPT]"
+
+        class FalseDirect(Mine):
+            name = "direct"
+
+        class Unfinished(StaticAttack):
+            name = "unfinished"
+
+        NOT_A_CLASS = 3
+        """)
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "plugin_attacks"
+    sys.modules.pop("plugin_attacks", None)
+
+
+def test_groups() -> None:
+    assert [attack.name for attack in resolve_attacks("static")][: len(FIRST_EIGHT)] == FIRST_EIGHT
+    assert [attack.name for attack in resolve_attacks("all")] == list(ATTACKS)
+
+
+def test_names_keep_their_order_and_come_once() -> None:
+    names = [attack.name for attack in resolve_attacks(" dan, direct ,dan,")]
+    assert names == ["dan", "direct"]
+    assert [attack.name for attack in resolve_attacks(["base64", "aim"])] == ["base64", "aim"]
+    assert sorted(attack.name for attack in resolve_attacks("dan,all")) == sorted(ATTACKS)
+
+
+def test_dotted_path(plugin: str) -> None:
+    assert [attack.name for attack in resolve_attacks(f"direct,{plugin}:Mine")] == ["direct", "mine"]
+
+
+def test_unknown_attack_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"unknown attack 'dann'.*direct, aim, dan"):
+        resolve_attacks("direct,dann")
+
+
+@pytest.mark.parametrize("spec", ["", " , ", []])
+def test_nothing_named(spec: str | list[str]) -> None:
+    with pytest.raises(UserError, match="none named"):
+        resolve_attacks(spec)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no_such_module_here:Attack", "cannot be imported"),
+        ("sirl.attacks.direct:Nothing", "cannot be imported"),
+        ("{plugin}:NOT_A_CLASS", "not a subclass"),
+        ("{plugin}:Unfinished", "cannot be made without arguments"),
+        (":Attack", "unknown attack"),
+        ("sirl.attacks.direct:", "unknown attack"),
+    ],
+)
+def test_bad_paths_are_one_line(plugin: str, path: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_attack(path.format(plugin=plugin))
+    assert "\n" not in str(caught.value)
+
+
+def test_two_attacks_of_one_name_are_refused(plugin: str) -> None:
+    with pytest.raises(UserError, match="both named 'direct'"):
+        resolve_attacks(f"direct,{plugin}:FalseDirect")
+
+
+def test_empty_group_is_refused() -> None:
+    if any(load_attack(name).kind == "adaptive" for name in ATTACKS):
+        assert resolve_attacks("adaptive")
+    else:
+        with pytest.raises(UserError, match="no adaptive attack yet"):
+            resolve_attacks("adaptive")

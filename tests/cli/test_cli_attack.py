@@ -1,0 +1,90 @@
+"""`sirl attack` with a scripted model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripted import FakeEngine
+from sirl.attacks import ATTACKS
+from sirl.records import Attempt, Verdict, read_jsonl
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    fake = FakeEngine(refuses=["snack number 1", "snack number 3"])
+    monkeypatch.setattr("sirl.generation.load_engine", lambda *_, **__: fake)
+    return fake
+
+
+def flags(goals: str, folder: Path, *more: object) -> tuple[object, ...]:
+    return ("attack", "--model_name_or_path", "m", "--goals", goals, "--output_dir", folder, *more)
+
+
+@pytest.mark.usefixtures("engine")
+def test_attempts_verdicts_and_rates(sirl: Any, goals: str, tmp_path: Path) -> None:
+    result = sirl(*flags(goals, tmp_path / "run", "--attacks", "direct,dan", "--decoding", "greedy,sample", "--json"))
+    overall = result.json["rates"]["greedy"]["before"]["overall"]
+    assert (overall["rate"], overall["n"], overall["errors"]) == (0.5, 8, 0)
+    attempts = read_jsonl(tmp_path / "run" / "attempts.jsonl", Attempt)
+    verdicts = read_jsonl(tmp_path / "run" / "verdicts.jsonl", Verdict)
+    assert len(attempts) == 2 * 4 * 2
+    assert [v.attempt_id for v in verdicts] == [a.id for a in attempts]
+    assert {a.category for a in attempts} == {"kitchen", "school"}
+
+
+@pytest.mark.usefixtures("engine")
+def test_table(sirl: Any, goals: str, tmp_path: Path) -> None:
+    out = sirl(*flags(goals, tmp_path / "run")).out
+    assert all(name in out for name in ATTACKS)
+    assert "mean over methods" in out
+
+
+def test_before_and_after_share_a_folder(sirl: Any, goals: str, tmp_path: Path, engine: FakeEngine) -> None:
+    folder = tmp_path / "run"
+    assert sirl(*flags(goals, folder)).code == 0
+    engine.refuses = ["snack"]
+    after = sirl(*flags(goals, folder, "--phase", "after", "--attacks", "direct", "--json")).json
+    assert after["rates"]["greedy"]["after"]["overall"]["rate"] == 1
+    assert set(json.loads((folder / "manifest.json").read_text())["stages"]) == {"attack_before", "attack_after"}
+
+
+def test_interrupted_goes_on(sirl: Any, goals: str, tmp_path: Path, engine: FakeEngine) -> None:
+    words = flags(goals, tmp_path / "run", "--attacks", "direct", "--decoding", "greedy,sample")
+    engine.break_at = 1
+    stopped = sirl(*words)
+    assert (stopped.code, stopped.out) == (130, "")
+    assert "the same command goes on" in stopped.err
+    engine.break_at = None
+    assert sirl(*words).code == 0
+    assert len(read_jsonl(tmp_path / "run" / "attempts.jsonl", Attempt)) == 8
+    assert engine.calls == 2  # greedy before the interruption, sample after it
+
+
+@pytest.mark.usefixtures("engine")
+def test_finished_is_refused_unless_overwritten(sirl: Any, goals: str, tmp_path: Path) -> None:
+    words = flags(goals, tmp_path / "run", "--attacks", "direct")
+    assert sirl(*words).code == 0
+    assert "holds a finished attack_before" in sirl(*words).error
+    assert sirl(*words, "--overwrite").code == 0
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--attacks", "telepathy"), "unknown attack 'telepathy'"),
+        (("--decoding", "beam"), "--decoding: expected greedy"),
+        (("--goals", "nowhere.jsonl"), "--goals: no such file: nowhere.jsonl"),
+        (("--judge", "solomon"), "solomon"),
+        (("--max_new_tokens", "0"), "--max_new_tokens: must be 1 or more"),
+        (("--max_goals", "few"), "--max_goals: expected a whole number, got 'few'"),
+        (("--phase", "during"), "--phase: invalid choice"),
+    ],
+)
+def test_bad_input_before_any_work(sirl: Any, goals: str, tmp_path: Path, more: tuple[str, ...], message: str) -> None:
+    assert message in sirl(*flags(goals, tmp_path / "run", *more)).error
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,31 @@
+"""`sirl list`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sirl.attacks import ATTACKS
+from sirl.judges import JUDGES
+from sirl.prompts import BUNDLED
+
+
+def test_attacks_with_kind_and_source(sirl: Any) -> None:
+    rows = sirl("list", "attacks", "--json").json
+    assert [row["name"] for row in rows] == list(ATTACKS)
+    assert {row["kind"] for row in rows} <= {"static", "adaptive"}
+    assert all(row["source"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [("judges", set(JUDGES)), ("data", set(BUNDLED)), ("rewards", {"entropy", "random"}), ("configs", {"demo"})],
+)
+def test_other_lists(sirl: Any, what: str, names: set[str]) -> None:
+    assert names <= {row["name"] for row in sirl("list", what, "--json").json}
+
+
+def test_table_for_people(sirl: Any) -> None:
+    out = sirl("list", "data").out
+    assert all(name in out for name in BUNDLED)

@@ -1,0 +1,121 @@
+"""The frame of all commands: start-up time, errors in one line, exit codes, one JSON document on stdout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+import sirl as package
+from sirl.cli import list as list_command
+from sirl.cli.common import Outcome
+from sirl.cli.main import COMMANDS
+from sirl.errors import UserError
+
+HEAVY = ("torch", "transformers", "trl", "datasets", "pandas", "numpy", "rich")
+
+
+def test_help_names_every_command(sirl: Any) -> None:
+    result = sirl("--help")
+    assert result.code == 0
+    assert all(name in result.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_each_command_has_help_and_json(sirl: Any, command: str) -> None:
+    result = sirl(command, "--help")
+    assert result.code == 0
+    assert "--json" in result.out
+
+
+def test_version(sirl: Any) -> None:
+    assert sirl("--version").out == f"sirl {package.__version__}\n"
+
+
+def test_help_imports_nothing_heavy_and_is_fast() -> None:
+    code = f"""
+import sys
+from sirl.cli.main import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)
+"""
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.monotonic() - start
+    assert done.stderr.strip() == "[]"
+    assert seconds < 2  # 0.05 s on an idle machine; the import check above is the sharp one
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("lst",), "no command 'lst'; did you mean 'list'?"),
+        (("zzz",), "no command 'zzz'; see sirl --help"),
+        (("list", "fruit"), "argument what: invalid choice: 'fruit'"),
+        (("list", "data", "--jsn"), "unrecognized arguments: --jsn"),
+        (("attack", "--output_dir", "x"), "the following arguments are required: --model_name_or_path"),
+        (("report", "nowhere"), "nowhere: no such run folder"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(sirl: Any, words: tuple[str, ...], message: str) -> None:
+    assert message in sirl(*words).error
+
+
+def test_message_of_many_lines_is_put_in_one(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> Any:
+        raise UserError("first\n  second")
+
+    monkeypatch.setattr(list_command, "run", fail)
+    assert sirl("list", "data").error == "sirl: error: first second"
+
+
+def test_interrupted(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(list_command, "run", stop)
+    result = sirl("list", "data")
+    assert (result.code, result.out, result.err) == (130, "", "sirl: interrupted; run it again\n")
+
+
+def test_bugs_are_not_hidden(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(list_command, "run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        sirl("list", "data")
+
+
+def test_what_libraries_print_stays_off_stdout(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chatty(_: Any) -> Outcome:
+        print("loading weights")
+        return Outcome({"x": 1}, lambda: print("shown"))
+
+    monkeypatch.setattr(list_command, "run", chatty)
+    assert sirl("list", "data", "--json").json == {"x": 1}
+    result = sirl("list", "data")
+    assert (result.out, result.err) == ("shown\n", "loading weights\n")
+
+
+def test_public_names_are_importable_lazily() -> None:
+    code = "import sys, sirl; sirl.Prompt, sirl.load_prompts; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", package.__all__)
+def test_public_name(name: str) -> None:
+    assert getattr(package, name) is not None
+
+
+def test_unknown_public_name() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Nope'"):
+        _ = package.Nope

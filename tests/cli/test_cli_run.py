@@ -1,0 +1,121 @@
+"""`sirl run`, `sirl demo` and `sirl report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tiny_models import tiny_model, tiny_tokenizer
+
+SUMMARY = {
+    "dsr_before": 0.5,
+    "dsr_after": 0.9,
+    "plain_refusal_before": 0.0,
+    "plain_refusal_after": 0.02,
+    "sounds_harmful_refusal_before": 0.1,
+    "sounds_harmful_refusal_after": None,
+    "seconds": {"gap": 3.0, "train": 60.0},
+    "checkpoint": "runs/x/model",
+}
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """Configurations that were run; none is."""
+    calls: list[tuple[Any, Any]] = []
+
+    def note(config: Any, **more: Any) -> dict[str, Any]:
+        calls.append((config, more))
+        return SUMMARY
+
+    monkeypatch.setattr("sirl.pipeline.run_pipeline", note)
+    return calls
+
+
+def test_demo_is_run_with_its_own_config(sirl: Any, ran: list[Any]) -> None:
+    assert sirl("demo").code == sirl("run", "--config", "demo").code == 0
+    assert ran[0][0] == ran[1][0]
+    assert ran[0][0].model_name_or_path == "demo"
+
+
+def test_overrides(sirl: Any, ran: list[Any]) -> None:
+    words = ("--set", "train.max_steps=5", "--set", "attack.decoding=[greedy]", "--seed", 7, "--name", "seven")
+    assert sirl("demo", *words, "--overwrite").code == 0
+    config, more = ran[0]
+    assert (config.train.options["max_steps"], config.seed, config.name) == (5, 7, "seven")
+    assert config.attack.decoding == ("greedy",)
+    assert config.run_dir == Path("runs/seven")
+    assert more["overwrite"] is True
+
+
+@pytest.mark.usefixtures("ran")
+def test_table_and_json(sirl: Any) -> None:
+    out = sirl("demo").out
+    assert "50.0%" in out
+    assert "90.0%" in out
+    assert "runs/demo/report.html" in out
+    assert sirl("demo", "--json").json["dsr_after"] == 0.9
+
+
+@pytest.mark.usefixtures("ran")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run",), "the following arguments are required: --config"),
+        (("run", "--config", "nowhere.yaml"), "no such file: nowhere.yaml"),
+        (("demo", "--set", "train.max_steps"), "--set: expected KEY=VALUE, got 'train.max_steps'"),
+        (("demo", "--set", "train.max_steps=[1"), "--set train.max_steps: '[1' is not a YAML value"),
+        (("demo", "--set", "trian.max_steps=1"), "trian is no known key; did you mean train?"),
+        (("demo", "--set", "gap.kk=1"), "gap.kk is no known key; did you mean k?"),
+        (("demo", "--seed", "-1"), "seed: must be 0 or more"),
+    ],
+)
+def test_bad_input(sirl: Any, words: tuple[str, ...], message: str) -> None:
+    assert message in sirl(*words).error
+
+
+def test_unwritable_output_folder_is_the_first_thing_said(sirl: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = ("--output_dir", tmp_path / "file" / "run", "--model_name_or_path", "./nowhere")
+    assert "--output_dir: cannot write to" in sirl("demo", *words).error
+
+
+def test_whole_story_with_a_tiny_model(sirl: Any, tmp_path: Path) -> None:
+    """Every stage for real, on a model that has nothing to harden: the gap is measured and not required."""
+    model = tmp_path / "tiny"
+    tiny_model().save_pretrained(model)
+    tiny_tokenizer().save_pretrained(model)
+    for name, word in (("train", "bread"), ("goals", "snack"), ("benign", "tomato")):
+        rows = [{"id": f"{name}{i}", "prompt": f"{word} {i}?", "category": "plain"} for i in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = {
+        "dataset_name": str(tmp_path / "train.jsonl"),
+        "retention_dataset_name": str(tmp_path / "train.jsonl"),
+        "max_steps": 1,
+        "num_generations": 2,
+        "per_device_train_batch_size": 4,
+        "max_completion_length": 6,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    config = {
+        "name": "tiny",
+        "output_dir": str(tmp_path / "run"),
+        "model_name_or_path": str(model),
+        "gap": {"max_prompts": 2, "k": 2, "max_new_tokens": 6, "required": False},
+        "train": train,
+        "attack": {"attacks": "direct,base64", "goals": str(tmp_path / "goals.jsonl"), "max_new_tokens": 6},
+        "evals": {"overrefusal": str(tmp_path / "benign.jsonl"), "max_new_tokens": 6},
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    summary = sirl("run", "--config", path, "--json").json
+    assert summary["dsr_before"] == summary["dsr_after"] == 0  # gibberish is no refusal
+    assert Path(summary["checkpoint"], "model.safetensors").is_file()
+    assert Path(summary["base"], "model.safetensors").is_file()
+    assert "<html" in Path(summary["report"]).read_text()
+    assert sirl("report", tmp_path / "run", "--json").json == {"report": str(tmp_path / "run" / "report.html")}

@@ -1,0 +1,49 @@
+"""What all tests share: no network, one thread, and tiny models saved as a user would have them.
+
+Its being here puts this folder on the path, so that tests in subfolders import the helpers beside it.
+"""
+
+from __future__ import annotations
+
+import os
+
+# before any Hugging Face import: nothing may wait for a network that is not there
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    from tiny_models import tiny_tokenizer
+
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`model_folder("qwen2")`: a tiny float32 model of that family with its tokenizer, saved once a session."""
+    from tiny_models import tiny_model, tiny_tokenizer
+
+    made: dict[str, Path] = {}
+
+    def get(family: str = "llama") -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp("models") / family
+            tiny_model(family).save_pretrained(made[family])
+            tiny_tokenizer().save_pretrained(made[family])
+        return made[family]
+
+    return get

@@ -1,0 +1,248 @@
+"""Rollouts of `LocalEngine`: their entropies against a float64 reference, their tokens against transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import FAMILIES, PROMPTS, chat_ids, reference_scores, tiny_model
+
+from sirl.generation import SamplingParams
+from sirl.generation.base import Engine
+from sirl.generation.cache import supports_decode_cache
+from sirl.generation.decode import Rollout
+from sirl.generation.local import LocalEngine
+
+ANY_FAMILY = (*FAMILIES, "mistral", "sliding", "gpt2")
+"""The last two cannot take our decode loop and go through `transformers.generate`."""
+
+
+def model_of(family: str, **kwargs: Any) -> Any:
+    if family == "mistral":
+        return tiny_model("mistral", sliding_window=None, **kwargs)
+    if family == "sliding":
+        return tiny_model("mistral", sliding_window=8, **kwargs)
+    return tiny_model(family, **kwargs)
+
+
+def tokens_of(groups: Sequence[Sequence[Rollout]]) -> list[list[list[int]]]:
+    return [[r.token_ids for r in group] for group in groups]
+
+
+def check_against_reference(
+    model: Any, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Rollout]], temperature: float, atol: float
+) -> None:
+    for prompt, group in zip(prompts, groups, strict=True):
+        for rollout in group:
+            assert len(rollout.token_ids) == len(rollout.entropies) == len(rollout.logprobs) > 0
+            entropies, logprobs = reference_scores(model, prompt, rollout.token_ids, temperature)
+            got = torch.tensor(rollout.entropies, dtype=torch.float64)
+            torch.testing.assert_close(got, entropies, atol=atol, rtol=0)
+            got = torch.tensor(rollout.logprobs, dtype=torch.float64)
+            torch.testing.assert_close(got, logprobs, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("family", ANY_FAMILY)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropies_equal_the_reference(family: str, temperature: float, tokenizer: Any) -> None:
+    """Left-padded prompts of unequal length, several samples each, some of which end early."""
+    model = model_of(family)
+    prompts = chat_ids(tokenizer, PROMPTS)
+    assert len({len(p) for p in prompts}) > 4
+    params = SamplingParams(max_new_tokens=24, temperature=temperature, n=4, seed=1)
+    groups = LocalEngine(model, tokenizer).rollout(prompts, params)
+    assert [len(g) for g in groups] == [4] * len(prompts)
+    lengths = [len(r.token_ids) for g in groups for r in g]
+    if family != "gpt2":  # its output layer is tied to the embeddings and cannot be given a habit of ending
+        assert min(lengths) < 12
+    assert max(lengths) == 24
+    for rollout in (r for g in groups for r in g):
+        assert rollout.finished == (rollout.token_ids[-1] == tokenizer.eos_token_id)
+        assert tokenizer.eos_token_id not in rollout.token_ids[:-1]
+        assert rollout.finished or len(rollout.token_ids) == 24
+    check_against_reference(model, prompts, groups, temperature, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_entropies_in_bfloat16(family: str, tokenizer: Any) -> None:
+    """The mean over a completion, which is the reward, to 2e-2 nats; single tokens carry the rounding of their logits."""
+    model = tiny_model(family, dtype=torch.bfloat16)
+    prompts = chat_ids(tokenizer, PROMPTS)
+    groups = LocalEngine(model, tokenizer).rollout(prompts, SamplingParams(24, 0.7, n=4, seed=1))
+    for prompt, group in zip(prompts, groups, strict=True):
+        for rollout in group:
+            exact, _ = reference_scores(model, prompt, rollout.token_ids, 0.7)
+            got = torch.tensor(rollout.entropies, dtype=torch.float64)
+            assert (got - exact).abs().max() < 0.15
+            assert (got - exact).abs().mean() < 2e-2 or len(got) < 4
+            assert abs(float(got.mean() - exact.mean())) < 2e-2
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_any_attention_implementation(attention: str, tokenizer: Any) -> None:
+    model = tiny_model("llama", attn_implementation=attention)
+    assert model.config._attn_implementation == attention
+    prompts = chat_ids(tokenizer, PROMPTS)
+    groups = LocalEngine(model, tokenizer).rollout(prompts, SamplingParams(16, 1.0, n=2, seed=1))
+    check_against_reference(model, prompts, groups, 1.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ANY_FAMILY)
+def test_greedy_equals_transformers(family: str, tokenizer: Any) -> None:
+    model = model_of(family)
+    prompts = chat_ids(tokenizer, PROMPTS)
+    groups = LocalEngine(model, tokenizer).rollout(prompts, SamplingParams(max_new_tokens=20, n=2))
+    for prompt, group in zip(prompts, groups, strict=True):
+        expected = model.generate(
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=20,
+            do_sample=False,
+        )[0, len(prompt) :]
+        assert [r.token_ids for r in group] == [expected.tolist()] * 2
+    check_against_reference(model, prompts, groups, 1.0, atol=1e-4)
+
+
+# -- determinism -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "gpt2"])
+def test_samples_depend_on_seed_and_prompt_alone(family: str, tokenizer: Any) -> None:
+    """Not on batch size, order or the prompts beside them, so that an interrupted run goes on as it began."""
+    model = model_of(family)
+    prompts = chat_ids(tokenizer, PROMPTS)
+    params = SamplingParams(max_new_tokens=16, temperature=1.0, n=3, seed=7)
+    expected = tokens_of(LocalEngine(model, tokenizer).rollout(prompts, params))
+    assert tokens_of(LocalEngine(model, tokenizer).rollout(prompts, params)) == expected
+    for max_rows in (3, 7):
+        assert tokens_of(LocalEngine(model, tokenizer, max_rows=max_rows).rollout(prompts, params)) == expected
+    assert tokens_of(LocalEngine(model, tokenizer).rollout(prompts[::-1], params)) == expected[::-1]
+    assert tokens_of(LocalEngine(model, tokenizer).rollout([prompts[5]], params)) == [expected[5]]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_longer_limit_goes_on_from_a_shorter_one(family: str, tokenizer: Any) -> None:
+    prompts = chat_ids(tokenizer, PROMPTS[:3])
+    engine = LocalEngine(model_of(family), tokenizer)
+    short = tokens_of(engine.rollout(prompts, SamplingParams(6, 1.0, n=2, seed=7)))
+    long = tokens_of(engine.rollout(prompts, SamplingParams(12, 1.0, n=2, seed=7)))
+    assert [[ids[:6] for ids in group] for group in long] == short
+
+
+def test_seeds_samples_and_prompts_differ(tokenizer: Any) -> None:
+    engine = LocalEngine(tiny_model("llama"), tokenizer)
+    prompts = chat_ids(tokenizer, PROMPTS)
+    first = tokens_of(engine.rollout(prompts, SamplingParams(16, 1.0, n=4, seed=1)))
+    second = tokens_of(engine.rollout(prompts, SamplingParams(16, 1.0, n=4, seed=2)))
+    assert all(a != b for a, b in zip(first, second, strict=True))
+    for group in first:
+        assert len({tuple(ids) for ids in group}) == 4
+
+
+def test_a_repeated_prompt_gets_fresh_samples(tokenizer: Any) -> None:
+    engine = LocalEngine(tiny_model("llama"), tokenizer)
+    prompt = chat_ids(tokenizer, PROMPTS[:1])[0]
+    twice = tokens_of(engine.rollout([prompt, prompt], SamplingParams(16, 1.0, n=2, seed=1)))
+    assert twice[0] != twice[1]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_group_split_in_two_draws_what_one_would(family: str, tokenizer: Any) -> None:
+    """`first_sample` is what lets two processes share a group."""
+    engine = LocalEngine(model_of(family), tokenizer)
+    prompts = chat_ids(tokenizer, PROMPTS)
+    whole = tokens_of(engine.rollout(prompts, SamplingParams(12, 1.0, n=4, seed=3)))
+    first = tokens_of(engine.rollout(prompts, SamplingParams(12, 1.0, n=3, seed=3)))
+    second = tokens_of(engine.rollout(prompts, SamplingParams(12, 1.0, n=1, seed=3), None, 3))
+    assert [a + b for a, b in zip(first, second, strict=True)] == whole
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_torch_generator_is_left_alone(family: str, tokenizer: Any) -> None:
+    engine = LocalEngine(model_of(family), tokenizer)
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    engine.rollout(chat_ids(tokenizer, PROMPTS[:2]), SamplingParams(4, 1.0, n=2))
+    assert torch.equal(torch.rand(3), expected)
+
+
+# -- how rows are handled ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_narrowing_settings_of_the_model_are_not_used(family: str, tokenizer: Any) -> None:
+    """Chat models ship with top-p and a repetition penalty; the entropy is that of the plain softmax, so must be the draw."""
+    prompts = chat_ids(tokenizer, PROMPTS)
+    params = SamplingParams(12, 1.0, n=2, seed=3)
+    model = model_of(family)
+    expected = tokens_of(LocalEngine(model, tokenizer).rollout(prompts, params))
+    greedy = tokens_of(LocalEngine(model, tokenizer).rollout(prompts, SamplingParams(12)))
+    config = model.generation_config
+    config.do_sample, config.top_k, config.top_p, config.temperature, config.repetition_penalty = True, 3, 0.4, 0.6, 5.0
+    config.no_repeat_ngram_size, config.min_p, config.max_length = 2, 0.3, 9
+    assert tokens_of(LocalEngine(model, tokenizer).rollout(prompts, params)) == expected
+    assert tokens_of(LocalEngine(model, tokenizer).rollout(prompts, SamplingParams(12))) == greedy
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_several_end_tokens(family: str, tokenizer: Any) -> None:
+    model = model_of(family)
+    prompts = chat_ids(tokenizer, PROMPTS)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(50, 250)]
+    engine = LocalEngine(model, tokenizer)
+    groups = engine.rollout(prompts, SamplingParams(12, 1.0, n=3, seed=3))
+    assert any(r.token_ids[-1] != tokenizer.eos_token_id and r.finished for g in groups for r in g)
+    for rollout in (r for g in groups for r in g):
+        assert not set(rollout.token_ids[:-1]) & set(engine.eos_ids)
+    check_against_reference(model, prompts, groups, 1.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_end_at_the_first_token(family: str, tokenizer: Any) -> None:
+    model = model_of(family)
+    model.generation_config.eos_token_id = list(range(len(tokenizer)))
+    groups = LocalEngine(model, tokenizer).rollout(chat_ids(tokenizer, PROMPTS), SamplingParams(12, 1.0, n=3))
+    assert all(len(r.token_ids) == len(r.entropies) == 1 and r.finished for g in groups for r in g)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_one_new_token(family: str, tokenizer: Any) -> None:
+    model = model_of(family)
+    prompts = chat_ids(tokenizer, PROMPTS)
+    groups = LocalEngine(model, tokenizer).rollout(prompts, SamplingParams(1, 1.0, n=3))
+    check_against_reference(model, prompts, groups, 1.0, atol=1e-4)
+
+
+def test_groups_larger_than_a_batch(tokenizer: Any) -> None:
+    engine = LocalEngine(tiny_model("llama"), tokenizer, max_rows=4)
+    groups = engine.rollout(chat_ids(tokenizer, PROMPTS[:3]), SamplingParams(4, 1.0, n=9))
+    assert [len(g) for g in groups] == [9, 9, 9]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_progress_counts_every_response_once(family: str, temperature: float, tokenizer: Any) -> None:
+    counts: list[int] = []
+    engine = LocalEngine(model_of(family), tokenizer, max_rows=7)
+    engine.rollout(chat_ids(tokenizer, PROMPTS), SamplingParams(24, temperature, n=3), counts.append)
+    assert sum(counts) == 3 * len(PROMPTS)
+
+
+def test_no_prompts(tokenizer: Any) -> None:
+    assert LocalEngine(tiny_model("llama"), tokenizer).rollout([], SamplingParams(4, 1.0)) == []
+
+
+def test_which_models_take_the_decode_loop() -> None:
+    assert all(supports_decode_cache(model_of(f).config) for f in (*FAMILIES, "mistral"))
+    assert not supports_decode_cache(model_of("sliding").config)
+    assert not supports_decode_cache(model_of("gpt2").config)
+    mixed = tiny_model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    assert not supports_decode_cache(mixed.config)
+
+
+def test_local_engine_is_an_engine(tokenizer: Any) -> None:
+    engine: Engine = LocalEngine(tiny_model("llama"), tokenizer, name="tiny")
+    assert engine.name == "tiny"

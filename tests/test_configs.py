@@ -1,0 +1,121 @@
+"""Every configuration that ships is parsed, and a wrong one is named in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sirl.config import GapSection, bundled_configs, load_config, parse_config
+from sirl.errors import UserError
+
+MINIMAL: dict[str, Any] = {
+    "name": "mine",
+    "model_name_or_path": "demo",
+    "train": {"dataset_name": "demo/train", "max_steps": 3},
+}
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    return {**MINIMAL, **values}
+
+
+def test_root_folder_and_package_hold_the_same_configs() -> None:
+    root = Path(__file__).parent.parent / "configs"
+    assert {p.name for p in root.glob("*.yaml")} == {p.name for p in bundled_configs().values()}
+    assert "demo" in bundled_configs()
+
+
+def test_minimal_config_has_the_defaults_of_its_sections() -> None:
+    config = parse_config(MINIMAL, "x.yaml")
+    assert config.run_dir == Path("runs/mine")
+    assert config.train.options == {"max_steps": 3}
+    assert config.attack.decoding == ("greedy", "sample")
+    assert config.gap == GapSection()
+
+
+def test_as_dict_is_parsed_back_to_the_same_config() -> None:
+    config = parse_config(MINIMAL, "x.yaml")
+    assert parse_config(yaml.safe_load(yaml.safe_dump(_plain(config.as_dict()))), "again") == config
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    config = load_config(str(path), {"train.max_steps": 9, "seed": 4, "attack.goals": "g.txt", "output_dir": "o"})
+    assert (config.train.options["max_steps"], config.seed, config.attack.goals) == (9, 4, "g.txt")
+    assert config.run_dir == Path("o")
+
+
+def test_numbers_that_yaml_reads_as_text() -> None:
+    config = parse_config(changed(gap={"dataset_name": "d", "temperature": "5e-1"}), "x")
+    assert config.gap.temperature == 0.5
+
+
+def test_lists_may_be_written_as_text() -> None:
+    config = parse_config(changed(attack={"attacks": ["direct", "aim"], "decoding": "greedy"}), "x")
+    assert (config.attack.attacks, config.attack.decoding) == (("direct", "aim"), ("greedy",))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (changed(atack={}), r"x\.yaml: atack is no known key; did you mean attack\?"),
+        (changed(gap={"dataset_name": "d", "kk": 3}), r"x\.yaml: gap\.kk is no known key; did you mean k\?"),
+        (changed(attack={"goal": "g"}), r"attack\.goal is no known key; did you mean goals\?"),
+        (changed(attack=["direct"]), r"attack must be a mapping of keys to values, got list"),
+        (changed(seed="one"), r"seed: expected a whole number, got 'one'"),
+        (changed(seed=True), r"seed: expected a whole number, got True"),
+        (changed(seed=-1), r"seed: must be 0 or more"),
+        (changed(gap={"dataset_name": "d", "k": 0}), r"gap\.k: must be 1 or more, got 0"),
+        (changed(gap={"dataset_name": "d", "temperature": 0}), r"gap\.temperature: must be above 0"),
+        (changed(gap={"dataset_name": "d", "temperature": "warm"}), r"temperature: expected a number, got 'warm'"),
+        (changed(attack={"decoding": ["beam"]}), r"attack\.decoding: expected greedy or sample, got 'beam'"),
+        (changed(attack={"decoding": ["greedy", "greedy"]}), r"attack\.decoding: .* each once"),
+        (changed(attack={"max_goals": "all"}), r"max_goals: expected a whole number or null, got 'all'"),
+        (changed(name="a/b"), r"name: 'a/b' cannot be the name of a folder"),
+        (changed(name=""), r"name: '' cannot be the name of a folder"),
+        ({k: v for k, v in MINIMAL.items() if k != "train"}, r"x\.yaml: train is missing"),
+        (changed(train={"max_steps": 3}), r"train\.dataset_name is missing"),
+    ],
+)
+def test_wrong_value_is_named(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        parse_config(data, "x.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", r"not valid YAML .*line 1"),
+        ("- a\n- b\n", r"must be a mapping"),
+        ("", r"must be a mapping"),
+        ("seed: 1\nseed: 2\n", r"key 'seed' given twice .*line 2"),
+        ("1: 2\n", r"must be a mapping"),
+    ],
+)
+def test_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_lists_the_bundled_ones() -> None:
+    with pytest.raises(UserError, match=r"no such file: nowhere\.yaml; .*demo"):
+        load_config("nowhere.yaml")
+
+
+def test_override_below_a_value() -> None:
+    with pytest.raises(UserError, match=r"--set name\.x: name is no section"):
+        load_config("demo", {"name.x": 1})

@@ -1,0 +1,148 @@
+"""Run folders: when they are begun, gone on with, refused or cleared, and what their manifest holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sirl import manifest as module
+from sirl.errors import UserError
+from sirl.manifest import Manifest, check_writable, config_hash
+
+CONFIG = {"name": "x", "seed": 1, "train": {"max_steps": 3}, "output_dir": "a"}
+
+
+def begin(folder: Path, config: dict[str, Any] = CONFIG, overwrite: bool = False) -> Manifest:
+    return Manifest.open(folder, config=config, seed=1, command=["sirl", "run"], overwrite=overwrite)
+
+
+def on_disk(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return found
+
+
+def test_new_run_records_what_made_it(tmp_path: Path) -> None:
+    begin(tmp_path / "deep" / "run")
+    data = on_disk(tmp_path / "deep" / "run")
+    assert data["config"] == CONFIG
+    assert (data["seed"], data["status"], data["command"]) == (1, "running", ["sirl", "run"])
+    assert {"python", "torch", "transformers", "trl", "peft"} <= set(data["versions"])
+    assert data["machine"]["cpus"] >= 1
+    assert "git_commit" in data
+
+
+def test_stages_are_kept_with_their_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 12.5, 100.0, 101.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    first = begin(tmp_path)
+    with pytest.raises(KeyboardInterrupt), first.stage("gap"):
+        raise KeyboardInterrupt
+    assert on_disk(tmp_path)["stages"]["gap"]["status"] == on_disk(tmp_path)["status"] == "interrupted"
+    again = begin(tmp_path)
+    assert not again.done("gap")
+    with again.stage("gap"):
+        assert on_disk(tmp_path)["stages"]["gap"]["status"] == "running"
+    entry = on_disk(tmp_path)["stages"]["gap"]
+    assert (entry["status"], entry["seconds"]) == ("done", 3.5)  # 2.5 before the interruption, 1 after
+    assert begin(tmp_path).done("gap")
+
+
+def test_same_config_goes_on_wherever_it_is_written(tmp_path: Path) -> None:
+    begin(tmp_path)
+    assert len(begin(tmp_path, {**CONFIG, "output_dir": "elsewhere"}).data["resumed"]) == 1
+
+
+def test_other_config_is_refused_and_the_keys_named(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with pytest.raises(UserError, match=r"unfinished run of another configuration \(train\.max_steps differ\)"):
+        begin(tmp_path, {**CONFIG, "train": {"max_steps": 4}})
+
+
+def test_finished_run_is_refused_unless_overwritten(tmp_path: Path) -> None:
+    begin(tmp_path).finish()
+    (tmp_path / "attempts.jsonl").touch()
+    (tmp_path / "base").mkdir()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"holds a finished run; .*--overwrite"):
+        begin(tmp_path)
+    assert begin(tmp_path, overwrite=True).stages == {}
+    assert {p.name for p in tmp_path.iterdir()} == {"manifest.json", "notes.txt"}  # not ours: not touched
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folder_of_something_else_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "base").mkdir()
+    with pytest.raises(UserError, match="no run folder"):
+        begin(tmp_path, overwrite=overwrite)
+    assert [p.name for p in tmp_path.iterdir()] == ["base"]
+
+
+def join(folder: Path, stage: str, **settings: Any) -> Manifest:
+    return Manifest.join(folder, stage, settings, seed=0, command=["sirl"])
+
+
+def test_stages_of_single_commands_share_a_folder(tmp_path: Path) -> None:
+    for stage, model in (("attack_before", "a"), ("attack_after", "b")):
+        manifest = join(tmp_path, stage, model=model)
+        with manifest.stage(stage):
+            manifest.finish()
+    data = on_disk(tmp_path)
+    assert data["config"] == {"attack_before": {"model": "a"}, "attack_after": {"model": "b"}}
+    assert [s["status"] for s in data["stages"].values()] == ["done", "done"]
+    with pytest.raises(UserError, match="holds a finished attack_before"):
+        join(tmp_path, "attack_before", model="a")
+
+
+def test_unfinished_stage_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), join(tmp_path, "attack_before", model="a").stage("attack_before"):
+        raise KeyboardInterrupt
+    with pytest.raises(UserError, match=r"unfinished attack_before of other settings \(model differ\)"):
+        join(tmp_path, "attack_before", model="b")
+    assert len(join(tmp_path, "attack_before", model="a").data["resumed"]) == 1
+
+
+def test_broken_manifest(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="not a run manifest"):
+        begin(tmp_path)
+
+
+def test_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--output_dir: cannot write to"):
+        check_writable(tmp_path / "file" / "run")
+
+
+def test_checking_leaves_no_trace(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> Any:  # root, under whom CI may run, is refused nothing
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"--output_dir: cannot write to .* \(Permission denied\)"):
+        check_writable(tmp_path)
+
+
+def test_config_hash_ignores_order_and_output_folder() -> None:
+    assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1, "output_dir": "x"})
+    assert config_hash({"a": 1}) != config_hash({"a": 2})
+
+
+def test_secrets_stay_out_of_the_command(tmp_path: Path) -> None:
+    words = ["sirl", "train", "--hub_token", "s3cret", "--api_key=s3cret", "--max_new_tokens", "5"]
+    Manifest.open(tmp_path, config={}, seed=0, command=words)
+    assert on_disk(tmp_path)["command"] == [
+        "sirl", "train", "--hub_token", "***", "--api_key=***", "--max_new_tokens", "5",
+    ]  # fmt: skip
+
+
+def test_git_commit(tmp_path: Path) -> None:
+    assert module.git_commit(tmp_path) is None

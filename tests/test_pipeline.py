@@ -1,0 +1,190 @@
+"""The story of a run with a scripted model and no training: order, files, interruptions, the gap as a gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripted import FakeEngine
+from sirl import pipeline
+from sirl.config import RunConfig, parse_config
+from sirl.errors import UserError
+from sirl.pipeline import run_pipeline
+from sirl.plan import prepare
+from sirl.records import Attempt, read_jsonl
+
+
+def lines(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(json.dumps({"prompt": t, "category": "plain"}) + "\n" for t in texts))
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    data = {
+        "name": "story",
+        "seed": 3,
+        "output_dir": str(tmp_path / "run"),
+        "model_name_or_path": "some-model",
+        "gap": {"max_prompts": 12, "k": 2},
+        "train": {"dataset_name": lines(tmp_path / "train.jsonl", [f"task {i}" for i in range(12)]), "max_steps": 2},
+        "attack": {
+            "attacks": "direct,dan",
+            "goals": lines(tmp_path / "goals.jsonl", [f"goal {i}" for i in range(4)]),
+            "decoding": ["greedy"],
+        },
+        "evals": {"overrefusal": lines(tmp_path / "benign.jsonl", [f"question {i}" for i in range(5)])},
+    }
+    return parse_config(data, "test")
+
+
+class World:
+    """What stands in for models: engines by folder, and a training that writes a folder."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.trained = 0
+        self.fail_training = False
+        # the base model refuses half of everything that is asked, the hardened one all harmful goals
+        halves = [f"{kind} {i}" for kind in ("task", "goal") for i in range(0, 12, 2)]
+        self.engines = {"base": FakeEngine(refuses=halves), "model": FakeEngine(refuses=["goal"])}
+        monkeypatch.setattr("sirl.models.load_tokenizer", lambda *_, **__: None)
+        monkeypatch.setattr(pipeline, "export_base", lambda _, target: target.mkdir())
+        monkeypatch.setattr(pipeline, "load_engine", lambda name, **_: self.engines[Path(name).name])
+        monkeypatch.setattr("sirl.training.run.run_training", self.train)
+
+    def train(self, config: Any, model: Any, data: Any, **_: Any) -> Path:
+        assert (config.max_steps, config.seed, Path(model.model_name_or_path).name) == (2, 3, "base")
+        assert data.dataset_name.endswith("train.jsonl")
+        if self.fail_training:
+            raise KeyboardInterrupt
+        self.trained += 1
+        folder = Path(config.output_dir) / "model"
+        folder.mkdir()
+        return folder
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def stages(config: RunConfig) -> dict[str, str]:
+    manifest = json.loads((config.run_dir / "manifest.json").read_text())
+    return {name: entry["status"] for name, entry in manifest["stages"].items()}
+
+
+STORY = ["base", "gap", "attack_before", "train", "attack_after", "judge", "report"]
+
+
+def test_whole_story(config: RunConfig, world: World) -> None:
+    summary = run_pipeline(config, command=["sirl", "run"])
+    assert stages(config) == dict.fromkeys(STORY, "done")
+    assert (summary["dsr_before"], summary["dsr_after"]) == (0.5, 1.0)
+    assert summary["plain_refusal_before"] == summary["plain_refusal_after"] == 0
+    assert summary["gap"]["verdict"] == "present"
+    assert set(summary["seconds"]) == set(STORY)
+    assert summary["checkpoint"] == str(config.run_dir / "model")
+    assert summary["base"] == str(config.run_dir / "base")
+    on_disk = {p.name for p in config.run_dir.iterdir()}
+    assert {"summary.json", "report.html", "gap.json", "gap_samples.jsonl", "gap.svg", "evals.json"} <= on_disk
+    assert json.loads((config.run_dir / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert world.trained == 1
+
+
+@pytest.mark.usefixtures("world")
+def test_same_prompts_and_seeds_before_and_after(config: RunConfig) -> None:
+    run_pipeline(config)
+    sides: dict[str, list[Any]] = {"before": [], "after": []}
+    for a in read_jsonl(config.run_dir / "attempts.jsonl", Attempt):
+        sides[a.phase].append((a.id.split("/", 1)[1], a.messages, a.seed))
+    assert sides["before"] == sides["after"]
+    assert len(sides["before"]) == 8
+
+
+@pytest.mark.parametrize(("broken", "redone"), [("base", "attack_before"), ("model", "attack_after")])
+def test_interrupted_while_attacking_goes_on(config: RunConfig, world: World, broken: str, redone: str) -> None:
+    engine = world.engines[broken]
+    engine.break_at = 2 if broken == "base" else 1  # after the gap and the attacks, before the benign prompts
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(config)
+    assert stages(config)[redone] == "interrupted"
+    calls, engine.break_at = engine.calls, None
+    run_pipeline(config)
+    assert engine.calls == calls + 1  # the benign prompts alone
+    assert world.trained == 1
+    assert stages(config) == dict.fromkeys(STORY, "done")
+
+
+def test_interrupted_while_training_measures_nothing_twice(config: RunConfig, world: World) -> None:
+    world.fail_training = True
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(config)
+    calls, world.fail_training = world.engines["base"].calls, False
+    summary = run_pipeline(config)
+    assert world.engines["base"].calls == calls
+    assert summary["dsr_after"] == 1
+
+
+def test_reversed_gap_stops_before_any_attack(config: RunConfig, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate = world.engines["base"].generate
+
+    def backwards(*args: Any, **kwargs: Any) -> Any:
+        from dataclasses import replace
+
+        groups = generate(*args, **kwargs)
+        return [[replace(c, entropies=tuple(2 - h for h in c.entropies)) for c in group] for group in groups]
+
+    monkeypatch.setattr(world.engines["base"], "generate", backwards)
+    for _ in range(2):  # going on does not lead past the gate
+        with pytest.raises(UserError, match=r"the entropy gap is reversed: .*gap\.required: false"):
+            run_pipeline(config)
+    assert not (config.run_dir / "attempts.jsonl").exists()
+    assert world.trained == 0
+
+
+def test_finished_run_is_refused(config: RunConfig, world: World) -> None:
+    run_pipeline(config)
+    with pytest.raises(UserError, match="holds a finished run"):
+        run_pipeline(config)
+    run_pipeline(config, overwrite=True)
+    assert world.trained == 2
+
+
+@pytest.mark.usefixtures("world")
+class TestPlan:
+    def test_test_prompts_in_training_prompts(self, config: RunConfig, tmp_path: Path) -> None:
+        lines(tmp_path / "goals.jsonl", ["something", "TASK 3!"])
+        with pytest.raises(UserError, match=r"1 of the 2 attack\.goals prompts are also train\.dataset_name prompts"):
+            prepare(config)
+
+    def test_benign_test_prompts_in_retention_prompts(self, config: RunConfig, tmp_path: Path) -> None:
+        held = lines(tmp_path / "held.jsonl", ["Question 2?"])
+        changed = {**config.as_dict(), "train": {**config.as_dict()["train"], "retention_dataset_name": held}}
+        with pytest.raises(UserError, match=r"evals\.overrefusal prompts are also train\.retention_dataset_name"):
+            prepare(parse_config(changed, "test"))
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("max_stepz", 3, r"train: max_stepz is no known key; did you mean max_steps\?"),
+            ("max_steps", "many", "--max_steps.*invalid int value: 'many'"),
+            ("num_generations", 1, "num_generations 1"),
+            ("seed", 3, r"train\.seed: set seed at the top"),
+            ("dataset_name", "nowhere.jsonl", r"train\.dataset_name: no such file: nowhere\.jsonl"),
+        ],
+    )
+    def test_wrong_training_key(self, config: RunConfig, key: str, value: Any, message: str) -> None:
+        data = config.as_dict()
+        data["train"][key] = value
+        with pytest.raises(UserError, match=message):
+            prepare(parse_config(data, "test"))
+
+    def test_nothing_is_written_before_the_plan_stands(self, config: RunConfig, tmp_path: Path) -> None:
+        data = config.as_dict()
+        data["attack"]["attacks"] = "telepathy"
+        with pytest.raises(UserError, match="unknown attack 'telepathy'"):
+            run_pipeline(parse_config(data, "test"))
+        assert not (tmp_path / "run").exists()
