@@ -10,6 +10,9 @@ import yaml
 
 from sirl.config import GapSection, bundled_configs, load_config, parse_config
 from sirl.errors import UserError
+from sirl.flags import parse_training
+from sirl.plan import prepare, training_options
+from sirl.prompts import BUNDLED
 
 MINIMAL: dict[str, Any] = {
     "name": "mine",
@@ -26,6 +29,18 @@ def test_root_folder_and_package_hold_the_same_configs() -> None:
     root = Path(__file__).parent.parent / "configs"
     assert {p.name for p in root.glob("*.yaml")} == {p.name for p in bundled_configs().values()}
     assert "demo" in bundled_configs()
+
+
+@pytest.mark.parametrize("name", bundled_configs())
+def test_shipped_config_is_valid_in_all_its_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sirl.models.load_tokenizer", lambda *_, **__: None)
+    config = load_config(name)
+    assert config.name == name
+    sources = (config.train.dataset_name, config.attack.goals, config.gap.dataset_name, config.evals.overrefusal)
+    if all(source is None or source in BUNDLED for source in sources):
+        prepare(config)  # reads the prompts and checks that tests and training do not overlap
+    else:  # hub data sets and users' files are not there: at least every training key is known and its value taken
+        parse_training([], training_options(config), name)
 
 
 def test_minimal_config_has_the_defaults_of_its_sections() -> None:

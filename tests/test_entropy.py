@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tiny_models import FAMILIES, chat_ids, reference_scores, tiny_model, tiny_tokenizer
 from torch import Tensor
 
 from sirl.entropy import (
@@ -19,6 +18,7 @@ from sirl.entropy import (
     mean_token_entropy,
     sample_with_entropy,
 )
+from tiny_models import FAMILIES, chat_ids, reference_scores, tiny_model, tiny_tokenizer
 
 BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 """The largest float32 below 1: the largest uniform that a generator returns."""
@@ -149,6 +149,17 @@ def test_extreme_uniforms_give_the_first_and_the_last_token() -> None:
     assert tokens.tolist() == [0, 50_256]
 
 
+def test_a_draw_from_a_broken_distribution_is_nan() -> None:
+    logits = random_logits(3, 20)
+    logits[1, 3] = torch.nan
+    for tokens, entropies, logprobs in (
+        sample_with_entropy(logits, torch.full((3,), 0.5), 0.7),
+        greedy_with_entropy(logits),
+    ):
+        assert ((tokens >= 0) & (tokens < 20)).all()
+        assert entropies.isnan().tolist() == logprobs.isnan().tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_entropy_and_logprob_of_a_draw(temperature: float) -> None:
     logits = random_logits(50, 3000)
@@ -194,7 +205,9 @@ def test_mean_token_entropy_ignores_nan_at_padding_only() -> None:
 def test_completion_entropies_equal_the_reference(family: str, temperature: float) -> None:
     """Left-padded prompts, right-padded completions of unequal length, split into uneven batches."""
     model, tokenizer = tiny_model(family), tiny_tokenizer()
-    prompts = chat_ids(tokenizer, ["How?", "What is the capital of France, and how large is it?", "Tell me about bread"])
+    prompts = chat_ids(
+        tokenizer, ["How?", "What is the capital of France, and how large is it?", "Tell me about bread"]
+    )
     completions = [[5, 9, 40, 2], [77], [100, 101, 102, 103, 104, 105]]
     width, longest = max(map(len, prompts)), max(map(len, completions))
     ids = torch.full((3, width + longest), tokenizer.pad_token_id)

@@ -135,7 +135,9 @@ def tiny_model(
                 head[tokenizer.pad_token_id] = 0.0
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model.eval().to(dtype)
+    for parameter in model.parameters():  # not buffers: the frequencies of rotary embeddings are float32 in every model
+        parameter.data = parameter.data.to(dtype)
+    return model.eval()
 
 
 def chat_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -149,7 +151,7 @@ def chat_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def reference_scores(
     model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Entropies and log-probabilities `(T,)` in float64 by one plain forward pass: no padding, no cache, full logits."""
+    """Entropies and log-probabilities `(T,)` in float64 by one plain forward: no padding, no cache, full logits."""
     ids = torch.tensor([[*prompt, *completion]])
     logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].double() / temperature
     logprobs = logits.log_softmax(-1)

@@ -4,8 +4,8 @@ SIRL's reward (arXiv 2510.01088) is minus the mean over completion tokens of
 
     H_t = -sum_v p_v log p_v,   p = softmax(z_t / T),
 
-over the full vocabulary, in nats, at the sampling temperature T. Everything here is pure, reduces in float32 and works in
-slices, so that a `(B, T, V)` tensor of probabilities never exists.
+over the full vocabulary, in nats, at the sampling temperature T. Everything here is pure, reduces in float32 and works
+in slices, so that a `(B, T, V)` tensor of probabilities never exists.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def sample_with_entropy(logits: Tensor, uniforms: Tensor, temperature: float) ->
     total = cdf[:, -1:]
     target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     # right=True: the first token whose cumulative weight exceeds the target, so weight-0 tokens are never drawn.
-    drawn = torch.searchsorted(cdf, target, right=True)
+    # The clamp is for NaN, which no cumulative weight exceeds: NaN entropy says what is wrong, an index error does not.
+    drawn = torch.searchsorted(cdf, target, right=True).clamp_max(cdf.shape[-1] - 1)
     return drawn.squeeze(-1), entropy, (weights.gather(-1, drawn) / total).log().squeeze(-1)
 
 

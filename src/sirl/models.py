@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from sirl.errors import UserError
 
@@ -39,15 +40,14 @@ def load_model(
 
         model = load_demo_model(dtype)
     elif is_adapter(name_or_path):
-        base = json.loads((Path(name_or_path) / "adapter_config.json").read_text())["base_model_name_or_path"]
-        return load_model(base, dtype=dtype, adapter=name_or_path)
+        return load_model(_base_of(name_or_path), dtype=dtype, adapter=name_or_path)
     else:
         _check_name(name_or_path)
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 name_or_path, dtype=dtype, revision=revision, use_safetensors=True, trust_remote_code=False
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise _cannot_load(name_or_path, error) from error
     if adapter is not None:
         model = merge_adapter(model, adapter)
@@ -62,15 +62,13 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> Any:
         from sirl.demo.model import load_demo_tokenizer
 
         return load_demo_tokenizer()
-    source = name_or_path
     if is_adapter(name_or_path) and not (Path(name_or_path) / "tokenizer_config.json").exists():
-        source = json.loads((Path(name_or_path) / "adapter_config.json").read_text())["base_model_name_or_path"]
-        return load_tokenizer(source)
-    _check_name(source)
+        return load_tokenizer(_base_of(name_or_path))
+    _check_name(name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise _cannot_load(source, error) from error
+        raise _cannot_load(name_or_path, error) from error
     check_tokenizer(tokenizer, name_or_path)
     return tokenizer
 
@@ -88,8 +86,8 @@ def check_tokenizer(tokenizer: Any, name: str) -> None:
         )
     if tokenizer.pad_token_id is None:
         raise UserError(
-            f"{FLAG} {name}: the tokenizer has no pad token; set pad_token in tokenizer_config.json to a reserved token "
-            "(not the end-of-sequence token, unless the model was trained so)"
+            f"{FLAG} {name}: the tokenizer has no pad token; set pad_token in tokenizer_config.json to a reserved "
+            "token (not the end-of-sequence token, unless the model was trained so)"
         )
 
 
@@ -100,9 +98,16 @@ def merge_adapter(model: Any, adapter: str | Path) -> Any:
     dtype = next(model.parameters()).dtype
     try:
         merged = PeftModel.from_pretrained(model.float(), str(adapter)).merge_and_unload()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"adapter {adapter}: cannot be loaded on this base model ({_first_line(error)})") from error
-    return merged.to(dtype)
+    cast_weights(merged, dtype)
+    return merged.requires_grad_(True)  # PEFT froze them, and full fine-tuning may come next
+
+
+def cast_weights(model: Any, dtype: torch.dtype) -> None:
+    """Cast parameters alone: `.to(dtype)` would round the frequencies of rotary embeddings too, which stay float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def export_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
@@ -155,6 +160,18 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
     except (OSError, AttributeError):
         log.debug("no glibc: memory settings are left as they are")
+
+
+def _base_of(adapter: str) -> str:
+    """The model that an adapter folder names as its base."""
+    path = Path(adapter) / "adapter_config.json"
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{FLAG} {adapter}: {path.name} names no base model; set base_model_name_or_path in it")
+    return base
 
 
 def _check_name(name: str) -> None:

@@ -43,7 +43,7 @@ def prepare(config: RunConfig) -> Plan:
 
     attacks, judge = resolve_attacks(config.attack.attacks), load_judge(config.attack.judge)
     load_judge(config.gap.judge)
-    training = parse_training([], _training_options(config), "train")
+    training = parse_training([], training_options(config), "train")
     load_tokenizer(config.model_name_or_path)  # the cheapest way to find out that there is no such model
     seed, goals_flag, benign_flag = config.seed, "attack.goals", "evals.overrefusal"
     goals = load_prompts(
@@ -59,7 +59,8 @@ def prepare(config: RunConfig) -> Plan:
     return Plan(config, training, attacks, goals, benign, _gap_prompts(config, training), judge)
 
 
-def _training_options(config: RunConfig) -> Mapping[str, Any]:
+def training_options(config: RunConfig) -> Mapping[str, Any]:
+    """The flags of `sirl train` that a run's configuration stands for."""
     for key, place in _ELSEWHERE.items():
         if key in config.train.options:
             raise UserError(f"train.{key}: set {place} at the top of the file, where it holds for all stages")

@@ -6,61 +6,55 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
 
+Progress = Callable[[int, int], None]
+"""Called with (done, in all) by whatever takes long."""
 
-class Bar(Protocol):
-    """What a stage tells its progress to, either way."""
-
-    def add(self, n: int) -> None:
-        """`n` more are done, as engines say it."""
-        ...
-
-    def at(self, done: int, total: int) -> None:
-        """So many of so many are done, as attacks say it."""
-        ...
-
-
-BarMaker = Callable[[str], AbstractContextManager[Bar]]
-"""Label of a stage -> its bar, closed when the stage ends."""
-
-
-class _Count:
-    """A bar that only counts."""
-
-    def __init__(self) -> None:
-        self.done = 0
-
-    def add(self, n: int) -> None:
-        self.done += n
-
-    def at(self, done: int, total: int) -> None:
-        self.done = done
+BarMaker = Callable[[str], AbstractContextManager[Progress]]
+"""Name of a stage -> its bar, closed when the stage ends."""
 
 
 @contextmanager
-def no_bar(label: str) -> Iterator[Bar]:  # noqa: ARG001
+def no_bar(label: str) -> Iterator[Progress]:
     """Says nothing: for use from Python."""
-    yield _Count()
+    del label
+    yield _ignore
+
+
+def _ignore(done: int, total: int) -> None:
+    del done, total
 
 
 @contextmanager
-def terminal_bar(label: str) -> Iterator[Bar]:
-    """A bar with the time left; where stderr is no terminal, one line when the stage begins and one when it ends."""
-    if sys.stderr.isatty():
-        with _rich_bar(label) as bar:
-            yield bar
-        return
-    start = time.monotonic()
-    print(f"{label} ...", file=sys.stderr, flush=True)
-    count = _Count()
-    yield count
-    how_many = f"{count.done:,} in " if count.done else ""
-    print(f"{label}: {how_many}{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+def terminal_bar(label: str) -> Iterator[Progress]:
+    """A bar with the time left; where stderr is no terminal, a line for every tenth."""
+    with _rich_bar(label) if sys.stderr.isatty() else _lines(label) as bar:
+        yield bar
 
 
 @contextmanager
-def _rich_bar(label: str) -> Iterator[Bar]:
+def _lines(label: str) -> Iterator[Progress]:
+    start, told = time.monotonic(), 0
+    _say(f"{label} ...")
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        tenth = 10 * done // total if total else 0
+        if told < tenth < 10:
+            told = tenth
+            left = (time.monotonic() - start) * (total - done) / done
+            _say(f"{label}: {done:,} of {total:,}, about {left:,.0f} s left")
+
+    yield tell
+    _say(f"{label}: {time.monotonic() - start:,.0f} s")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _rich_bar(label: str) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -81,12 +75,16 @@ def _rich_bar(label: str) -> Iterator[Bar]:
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
-        class Rich:
-            def add(self, n: int) -> None:
-                progress.advance(task, n)
 
-            def at(self, done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total)
+def counted(progress: Progress, total: int) -> Callable[[int], None]:
+    """For those who say how many *more* are done, as engines do."""
+    done = 0
 
-        yield Rich()
+    def add(n: int) -> None:
+        nonlocal done
+        done += n
+        progress(done, total)
+
+    return add

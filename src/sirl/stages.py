@@ -14,7 +14,7 @@ from sirl.evals.overrefusal import run_overrefusal
 from sirl.gap import GapConfig, GapResult, Kind, analyse_gap, gap_svg, sample_gap
 from sirl.generation.base import Engine
 from sirl.judges import Judge
-from sirl.progress import BarMaker, no_bar
+from sirl.progress import BarMaker, counted, no_bar
 from sirl.prompts import load_prompts
 from sirl.records import Attempt, Decoding, Phase, Prompt, Verdict, read_jsonl, write_json, write_jsonl, write_text
 
@@ -42,7 +42,7 @@ def measure_gap(
 ) -> GapResult:
     """The entropy gap; with a folder, also `gap.json`, `gap_samples.jsonl` and the plot `gap.svg` in it."""
     with bar("gap") as progress:
-        samples = sample_gap(engine, judge, prompts, config, progress.add)
+        samples = sample_gap(engine, judge, prompts, config, counted(progress, len(prompts) * config.k))
     result = analyse_gap(samples, config)
     if folder is not None:
         write_jsonl(folder / "gap_samples.jsonl", [sample.to_row() for sample in samples])
@@ -94,7 +94,7 @@ def attack(
             seed=seed,
             path=folder / "attempts.jsonl",
             retry_errors=retry_errors,
-            progress=progress.at,
+            progress=progress,
         )
 
 
@@ -119,7 +119,7 @@ def ask_benign(
             max_new_tokens=max_new_tokens,
             seed=seed,
             path=folder / "benign_attempts.jsonl",
-            progress=progress.at,
+            progress=progress,
         )
 
 

@@ -77,7 +77,7 @@ def test_empty_goal_is_refused(name: str, text: str) -> None:
 class Echo:
     name = "echo"
 
-    def generate(self, conversations, params, progress=None):  # noqa: ARG002
+    def generate(self, conversations, params, progress=None):
         return [[Completion(text=c[-1]["content"])] * params.n for c in conversations]
 
 

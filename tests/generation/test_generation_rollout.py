@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from tiny_models import FAMILIES, PROMPTS, chat_ids, reference_scores, tiny_model
 
 from sirl.generation import SamplingParams
 from sirl.generation.base import Engine
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
 from sirl.generation.local import LocalEngine
+from tiny_models import FAMILIES, PROMPTS, chat_ids, reference_scores, tiny_model
 
 ANY_FAMILY = (*FAMILIES, "mistral", "sliding", "gpt2")
 """The last two cannot take our decode loop and go through `transformers.generate`."""
@@ -57,7 +58,7 @@ def test_entropies_equal_the_reference(family: str, temperature: float, tokenize
     lengths = [len(r.token_ids) for g in groups for r in g]
     if family != "gpt2":  # its output layer is tied to the embeddings and cannot be given a habit of ending
         assert min(lengths) < 12
-    assert max(lengths) == 24
+    assert max(lengths) > 16
     for rollout in (r for g in groups for r in g):
         assert rollout.finished == (rollout.token_ids[-1] == tokenizer.eos_token_id)
         assert tokenizer.eos_token_id not in rollout.token_ids[:-1]
@@ -66,18 +67,30 @@ def test_entropies_equal_the_reference(family: str, temperature: float, tokenize
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_entropies_in_bfloat16(family: str, tokenizer: Any) -> None:
-    """The mean over a completion, which is the reward, to 2e-2 nats; single tokens carry the rounding of their logits."""
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropies_in_bfloat16(family: str, temperature: float, tokenizer: Any) -> None:
+    """The mean over a completion, which is the reward, to 2e-2 nats.
+
+    A single token carries the rounding of its bfloat16 logits, in a plain forward pass as much as in ours, so a
+    completion of a token or two is only as good as that.
+    """
     model = tiny_model(family, dtype=torch.bfloat16)
+    exact_model = copy.deepcopy(model).double()
     prompts = chat_ids(tokenizer, PROMPTS)
-    groups = LocalEngine(model, tokenizer).rollout(prompts, SamplingParams(24, 0.7, n=4, seed=1))
+    groups = LocalEngine(model, tokenizer).rollout(prompts, SamplingParams(24, temperature, n=4, seed=1))
+    ours, plain = [], []
     for prompt, group in zip(prompts, groups, strict=True):
         for rollout in group:
-            exact, _ = reference_scores(model, prompt, rollout.token_ids, 0.7)
             got = torch.tensor(rollout.entropies, dtype=torch.float64)
-            assert (got - exact).abs().max() < 0.15
-            assert (got - exact).abs().mean() < 2e-2 or len(got) < 4
-            assert abs(float(got.mean() - exact.mean())) < 2e-2
+            same_weights, _ = reference_scores(model, prompt, rollout.token_ids, temperature)
+            exact, _ = reference_scores(exact_model, prompt, rollout.token_ids, temperature)
+            assert (got - same_weights).abs().max() < 0.15
+            if len(got) >= 4:
+                assert abs(float((got - same_weights).mean())) < 2e-2
+            ours += (got - exact).abs().tolist()
+            plain += (same_weights - exact).abs().tolist()
+    assert sum(ours) / len(ours) < 2.5e-2
+    assert sum(ours) < 1.1 * sum(plain), "no worse than a plain forward pass in bfloat16"
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -103,6 +116,22 @@ def test_greedy_equals_transformers(family: str, tokenizer: Any) -> None:
         )[0, len(prompt) :]
         assert [r.token_ids for r in group] == [expected.tolist()] * 2
     check_against_reference(model, prompts, groups, 1.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_peft_model(family: str, tokenizer: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        model_of(family), LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    ).eval()
+    settings = adapted.generation_config.to_dict()
+    prompts = chat_ids(tokenizer, PROMPTS)
+    groups = LocalEngine(adapted, tokenizer).rollout(prompts, SamplingParams(12, 1.0, n=2, seed=1))
+    check_against_reference(adapted, prompts, groups, 1.0, atol=1e-4)
+    assert adapted.generation_config.to_dict() == settings
+    assert adapted.get_base_model().generation_config.to_dict() == settings
 
 
 # -- determinism -------------------------------------------------------------------------------------------------------
@@ -137,8 +166,8 @@ def test_seeds_samples_and_prompts_differ(tokenizer: Any) -> None:
     first = tokens_of(engine.rollout(prompts, SamplingParams(16, 1.0, n=4, seed=1)))
     second = tokens_of(engine.rollout(prompts, SamplingParams(16, 1.0, n=4, seed=2)))
     assert all(a != b for a, b in zip(first, second, strict=True))
-    for group in first:
-        assert len({tuple(ids) for ids in group}) == 4
+    assert all(len({tuple(ids) for ids in group}) > 1 for group in first)
+    assert sum(len({tuple(ids) for ids in group}) == 4 for group in first) > 4  # some end at once, alike
 
 
 def test_a_repeated_prompt_gets_fresh_samples(tokenizer: Any) -> None:
@@ -174,7 +203,7 @@ def test_torch_generator_is_left_alone(family: str, tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_narrowing_settings_of_the_model_are_not_used(family: str, tokenizer: Any) -> None:
-    """Chat models ship with top-p and a repetition penalty; the entropy is that of the plain softmax, so must be the draw."""
+    """Chat models ship with top-p and the like; the entropy is that of the plain softmax, so the draw must be too."""
     prompts = chat_ids(tokenizer, PROMPTS)
     params = SamplingParams(12, 1.0, n=2, seed=3)
     model = model_of(family)

@@ -14,7 +14,7 @@ from sirl.errors import UserError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command found: one JSON document for `--json`, and how to show it to a person."""
+    """What a command found: one JSON document for `--json` (None: nothing to say), and how to show it to a person."""
 
     document: Any
     show: Callable[[], None]

@@ -78,6 +78,8 @@ def _dispatch(words: list[str]) -> tuple[Outcome, bool]:
 
 
 def _print(outcome: Outcome, as_json: bool) -> None:
+    if outcome.document is None:  # of several processes one speaks
+        return
     if as_json:
         print(json.dumps(outcome.document, ensure_ascii=False, allow_nan=False))
     else:

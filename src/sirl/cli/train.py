@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> Outcome:
         model = run_training(training.config, training.model, training.data, callbacks=callbacks)
     if manifest:
         manifest.finish()
-    return Outcome({"model": str(model), "output_dir": str(folder)}, lambda: print(model) if manifest else None)
+    document = {"model": str(model), "output_dir": str(folder)} if manifest else None
+    return Outcome(document, lambda: print(model))
 
 
 def _check_gap(training: Training, folder: Path, manifest: Manifest | None, bar: BarMaker) -> None:

@@ -96,6 +96,8 @@ def decode_batch(
     tokens = torch.full((batch * n, steps), -1, dtype=torch.long, device=model.device)
     scores = torch.zeros(2, batch * n, steps, device=model.device)  # entropies, log-probabilities
     width = ids.shape[1]
+    # SDPA takes the mask as it is; what other attentions make of a boolean one differs, so transformers builds theirs
+    is_sdpa = getattr(model.config, "_attn_implementation", None) == "sdpa"
     for step in range(steps):
         if params.temperature > 0:
             drawn, entropy, logprob = sample_with_entropy(logits, uniforms[rows, step], params.temperature)
@@ -117,9 +119,10 @@ def decode_batch(
             cache.keep_rows(kept)
             rows, alive, drawn = rows[kept], alive[kept], drawn[kept]
             visible, next_position = visible[kept], next_position[kept]
+        seen = visible[:, : width + step + 1]
         logits = model(
             input_ids=drawn[:, None],
-            attention_mask=visible[:, None, None, : width + step + 1],
+            attention_mask=seen[:, None, None] if is_sdpa else seen,
             position_ids=next_position,
             past_key_values=cache,
             use_cache=True,

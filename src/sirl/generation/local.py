@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from sirl.entropy import entropy_from_logits
+from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import supports_decode_cache
@@ -127,46 +129,67 @@ def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
 def generate_batch(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    uniforms: torch.Tensor,
+    uniforms: Tensor,
     params: SamplingParams,
     eos_ids: Sequence[int],
     pad_id: int,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[Rollout]]:
-    """`decode_batch` by way of `transformers.generate`: slower, for any architecture; draws from torch's generator."""
+    """`decode_batch` by way of `transformers.generate`: slower, for any architecture."""
     ids, mask = left_pad(prompts, pad_id, model.device)
-    seed = int(uniforms.double().sum().item() * 1e6) % (2**31)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+    n = params.n if params.temperature > 0 else 1  # greedy decoding gives one answer, however often it is asked
+    draw = DrawToken(uniforms.to(model.device), params.temperature)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT; the adapters stay in it
+    with _plain_generation(inner):
+        out = inner.generate(
+            input_ids=ids.repeat_interleave(n, 0),
+            attention_mask=mask.repeat_interleave(n, 0),
             max_new_tokens=params.max_new_tokens,
-            do_sample=params.temperature > 0,
-            temperature=params.temperature or None,
-            top_k=0 if params.temperature > 0 else None,
-            top_p=1.0 if params.temperature > 0 else None,
-            num_return_sequences=params.n if params.temperature > 0 else 1,
+            do_sample=False,  # `draw` leaves one token to choose from
+            logits_processor=[draw],
             eos_token_id=list(eos_ids),
             pad_token_id=pad_id,
-            return_dict_in_generate=True,
-            output_logits=True,
         )
-    scores = torch.stack([entropy_from_logits(step, params.temperature or 1.0) for step in out.logits], 1)  # (R, T)
-    sampled = out.sequences[:, ids.shape[1] :]  # (R, T)
-    logprobs = torch.stack(
-        [
-            (step.float() / (params.temperature or 1.0)).log_softmax(-1).gather(-1, sampled[:, t, None]).squeeze(-1)
-            for t, step in enumerate(out.logits)
-        ],
-        1,
-    )
-    tokens = [_cut(row, eos_ids) for row in sampled.tolist()]
-    repeats = params.n if params.temperature == 0 else 1  # greedy decoding gives one answer, however often it is asked
-    groups = collect(tokens, [scores.tolist(), logprobs.tolist()], set(eos_ids), params.n // repeats)
+    tokens = [_cut(row, eos_ids) for row in out[:, ids.shape[1] :].tolist()]
+    scores = [torch.stack(steps, 1).tolist() for steps in (draw.entropies, draw.logprobs)]
+    groups = collect(tokens, scores, set(eos_ids), n)
     if progress is not None:
         progress(len(prompts) * params.n)
-    return [group * repeats for group in groups]
+    return [group * (params.n // n) for group in groups]
+
+
+class DrawToken:
+    """Logits processor that draws the token itself, by the same uniforms as our decode loop, and notes its entropy.
+
+    `generate` would draw from one generator for the whole batch, so that a response depended on its neighbours, and
+    would have to keep the logits of every step to the end.
+    """
+
+    def __init__(self, uniforms: Tensor, temperature: float) -> None:
+        self.uniforms, self.temperature = uniforms, temperature  # (R, T)
+        self.entropies: list[Tensor] = []
+        self.logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.temperature > 0:
+            column = self.uniforms[:, len(self.entropies)]
+            drawn, entropy, logprob = sample_with_entropy(scores, column, self.temperature)
+        else:
+            drawn, entropy, logprob = greedy_with_entropy(scores)
+        self.entropies.append(entropy)
+        self.logprobs.append(logprob)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, drawn[:, None], 0.0)
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Without the model's own generation settings: a repetition penalty or the like would change the distribution."""
+    settings = model.generation_config
+    model.generation_config = type(settings)()
+    try:
+        yield
+    finally:
+        model.generation_config = settings
 
 
 def _cut(row: list[int], eos_ids: Sequence[int]) -> list[int]:

@@ -6,13 +6,13 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from sirl.progress import Bar
+from sirl.progress import Progress
 
 
 class BarCallback(TrainerCallback):  # type: ignore[misc]
     """Tell a bar how many of the updates are done."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: Progress) -> None:
         self.bar = bar
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -26,4 +26,4 @@ class BarCallback(TrainerCallback):  # type: ignore[misc]
     def _tell(self, args: Any, state: Any, control: Any) -> None:
         del args, control
         if state.is_world_process_zero:
-            self.bar.at(state.global_step, state.max_steps)
+            self.bar(state.global_step, state.max_steps)

@@ -26,8 +26,8 @@ def as_chats(dataset: Dataset, column: str = "prompt") -> Dataset:
 def group_runs(chats: Sequence[Sequence[int]], first_row: int, group: int) -> dict[tuple[int, int], list[int]]:
     """Where each prompt's repeats start among this process's rows, by (repeats, index of the first within its group).
 
-    A batch holds each prompt `group` times in a row, and is dealt to processes in order, so the first and last prompt of
-    a process may have fewer rows than the group, the first one starting in the middle of it.
+    A batch holds each prompt `group` times in a row, and is dealt to processes in order, so the first and last prompt
+    of a process may have fewer rows than the group, the first one starting in the middle of it.
     """
     runs: dict[tuple[int, int], list[int]] = defaultdict(list)
     start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -72,7 +73,7 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         if self.gradient_checkpointing is None:
             self.gradient_checkpointing = not on_cpu
         if getattr(self, "bf16", None) is None and on_cpu:
-            # On a CPU autocast over float32 weights costs twice what bfloat16 weights cost; the model's own type decides.
+            # On a CPU autocast over float32 weights costs twice what bfloat16 weights do: the model's own type decides
             self.bf16 = False
         self._reject_what_breaks_the_method()
         try:
@@ -85,7 +86,8 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             raise UserError(f"--reward {self.reward}: unknown; choose from {', '.join(REWARDS)}")
         if self.num_generations is not None and self.num_generations < 2:
             raise UserError(
-                f"--num_generations {self.num_generations}: an advantage compares responses to one prompt; give 2 or more"
+                f"--num_generations {self.num_generations}: an advantage compares responses to one prompt; "
+                "give 2 or more"
             )
         if self.entropy_coef != 0.0 or self.use_adaptive_entropy:
             raise UserError(
@@ -100,27 +102,36 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             "top_k": self.top_k not in (None, 0, -1),
             "min_p": self.min_p not in (None, 0.0),
             "repetition_penalty": self.repetition_penalty not in (None, 1.0),
+            "generation_kwargs": bool(self.generation_kwargs),
         }
         for name, given in narrowed.items():
             if given:
                 raise UserError(
-                    f"--{name} {getattr(self, name)}: responses would come from another distribution than the one whose "
-                    "entropy is rewarded; leave it at its default"
+                    f"--{name} {getattr(self, name)}: responses would come from another distribution than the one "
+                    "whose entropy is rewarded; leave it at its default"
                 )
+        if self.chat_template_kwargs:
+            raise UserError(
+                f"--chat_template_kwargs {self.chat_template_kwargs}: not passed on by sirl; set what you need in the "
+                "chat template of the model folder, so that training and attacks see the same prompts"
+            )
         for name in ("retention_weight", "min_reward_spread"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
+        if self.retention_first_weight <= 0:
+            raise UserError(f"--retention_first_weight {self.retention_first_weight}: give more than 0")
         for name in ("retention_batch_size", "retention_tokens", "max_prompt_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: give 1 or more")
 
     def check_save_steps(self) -> None:
         """Checkpoints must fall where a generation batch ends, or a resumed run would not repeat the same updates."""
-        period = max(1, self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps)
+        accumulated = self.gradient_accumulation_steps
+        period = math.lcm(self.steps_per_generation * self.num_iterations, accumulated) // accumulated
         if self.save_strategy == "steps" and self.save_steps >= 1 and self.save_steps % period:
             raise UserError(
-                f"--save_steps {self.save_steps:g}: must be a multiple of {period} (updates per generation batch), so that a "
-                "resumed run repeats the same updates"
+                f"--save_steps {self.save_steps:g}: must be a multiple of {period} (updates per generation batch), so "
+                "that a resumed run repeats the same updates"
             )
 
 

@@ -34,7 +34,7 @@ def fixed_weights(model: Any) -> Iterator[None]:
     try:
         with torch.no_grad():
             for module in layers:
-                module.fixed_weight = effective_weight(module)
+                module.fixed_weight = effective_weight(module).detach()  # a Parameter would be registered as one
         yield
     finally:
         for module in layers:
@@ -55,6 +55,8 @@ def effective_weight(module: Any) -> Tensor:
 
 
 def _forward(self: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    if self.disable_adapters and self.merged:
+        self.unmerge()  # as PEFT does
     fixed = self.fixed_weight if not self.disable_adapters else None
     return functional.linear(x, effective_weight(self) if fixed is None else fixed, self.base_layer.bias)
 
@@ -66,5 +68,9 @@ def _lora_layers(model: Any) -> list[Any]:
 
 
 def _is_plain(module: Any) -> bool:
+    """Whether the layer is `W x + s B (A x)` and nothing else; what is not stays PEFT's."""
+    from peft.tuners.lora import Linear as LoraLinear
+
     has_dropout = any(getattr(d, "p", 0.0) > 0 for d in module.lora_dropout.values())
-    return not (has_dropout or any(module.use_dora.values()) or module.fan_in_fan_out)
+    has_more = bool(module.lora_variant) or any(module.lora_bias.values())  # DoRA and its like, biases of B
+    return type(module) is LoraLinear and not (has_dropout or has_more or module.fan_in_fan_out)

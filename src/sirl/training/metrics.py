@@ -74,7 +74,8 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
             write_jsonl(self.path, kept)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if not state.is_world_process_zero or not logs or "reward" not in logs:
+        # transformers' summary at the end has no loss; updates that reuse a generation batch have no reward
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         now, tokens = time.monotonic(), float(logs.get("num_tokens", self.tokens))
         row = {"step": state.global_step, **tidy(logs)}

@@ -78,8 +78,13 @@ def answer_logits(model: Any, pairs: Sequence[tuple[list[int], list[int]]], pad_
     return out.logits[:, :-1], [len(a) for _, a in pairs]
 
 
-def retention_loss(model: Any, answers: Sequence[HeldAnswer], pad_id: int, first_weight: float) -> Tensor:
-    """Weighted mean over answer tokens of the bucketed KL(reference || policy), in nats; a scalar."""
+def retention_loss(
+    model: Any, answers: Sequence[HeldAnswer], pad_id: int, first_weight: float, total: float | None = None
+) -> Tensor:
+    """Weighted mean over answer tokens of the bucketed KL(reference || policy), in nats; a scalar.
+
+    `total` is what the weighted sum is divided by; by default the weight of these answers.
+    """
     logits, lengths = answer_logits(model, [(a.prompt_ids, a.answer_ids) for a in answers], pad_id)
     device = logits.device
     policy = torch.cat([row[:n] for row, n in zip(logits, lengths, strict=True)])  # (N, V)
@@ -87,7 +92,7 @@ def retention_loss(model: Any, answers: Sequence[HeldAnswer], pad_id: int, first
     reference = torch.cat([a.top_logprobs for a in answers]).to(device)
     weights = torch.cat([_weights(n, first_weight) for n in lengths]).to(device)
     kl = bucketed_kl(reference, policy.float().log_softmax(-1).gather(-1, top_ids))
-    return (kl * weights).sum() / weights.sum()
+    return (kl * weights).sum() / (weights.sum() if total is None else total)
 
 
 def bucketed_kl(reference: Tensor, policy: Tensor) -> Tensor:
@@ -100,6 +105,11 @@ def bucketed_kl(reference: Tensor, policy: Tensor) -> Tensor:
 def _rest(logprobs: Tensor) -> Tensor:
     # float32 sums of probabilities can pass 1 by rounding; the floor keeps the logarithm finite
     return (1.0 - logprobs.exp().sum(-1)).clamp_min(1e-6)
+
+
+def token_weight(answer: HeldAnswer, first_weight: float) -> float:
+    """What an answer's tokens weigh together in the retention loss."""
+    return float(_weights(len(answer.answer_ids), first_weight).sum())
 
 
 def _weights(length: int, first_weight: float) -> Tensor:

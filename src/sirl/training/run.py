@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, get_peft_config
 
 from sirl.errors import UserError
@@ -42,10 +43,15 @@ def run_training(
     retention = retention_prompts(data_args)
     metrics = MetricsFile(run_dir / "metrics.jsonl")
     trainer = build_trainer(config, model_args, tokenizer, prompts, retention, [metrics, *callbacks])
-    checkpoint = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=last_checkpoint(config.output_dir))
     save_hardened(trainer, tokenizer, run_dir / "model")
     return run_dir / "model"
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The checkpoint of the latest update that was written to its end; what comes last is the trainer's state."""
+    found = [path.parent for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
 
 
 def training_prompts(config: SIRLConfig, data_args: DataConfig, tokenizer: Any) -> list[Prompt]:
@@ -104,8 +110,9 @@ def build_trainer(
     if peft_config is None and config.beta:
         # TRL loads the reference model by the policy's name, so there has to be a folder of that name.
         reference = Path(config.output_dir) / "reference"
-        if not reference.exists():
-            export_model(model, tokenizer, reference)
+        with config.main_process_first(local=config.save_on_each_node, desc="reference model"):
+            if not reference.exists():
+                export_model(model, tokenizer, reference)
         model.config._name_or_path = str(reference)
     return SIRLTrainer(
         model,

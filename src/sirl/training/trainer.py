@@ -22,6 +22,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -36,7 +39,7 @@ from sirl.training.batching import EpochSampler, as_chats, group_runs, level_fla
 from sirl.training.config import SIRLConfig
 from sirl.training.lora import fixed_weights, materialise_lora
 from sirl.training.metrics import rollout_metrics
-from sirl.training.retention import HeldAnswer, held_answers, retention_loss
+from sirl.training.retention import HeldAnswer, held_answers, retention_loss, token_weight
 from sirl.training.rewards import reward_function
 
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -113,6 +116,7 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention_prompts)
         ]
         self._held: list[HeldAnswer] = []
+        self._update_seen, self._update_began = -1, 0
 
     # -- rollouts ---------------------------------------------------------------------------------------------------
 
@@ -147,8 +151,13 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _rollout_seed(self) -> int:
         """Changes with every generation batch, and is the same again when a run is resumed at one."""
-        within = self._step % max(self.args.gradient_accumulation_steps, 1)
-        return (self.args.seed * 1_000_003 + self.state.global_step) * 1_009 + within
+        return (self.args.seed * 1_000_003 + self.state.global_step) * 1_009 + self._micro_step()
+
+    def _micro_step(self) -> int:
+        """Which micro-batch of its update this is. TRL's own count starts anew in a resumed run."""
+        if self._update_seen != self.state.global_step:
+            self._update_seen, self._update_began = self.state.global_step, self._step
+        return self._step - self._update_began
 
     @contextmanager
     def _generation_engine(self) -> Iterator[LocalEngine]:
@@ -176,6 +185,8 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
         empty = output["completion_mask"].sum(-1) == 0
         if bool(empty.any()):  # truncated rows under mask_truncated_completions: nothing of them may be learnt
             output["advantages"] = output["advantages"].masked_fill(empty, 0.0)
+        spread = self.accelerator.gather(output["advantages"]).std(correction=0)
+        self._metrics["train" if self.model.training else "eval"]["advantage_spread"].append(spread.item())
         return output
 
     def _calculate_rewards(
@@ -251,34 +262,44 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss: Tensor = super()._compute_loss(model, inputs)
         if self._held and self.args.retention_weight and self.model.training:
-            held = retention_loss(
-                model, self._next_held(), self._tokenizer.pad_token_id, self.args.retention_first_weight
-            )
+            rows, update_rows = self._next_held()
+            first_weight = self.args.retention_first_weight
+            # normalised over the update: it must not matter how its rows are dealt to micro-batches and processes
+            share = len(rows) / len(update_rows)
+            total = share * sum(token_weight(row, first_weight) for row in update_rows)
+            held = retention_loss(model, rows, self._tokenizer.pad_token_id, first_weight, total)
             self._metrics["train"]["retention_kl"].append(self.accelerator.gather(held.detach()).mean().item())
             loss = loss + self.args.retention_weight * held / self.current_gradient_accumulation_steps
         return loss
 
-    def _next_held(self) -> list[HeldAnswer]:
-        """The next retention rows of this process and micro-batch: every row once before any comes again."""
+    def _next_held(self) -> tuple[list[HeldAnswer], list[HeldAnswer]]:
+        """Retention rows of this process and micro-batch, and of the whole update: each once before any comes again."""
         accumulated = max(self.args.gradient_accumulation_steps, 1)
         size = max(1, self.args.retention_batch_size // accumulated)
         per_update = size * accumulated * self.accelerator.num_processes
-        within = (self._step % accumulated) * self.accelerator.num_processes + self.accelerator.process_index
-        start = self.state.global_step * per_update + within * size
-        generator = torch.Generator()
-        rows = []
-        for i in range(start, start + size):
-            epoch, place = divmod(i, len(self._held))
-            order = torch.randperm(len(self._held), generator=generator.manual_seed(self.args.seed * 7_919 + epoch))
-            rows.append(self._held[int(order[place])])
-        return rows
+        first = self.state.global_step * per_update
+        orders: dict[int, list[int]] = {}
+        update = []
+        for epoch, place in (divmod(i, len(self._held)) for i in range(first, first + per_update)):
+            if epoch not in orders:
+                generator = torch.Generator().manual_seed(self.args.seed * 7_919 + epoch)
+                orders[epoch] = torch.randperm(len(self._held), generator=generator).tolist()
+            update.append(self._held[orders[epoch][place]])
+        mine = (self._micro_step() * self.accelerator.num_processes + self.accelerator.process_index) * size
+        return update[mine : mine + size], update
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """See `transformers.Trainer.train`. Retention answers are taken first, from the model before any update."""
+        if isinstance(resume_from_checkpoint, str):
+            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, TRAINER_STATE_NAME))
+            if 0 < self.args.max_steps <= state.global_step:  # transformers would make one update more
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
         if self._retention_prompts and self.args.retention_weight and not self._held:
             with self._generation_engine() as engine:
                 self._held = held_answers(engine, self._retention_prompts, self.args.retention_tokens)
-        return super().train(*args, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
         return EpochSampler(

@@ -1,0 +1,78 @@
+"""What the documentation shows must work: flags exist, YAML is parsed, Python compiles, links lead somewhere."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sirl.cli.main import COMMANDS
+from sirl.config import RunConfig, parse_config
+
+ROOT = Path(__file__).parent.parent
+PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if path.is_file()]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(page: Path) -> list[tuple[str, list[str]]]:
+    """(command, words after it) of every `sirl ...` line of the page's code blocks."""
+    found = []
+    for text in re.findall(r"```(?:sh|bash|console)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for line in text.replace("\\\n", " ").splitlines():
+            match = re.match(r"(?:\$ )?sirl (\w+)(.*)", line.strip())
+            if match:
+                found.append((match[1], match[2].split("#")[0].split()))
+    return found
+
+
+@lru_cache
+def flags(command: str) -> frozenset[str]:
+    module = importlib.import_module(f"sirl.cli.{command}")
+    if command == "train":
+        from sirl.flags import TrainingParser
+
+        parser: argparse.ArgumentParser = TrainingParser()
+        module._add_own(parser)
+    else:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--json")
+        module.add_arguments(parser)
+    return frozenset(flag for action in parser._actions for flag in action.option_strings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+class TestPage:
+    def test_commands_and_flags_exist(self, page: Path) -> None:
+        for command, words in commands(page):
+            assert command in COMMANDS, command
+            for word in words:
+                if word.startswith("--"):
+                    assert word.split("=")[0] in flags(command), f"sirl {command} {word}"
+
+    def test_python_compiles(self, page: Path) -> None:
+        for text in blocks(page, "python"):
+            compile(text, page.name, "exec")
+
+    def test_yaml_of_runs_is_parsed(self, page: Path) -> None:
+        for text in blocks(page, "yaml"):
+            data = yaml.safe_load(text)
+            if "train" in data:
+                assert isinstance(parse_config(data, page.name), RunConfig)
+
+    def test_links_lead_somewhere(self, page: Path) -> None:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), target
+
+
+def test_every_command_has_a_page() -> None:
+    documented = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert set(COMMANDS) - {"demo"} <= documented  # demo is told with run

@@ -1,0 +1,197 @@
+"""Loading models and writing them back, and one clear line where that cannot be done."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from sirl.errors import UserError
+from sirl.models import (
+    check_tokenizer,
+    default_dtype,
+    export_model,
+    is_adapter,
+    keep_freed_memory,
+    load_model,
+    load_tokenizer,
+    merge_adapter,
+)
+from tiny_models import FAMILIES, tiny_model, tiny_tokenizer
+
+IDS = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, model_folder: Any) -> Path:
+    """An adapter on the tiny Llama whose B is not 0."""
+    folder = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(model_folder("llama"))
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(base, lora).save_pretrained(folder)
+    return folder
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "gpt2"])
+def test_load_model(family: str, model_folder: Any) -> None:
+    model = load_model(str(model_folder(family)), dtype=torch.float32)
+    assert not model.training
+    assert model.dtype == torch.float32
+    torch.testing.assert_close(logits(model), logits(tiny_model(family)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None])
+def test_dtype(dtype: torch.dtype | None, model_folder: Any) -> None:
+    assert load_model(str(model_folder("llama")), dtype=dtype).dtype == (dtype or default_dtype())
+
+
+def test_default_dtype() -> None:
+    assert default_dtype() in (torch.bfloat16, torch.float32)
+
+
+def test_an_adapter_folder_is_loaded_onto_its_base(adapter: Path, model_folder: Any) -> None:
+    assert is_adapter(str(adapter))
+    assert not is_adapter(str(model_folder("llama")))
+    merged = load_model(str(adapter), dtype=torch.float32)
+    assert type(merged).__name__ == "LlamaForCausalLM"
+    assert (logits(merged) - logits(tiny_model("llama"))).abs().max() > 0.1
+    given = load_model(str(model_folder("llama")), adapter=str(adapter), dtype=torch.float32)
+    torch.testing.assert_close(logits(given), logits(merged))
+    tokenizer = load_tokenizer(str(adapter))
+    assert tokenizer.chat_template == tiny_tokenizer().chat_template
+
+
+def test_adapters_are_added_in_float32(adapter: Path) -> None:
+    low = merge_adapter(tiny_model("llama", dtype=torch.bfloat16), adapter)
+    exact = merge_adapter(tiny_model("llama", dtype=torch.bfloat16).float(), adapter)
+    assert {p.dtype for p in low.parameters()} == {torch.bfloat16}
+    for name, parameter in low.named_parameters():
+        assert torch.equal(parameter, exact.get_parameter(name).bfloat16()), name
+
+
+def test_rotary_frequencies_stay_float32(adapter: Path) -> None:
+    """In bfloat16 they would turn the positions of long prompts into others; a loaded model has them in float32."""
+    low = merge_adapter(tiny_model("llama", dtype=torch.bfloat16), adapter)
+    buffers = dict(low.named_buffers())
+    assert buffers
+    assert {b.dtype for b in buffers.values()} == {torch.float32}
+    for name, buffer in tiny_model("llama").named_buffers():
+        assert torch.equal(buffers[name], buffer)
+
+
+def test_a_merged_model_can_be_fine_tuned(adapter: Path) -> None:
+    assert all(p.requires_grad for p in merge_adapter(tiny_model("llama"), adapter).parameters())
+
+
+def test_export_is_read_by_everybody(tmp_path: Path) -> None:
+    model = tiny_model("qwen3", dtype=torch.bfloat16)
+    folder = export_model(model, tiny_tokenizer(), tmp_path / "out")
+    assert folder == tmp_path / "out"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing half-written is left"
+    assert not list(folder.glob("*.bin"))
+    again = AutoModelForCausalLM.from_pretrained(folder)
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(logits(again), logits(model))
+    assert again.generation_config.eos_token_id == model.generation_config.eos_token_id
+    assert load_tokenizer(str(folder)).chat_template == tiny_tokenizer().chat_template
+
+
+def test_keep_freed_memory_can_be_called_twice() -> None:
+    keep_freed_memory()
+    keep_freed_memory()
+
+
+# -- what the user got wrong -------------------------------------------------------------------------------------------
+
+
+def message_of(load: Any, *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "runs/demo/model"])
+def test_a_folder_that_is_not_there(load: Any, name: str) -> None:
+    assert message_of(load, name) == (
+        f"--model_name_or_path {name}: no such folder; give a model folder, a hub id (org/name) or `demo`"
+    )
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_folder_without_a_model(load: Any, tmp_path: Path) -> None:
+    assert "the folder holds no config.json" in message_of(load, str(tmp_path))
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_hub_id_that_cannot_be_had(load: Any) -> None:
+    message = message_of(load, "no-such-organisation/no-such-model")
+    assert message.startswith("--model_name_or_path no-such-organisation/no-such-model: cannot be loaded; give a")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "not json"])
+def test_damaged_weights(damage: str, tmp_path: Path, model_folder: Any) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("llama"), folder)
+    weights = folder / "model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-500])
+    elif damage == "empty":
+        weights.write_bytes(b"")
+    else:
+        (folder / "config.json").write_text("{")
+    assert "cannot be loaded" in message_of(load_model, str(folder))
+
+
+def test_an_adapter_of_another_model(adapter: Path, tmp_path: Path) -> None:
+    assert "cannot be loaded on this base model" in message_of(
+        merge_adapter, tiny_model("llama", hidden_size=64), adapter
+    )
+    assert "cannot be loaded on this base model" in message_of(merge_adapter, tiny_model("llama"), tmp_path)
+
+
+def test_an_adapter_whose_base_is_gone(adapter: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter, folder)
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace("models0/llama", "models0/gone"))
+    assert "no such folder" in message_of(load_model, str(folder))
+    config.write_text('{"peft_type": "LORA"}')
+    assert "adapter_config.json" in message_of(load_model, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "expected"),
+    [
+        ("chat_template", "the tokenizer has no chat template; SIRL hardens chat models"),
+        ("pad_token", "the tokenizer has no pad token; set pad_token in tokenizer_config.json"),
+        ("eos_token", "the tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json"),
+    ],
+)
+def test_tokenizers_that_would_go_wrong_later(attribute: str, expected: str, tmp_path: Path, model_folder: Any) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("llama"), folder)
+    tokenizer = tiny_tokenizer()
+    setattr(tokenizer, attribute, None)
+    for name in ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json"):
+        (folder / name).unlink(missing_ok=True)
+    tokenizer.save_pretrained(folder)
+    assert message_of(load_tokenizer, str(folder)).startswith(f"--model_name_or_path {folder}: {expected}")
+    assert message_of(check_tokenizer, tokenizer, "x").startswith(f"--model_name_or_path x: {expected}")

@@ -1,0 +1,183 @@
+"""`W + s B A` formed before it is used gives PEFT's outputs and gradients."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+
+from sirl.training.lora import effective_weight, fixed_weights, materialise_lora
+from tiny_models import FAMILIES, tiny_model
+
+IDS = torch.randint(3, 300, (3, 11), generator=torch.Generator().manual_seed(0))
+
+
+def adapted(family: str = "llama", dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
+    """A PEFT model whose B is not 0, as after training."""
+    torch.manual_seed(0)
+    options = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear", "init_lora_weights": False, **settings}
+    return get_peft_model(tiny_model(family, dtype=dtype), LoraConfig(**options)).eval()
+
+
+def gradients(model: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    logits = model(input_ids=IDS).logits
+    logits.log_softmax(-1)[..., 7].mean().backward()
+    return logits.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"r": 1, "lora_alpha": 1}])
+def test_same_outputs_and_gradients_as_peft(family: str, settings: dict[str, Any]) -> None:
+    theirs = adapted(family, **settings)
+    ours = copy.deepcopy(theirs)
+    assert materialise_lora(ours) == 2 * 7  # q k v o gate up down, of two layers
+    expected, expected_grads = gradients(theirs)
+    got, grads = gradients(ours)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    assert set(grads) == set(expected_grads)
+    assert all("lora_" in name for name in grads)
+    for name, grad in grads.items():
+        assert expected_grads[name].abs().max() > 0
+        torch.testing.assert_close(grad, expected_grads[name], atol=1e-5, rtol=1e-3)
+
+
+def test_bfloat16_weights_with_float32_adapters() -> None:
+    theirs = adapted(dtype=torch.bfloat16)
+    assert {p.dtype for n, p in theirs.named_parameters() if "lora_" in n} == {torch.float32}
+    ours = copy.deepcopy(theirs)
+    materialise_lora(ours)
+    got, grads = gradients(ours)
+    expected, _ = gradients(theirs)
+    assert got.dtype == torch.bfloat16
+    assert (got.float() - expected.float()).abs().mean() < 0.05 * expected.float().std()
+    assert {g.dtype for g in grads.values()} == {torch.float32}
+
+
+def test_disabled_adapters_give_the_base_model() -> None:
+    model = adapted()
+    base = tiny_model("llama")(input_ids=IDS).logits
+    materialise_lora(model)
+    assert not torch.allclose(model(input_ids=IDS).logits, base, atol=1e-2)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(input_ids=IDS).logits, base)
+        with fixed_weights(model):
+            torch.testing.assert_close(model(input_ids=IDS).logits, base)
+    with fixed_weights(model), model.disable_adapter():
+        torch.testing.assert_close(model(input_ids=IDS).logits, base)
+
+
+def test_the_active_adapter_is_used() -> None:
+    """TRL's reference may be a second adapter, `ref`."""
+    model = adapted()
+    model.add_adapter("ref", LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    plain = copy.deepcopy(model)
+    materialise_lora(model)
+    for name in ("default", "ref"):
+        model.set_adapter(name)
+        plain.set_adapter(name)
+        torch.testing.assert_close(model(input_ids=IDS).logits, plain(input_ids=IDS).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_new_adapter_changes_nothing() -> None:
+    model = adapted(init_lora_weights=True)
+    materialise_lora(model)
+    assert torch.equal(model(input_ids=IDS).logits, tiny_model("llama")(input_ids=IDS).logits)
+
+
+def test_what_is_not_plain_stays_pefts() -> None:
+    assert materialise_lora(adapted(use_dora=True)) == 0
+    assert materialise_lora(adapted(lora_dropout=0.1)) == 0
+    assert materialise_lora(adapted(lora_bias=True)) == 0
+    assert materialise_lora(tiny_model("llama")) == 0
+    assert materialise_lora(adapted("gpt2", target_modules=["c_attn"])) == 0  # Conv1D: (in, out)
+
+
+def test_fixed_weights_are_formed_once_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted()
+    materialise_lora(model)
+    expected = model(input_ids=IDS).logits
+    with count_formed(monkeypatch) as formed:
+        with fixed_weights(model):
+            assert len(formed) == 14
+            torch.testing.assert_close(model(input_ids=IDS).logits, expected)
+            model(input_ids=IDS)
+            assert len(formed) == 14
+        before = len(formed)
+        model(input_ids=IDS)
+        assert len(formed) == before + 14, "the copies are dropped: training must see the weights as they are"
+
+
+@contextmanager
+def count_formed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    import sirl.training.lora as module
+
+    formed: list[Any] = []
+    original = module.effective_weight
+
+    def counted(layer: Any) -> Tensor:
+        formed.append(layer)
+        return original(layer)
+
+    monkeypatch.setattr(module, "effective_weight", counted)
+    yield formed
+
+
+def test_fixed_weights_are_given_back_after_an_error() -> None:
+    model = adapted()
+    materialise_lora(model)
+    with pytest.raises(KeyError), fixed_weights(model):
+        raise KeyError
+    _, grads = gradients(model)
+    assert len(grads) == 28
+    updated = model(input_ids=IDS).logits
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    assert not torch.allclose(model(input_ids=IDS).logits, updated)
+
+
+def test_fixed_weights_of_a_model_without_adapters() -> None:
+    model = tiny_model("llama")
+    with fixed_weights(model):
+        assert model(input_ids=IDS).logits.shape == (3, 11, 300)
+
+
+def test_saved_adapters_load_with_peft_and_say_the_same(tmp_path: Path) -> None:
+    model = adapted("qwen3")
+    materialise_lora(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    gradients(model)
+    optimizer.step()
+    expected = model(input_ids=IDS).logits
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(tiny_model("qwen3"), tmp_path).eval()
+    torch.testing.assert_close(again(input_ids=IDS).logits, expected, atol=1e-4, rtol=1e-4)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(merged(input_ids=IDS).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_merged_layers_are_not_added_twice() -> None:
+    model = adapted()
+    materialise_lora(model)
+    expected = model(input_ids=IDS).logits
+    model.merge_adapter()
+    torch.testing.assert_close(model(input_ids=IDS).logits, expected, atol=1e-4, rtol=1e-4)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(input_ids=IDS).logits, tiny_model("llama")(input_ids=IDS).logits)
+    torch.testing.assert_close(model(input_ids=IDS).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_effective_weight_shows_its_arithmetic() -> None:
+    model = adapted(r=2, lora_alpha=6)
+    layer = next(m for n, m in model.named_modules() if n.endswith("q_proj"))
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.testing.assert_close(effective_weight(layer), layer.base_layer.weight + 3.0 * b @ a)

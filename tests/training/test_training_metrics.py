@@ -1,0 +1,105 @@
+"""What is logged, and the file it goes to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sirl.training.metrics import MetricsFile, distinct_rate, repetition_rate, rollout_metrics, tidy
+
+
+def test_repetition_rate() -> None:
+    assert repetition_rate([1, 2, 3, 4, 5, 6]) == 0.0
+    # 1 2 1 2 1 2 1 2 has 5 four-grams, of which (1 2 1 2) and (2 1 2 1) are different: 1 - 2/5
+    assert repetition_rate([1, 2] * 4) == pytest.approx(0.6)
+    assert repetition_rate([7] * 100) == pytest.approx(1 - 1 / 97)
+    assert repetition_rate([1, 1, 1]) == repetition_rate([]) == 0.0, "too short to hold a four-gram"
+
+
+def test_distinct_rate() -> None:
+    assert distinct_rate(["a", "b", "a", "c"]) == 0.75
+    assert distinct_rate(["a"] * 4) == 0.25
+    assert distinct_rate([]) == 1.0
+
+
+def test_rollout_metrics() -> None:
+    texts = ["I'm sorry, but I can't help with that.", "Bread needs flour, water, salt and yeast. Mix them.", "", ""]
+    got = rollout_metrics(texts, [[1, 2, 3, 4], [5] * 8, [], [2]])
+    assert set(got) == {"refusal_rate", "repetition_rate", "distinct_response_rate"}
+    assert got["distinct_response_rate"] == 0.75
+    assert got["repetition_rate"] == pytest.approx((1 - 1 / 5) / 4)
+    assert 0 < got["refusal_rate"] <= 0.5  # what cannot be judged is left out of the rate, and is no refusal
+    assert rollout_metrics([], []) == {
+        "refusal_rate": 0.0,
+        "repetition_rate": 0.0,
+        "distinct_response_rate": 1.0,
+    }
+
+
+def test_tidy() -> None:
+    logs = {
+        "reward": -1.0,
+        "rewards/entropy_reward/mean": -1.0,
+        "completions/mean_length": 8.0,
+        "completions/clipped_ratio": 0.5,
+        "completions/max_length": 9.0,
+        "frac_reward_zero_std": 0.25,
+        "clip_ratio/low_mean": 0.0,
+        "kl": 0.1,
+    }
+    assert tidy(logs) == {
+        "reward": -1.0,
+        "completion_length": 8.0,
+        "truncated_rate": 0.5,
+        "zero_spread_rate": 0.25,
+        "kl": 0.1,
+    }
+
+
+def state(step: int, seen: int = 0, main: bool = True) -> Any:
+    return SimpleNamespace(global_step=step, num_input_tokens_seen=seen, is_world_process_zero=main)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(path: Path, steps: range, seen: int = 0) -> None:
+    metrics = MetricsFile(path)
+    metrics.on_train_begin(None, state(steps.start, seen), None)
+    for step in steps:
+        logs = {"loss": 0.0, "reward": -float(step + 1), "num_tokens": seen + 100.0 * (step + 1 - steps.start)}
+        metrics.on_log(None, state(step + 1), None, logs)
+
+
+def test_one_line_an_update(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "metrics.jsonl"
+    run(path, range(3))
+    assert [row["step"] for row in rows(path)] == [1, 2, 3]
+    assert [row["reward"] for row in rows(path)] == [-1.0, -2.0, -3.0]
+    assert all(row["tokens_per_second"] > 0 for row in rows(path))
+
+
+def test_lines_after_the_checkpoint_are_cut_off_on_resume(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    run(path, range(5))
+    with path.open("a") as out:
+        out.write('{"step": 6, "rew')  # killed while writing
+    run(path, range(3, 6), seen=300)
+    assert [row["step"] for row in rows(path)] == [1, 2, 3, 4, 5, 6]
+    run(path, range(1))
+    assert [row["step"] for row in rows(path)] == [1], "a run from the start begins a new file"
+
+
+def test_only_the_main_process_writes_and_only_rollout_logs(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    metrics.on_train_begin(None, state(0, main=False), None)
+    metrics.on_log(None, state(1, main=False), None, {"loss": 1.0})
+    metrics.on_log(None, state(1), None, {"train_loss": 3.0})  # transformers' summary at the end
+    metrics.on_log(None, state(1), None, None)
+    assert not path.exists()

@@ -1,0 +1,191 @@
+"""Holding the policy to the starting model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sirl.training.retention as retention_module
+from sirl.generation.local import LocalEngine
+from sirl.records import Prompt
+from sirl.training.retention import (
+    FIRST_TOKENS,
+    HeldAnswer,
+    answer_logits,
+    bucketed_kl,
+    held_answers,
+    retention_loss,
+)
+from tiny_models import FAMILIES, PROMPTS, chat_ids, tiny_model
+
+HELD_PROMPTS = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
+
+
+def log_probabilities(n: int, vocab: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    logits = torch.randn(n, vocab, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return (3 * logits).log_softmax(-1)
+
+
+def full_kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def top(p: Tensor, q: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    values, ids = p.topk(k, -1)
+    return values, q.gather(-1, ids)
+
+
+# -- the divergence ----------------------------------------------------------------------------------------------------
+
+
+def test_bucketed_kl_shows_its_arithmetic() -> None:
+    # p = 1/2 1/4 1/4, q = 1/4 1/4 1/2, the last token in the bucket:
+    # 1/2 log 2 + 1/4 log 1 + 1/4 log 1/2 = 1/4 log 2
+    p, q = torch.tensor([[0.5, 0.25]]).log(), torch.tensor([[0.25, 0.25]]).log()
+    assert bucketed_kl(p, q).item() == pytest.approx(0.25 * 0.6931472, abs=1e-6)
+
+
+def test_bucketed_kl_is_the_kl_where_the_bucket_holds_one_token() -> None:
+    p, q = log_probabilities(50, 20, 0), log_probabilities(50, 20, 1)
+    torch.testing.assert_close(bucketed_kl(*top(p, q, 19)), full_kl(p, q), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("k", [1, 5, 50, 199])
+def test_bucketed_kl_is_a_lower_bound(k: int) -> None:
+    p, q = log_probabilities(200, 200, 0), log_probabilities(200, 200, 1)
+    bound = bucketed_kl(*top(p, q, k))
+    assert (bound >= -1e-6).all()
+    assert (bound <= full_kl(p, q) + 1e-4).all()
+    assert (bucketed_kl(*top(p, q, k)) >= bucketed_kl(*top(p, q, 1)) - 1e-6).all(), "more tokens, a tighter bound"
+
+
+@pytest.mark.parametrize("k", [1, 8, 19])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bucketed_kl_of_equal_distributions_is_zero(k: int, dtype: torch.dtype) -> None:
+    p = log_probabilities(50, 20, 0, dtype)
+    torch.testing.assert_close(bucketed_kl(*top(p, p, k)), torch.zeros(50, dtype=dtype), atol=1e-6, rtol=0)
+
+
+def test_bucketed_kl_with_an_empty_bucket_is_finite() -> None:
+    p = torch.tensor([[0.0, -30.0, -40.0]]).log_softmax(-1).requires_grad_()
+    loss = bucketed_kl(p.detach(), p)
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(p.grad).all()
+
+
+# -- answers of the starting model -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_held_answers_are_the_greedy_ones(family: str, tokenizer: Any) -> None:
+    model = tiny_model(family)
+    held = held_answers(LocalEngine(model, tokenizer), HELD_PROMPTS, tokens=10, batch_size=3)
+    for prompt, answer in zip(chat_ids(tokenizer, PROMPTS), held, strict=True):
+        assert answer.prompt_ids == prompt
+        greedy = model.generate(
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=10,
+            do_sample=False,
+        )[0, len(prompt) :]
+        assert answer.answer_ids == greedy.tolist()
+        logits = model(input_ids=torch.tensor([[*prompt, *answer.answer_ids]])).logits[0, len(prompt) - 1 : -1]
+        assert answer.top_ids.shape == answer.top_logprobs.shape == (len(answer.answer_ids), 256)
+        exact = logits.log_softmax(-1).gather(-1, answer.top_ids)
+        torch.testing.assert_close(answer.top_logprobs, exact, atol=1e-4, rtol=1e-4)
+        assert answer.top_ids[:, 0].tolist() == answer.answer_ids
+
+
+def test_answer_logits_of_unequal_rows(tokenizer: Any) -> None:
+    model = tiny_model("llama")
+    prompts = chat_ids(tokenizer, PROMPTS[:3])
+    pairs = [(prompts[0], [5, 6, 7]), (prompts[1], [8]), (prompts[2], [9, 10])]
+    logits, lengths = answer_logits(model, pairs, tokenizer.pad_token_id)
+    assert lengths == [3, 1, 2]
+    assert logits.shape == (3, 3, 300)
+    for row, (prompt, answer) in enumerate(pairs):
+        alone = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+        torch.testing.assert_close(logits[row, : len(answer)], alone, atol=1e-4, rtol=1e-4)
+
+
+# -- the loss ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def held(tokenizer: Any) -> list[HeldAnswer]:
+    return held_answers(LocalEngine(tiny_model("llama"), tokenizer), HELD_PROMPTS, tokens=9)
+
+
+def moved(model: Any) -> Any:
+    """The model a step away from where it was."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(3)
+        for parameter in other.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return other
+
+
+def test_loss_is_zero_at_the_starting_model(held: list[HeldAnswer], tokenizer: Any) -> None:
+    model = tiny_model("llama")
+    loss = retention_loss(model, held, tokenizer.pad_token_id, 8.0)
+    assert abs(loss.item()) < 1e-6
+    loss.backward()
+    assert max(p.grad.abs().max().item() for p in model.parameters()) < 1e-3
+
+
+@pytest.mark.parametrize("first_weight", [1.0, 8.0])
+def test_loss_is_the_weighted_mean_of_token_divergences(
+    held: list[HeldAnswer], first_weight: float, tokenizer: Any
+) -> None:
+    start, policy = tiny_model("llama"), moved(tiny_model("llama"))
+    total = weight = 0.0
+    for answer in held:
+        ids = torch.tensor([[*answer.prompt_ids, *answer.answer_ids]])
+        first = len(answer.prompt_ids) - 1
+        p = start(input_ids=ids).logits[0, first:-1].double().log_softmax(-1)
+        q = policy(input_ids=ids).logits[0, first:-1].double().log_softmax(-1)
+        divergences = bucketed_kl(*top(p, q, 256))
+        for t, value in enumerate(divergences.tolist()):
+            w = first_weight if t < FIRST_TOKENS else 1.0
+            total, weight = total + w * value, weight + w
+        assert (divergences <= full_kl(p, q) + 1e-5).all()
+        torch.testing.assert_close(divergences, full_kl(p, q), atol=5e-3, rtol=0.1)  # 256 of 300 tokens: nearly all
+    got = retention_loss(policy, held, tokenizer.pad_token_id, first_weight).item()
+    assert got == pytest.approx(total / weight, rel=1e-3)
+    assert got > 0.01
+
+
+def test_its_gradient_moves_the_policy_back(held: list[HeldAnswer], tokenizer: Any) -> None:
+    policy = moved(tiny_model("llama"))
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
+    losses = []
+    for _ in range(15):
+        loss = retention_loss(policy, held, tokenizer.pad_token_id, 8.0)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_an_answer_that_ends_at_once(tokenizer: Any) -> None:
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = list(range(300))
+    held = held_answers(LocalEngine(model, tokenizer), HELD_PROMPTS[:3], tokens=9)
+    assert [len(a.answer_ids) for a in held] == [1, 1, 1]
+    assert torch.isfinite(retention_loss(moved(model), held, tokenizer.pad_token_id, 8.0))
+
+
+def test_few_tokens_kept_still_hold(held: list[HeldAnswer], tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention_module, "TOP_K", 4)
+    few = held_answers(LocalEngine(tiny_model("llama"), tokenizer), HELD_PROMPTS, tokens=9)
+    assert few[0].top_ids.shape[-1] == 4
+    policy = moved(tiny_model("llama"))
+    bound = retention_loss(policy, few, tokenizer.pad_token_id, 8.0).item()
+    assert 0 < bound <= retention_loss(policy, held, tokenizer.pad_token_id, 8.0).item() + 1e-5

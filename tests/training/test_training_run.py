@@ -1,0 +1,213 @@
+"""`run_training`: from a prompt file and a model folder to a hardened model that everybody can load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny_runs import HELD, tiny_config
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import ModelConfig
+
+from sirl.errors import UserError
+from sirl.flags import DataConfig
+from sirl.generation import SamplingParams, load_engine
+from sirl.models import load_model
+from sirl.records import Message
+from sirl.training.run import last_checkpoint, retention_prompts, run_training, training_prompts
+from tiny_models import PROMPTS, tiny_tokenizer
+
+IDS = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def prompt_files(tmp_path: Path) -> DataConfig:
+    rows = [{"prompt": text, "label": "unsafe", "is_safe": False} for text in PROMPTS]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "benign.txt").write_text("\n".join(HELD) + "\n")
+    return DataConfig(dataset_name=str(tmp_path / "prompts.jsonl"), retention_dataset_name=str(tmp_path / "benign.txt"))
+
+
+def model_args(folder: Path, lora: bool = True, **settings: Any) -> ModelConfig:
+    options = {"model_name_or_path": str(folder), "use_peft": lora, "lora_r": 4, "lora_dropout": 0.0}
+    return ModelConfig(**{**options, "dtype": "float32", "lora_target_modules": ["all-linear"], **settings})
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+class Killed(Exception):  # noqa: N818
+    """As if the machine had gone down."""
+
+
+class KillAt(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("llama", "float32"), ("qwen3", "bfloat16")])
+def test_lora(family: str, dtype: str, tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:
+    run = tmp_path / "run"
+    config = tiny_config(run, learning_rate=1e-2, max_steps=3, save_strategy="steps", save_steps=2)
+    folder = run_training(config, model_args(model_folder(family), dtype=dtype), prompt_files)
+    assert folder == run / "model"
+    assert {"model", "adapter", "checkpoints", "metrics.jsonl"} <= {path.name for path in run.iterdir()}
+
+    hardened = AutoModelForCausalLM.from_pretrained(folder)
+    assert hardened.dtype == getattr(torch, dtype)
+    assert not (folder / "adapter_config.json").exists()
+    base = AutoModelForCausalLM.from_pretrained(model_folder(family), dtype=getattr(torch, dtype))
+    moved = (logits(hardened) - logits(base)).abs().max()
+    assert moved > 0.05
+    adapted = PeftModel.from_pretrained(base.float(), run / "adapter")
+    atol = 1e-4 if dtype == "float32" else 0.2
+    torch.testing.assert_close(logits(adapted), logits(hardened).float(), atol=atol, rtol=1e-2)
+
+    assert AutoTokenizer.from_pretrained(folder).chat_template == tiny_tokenizer().chat_template
+    [[answer]] = load_engine(str(folder)).generate([(Message(role="user", content="How?"),)], SamplingParams(4))
+    assert answer.token_ids
+
+    checkpoint = run / "checkpoints" / "checkpoint-2"
+    assert PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder(family)), checkpoint)
+
+
+def test_full_fine_tuning(tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:
+    """The reference model of a model object comes from a folder that the run writes."""
+    run = tmp_path / "run"
+    config = tiny_config(run, learning_rate=1e-3, max_steps=3, beta=0.1, save_strategy="steps", save_steps=3)
+    folder = run_training(config, model_args(model_folder("qwen2"), lora=False, dtype=None), prompt_files)
+    hardened = AutoModelForCausalLM.from_pretrained(folder)
+    assert hardened.dtype == torch.float32, "updates of 1e-6 are lost in bfloat16 weights"
+    base = load_model(str(model_folder("qwen2")), dtype=torch.float32)
+    assert (logits(hardened) - logits(base)).abs().max() > 0.05
+    torch.testing.assert_close(
+        logits(AutoModelForCausalLM.from_pretrained(run / "checkpoints/reference")), logits(base)
+    )
+    torch.testing.assert_close(
+        logits(AutoModelForCausalLM.from_pretrained(run / "checkpoints/checkpoint-3")), logits(hardened)
+    )
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert rows[-1]["kl"] > 1e-4
+
+
+def test_a_model_that_is_an_adapter(tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:
+    """Hardening goes on from the merged model, and is held to that, not to the adapter's base."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_training(tiny_config(first, learning_rate=3e-2), model_args(model_folder("llama")), prompt_files)
+    config = tiny_config(second, beta=0.1, max_steps=1)
+    run_training(config, model_args(first / "adapter", lora=False), prompt_files)
+    reference = AutoModelForCausalLM.from_pretrained(second / "checkpoints/reference")
+    hardened = AutoModelForCausalLM.from_pretrained(first / "model")
+    torch.testing.assert_close(logits(reference), logits(hardened), atol=1e-4, rtol=1e-3)
+
+
+def test_metrics_rows(tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:
+    run = tmp_path / "run"
+    run_training(tiny_config(run, max_steps=3), model_args(model_folder("llama")), prompt_files)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    expected = {
+        "reward",
+        "reward_std",
+        "advantage_spread",
+        "zero_spread_rate",
+        "entropy",
+        "rollout_entropy",
+        "completion_length",
+        "truncated_rate",
+        "repetition_rate",
+        "distinct_response_rate",
+        "refusal_rate",
+        "retention_kl",
+        "kl",
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "num_tokens",
+        "tokens_per_second",
+        "epoch",
+    }
+    for row in rows:
+        assert expected <= set(row)
+        assert row["reward"] == pytest.approx(-row["rollout_entropy"], abs=1e-4)
+        assert 0 <= row["truncated_rate"] <= 1
+        assert 1 <= row["completion_length"] <= 10
+        assert row["advantage_spread"] > 0.5
+
+
+def test_every_update_has_a_row(tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:
+    """Those too that go over a batch again and so have no new rewards."""
+    run = tmp_path / "run"
+    config = tiny_config(run, max_steps=4, num_iterations=2)
+    run_training(config, model_args(model_folder("llama")), prompt_files)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], "reward" in row) for row in rows] == [(1, True), (2, False), (3, True), (4, False)]
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_killed_run_goes_on(lora: bool, tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:
+    def go(run: Path, callbacks: Any = ()) -> Path:
+        config = tiny_config(run, max_steps=6, save_strategy="steps", save_steps=2, beta=0.01, learning_rate=1e-3)
+        return run_training(config, model_args(model_folder("llama"), lora), prompt_files, callbacks=callbacks)
+
+    whole = go(tmp_path / "whole")
+    with pytest.raises(Killed):
+        go(tmp_path / "parts", [KillAt(5)])
+    assert last_checkpoint(tmp_path / "parts" / "checkpoints") == str(tmp_path / "parts/checkpoints/checkpoint-4")
+    parts = go(tmp_path / "parts")
+    expected, got = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (whole, parts))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    shutil.rmtree(parts)  # killed between the last update and the copy of the model
+    again = AutoModelForCausalLM.from_pretrained(go(tmp_path / "parts")).state_dict()
+    assert all(torch.equal(expected[name], again[name]) for name in expected)
+
+
+def test_last_checkpoint(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path / "none") is None
+    for step in (2, 4, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-12").mkdir()  # killed while it was written
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_prompts_that_are_too_long_are_left_out(
+    tmp_path: Path, prompt_files: DataConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(tmp_path, max_prompt_tokens=40)
+    with caplog.at_level("WARNING"):
+        kept = training_prompts(config, prompt_files, tiny_tokenizer())
+    assert 2 <= len(kept) < len(PROMPTS)
+    assert f"{len(PROMPTS) - len(kept)} of 8 prompts are longer than 40 tokens" in caplog.text
+    with pytest.raises(UserError, match=r"--dataset_name .*: 0 prompts, but one batch takes 2"):
+        training_prompts(tiny_config(tmp_path, max_prompt_tokens=5), prompt_files, tiny_tokenizer())
+
+
+def test_too_few_prompts_for_a_batch(tmp_path: Path, prompt_files: DataConfig) -> None:
+    config = tiny_config(tmp_path, per_device_train_batch_size=64)
+    with pytest.raises(UserError, match="8 prompts, but one batch takes 16"):
+        training_prompts(config, prompt_files, tiny_tokenizer())
+
+
+def test_retention_prompts(prompt_files: DataConfig) -> None:
+    assert [p.text for p in retention_prompts(prompt_files)] == list(HELD)
+    assert retention_prompts(DataConfig(dataset_name="x")) == []
+    with pytest.raises(UserError, match="--retention_dataset_name"):
+        retention_prompts(DataConfig(retention_dataset_name="/nowhere/benign.jsonl"))
+
+
+def test_unknown_dtype(tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:
+    with pytest.raises(UserError, match="--dtype float7: unknown; give bfloat16"):
+        run_training(tiny_config(tmp_path / "r"), model_args(model_folder("llama"), dtype="float7"), prompt_files)
