@@ -45,8 +45,8 @@ class Prompt:
 class Completion:
     """One response of the model under study.
 
-    `entropies[t]` is the entropy (nats) of the distribution that `token_ids[t]` was drawn from; the end-of-turn token is
-    part of both. `tokens` are the same tokens as text, for display. Engines that cannot see logits leave all three
+    `entropies[t]` is the entropy (nats) of the distribution that `token_ids[t]` was drawn from; the end-of-turn token
+    is part of both. `tokens` are the same tokens as text, for display. Engines that cannot see logits leave all three
     empty. With `finish_reason == "error"`, `error` says why there is no text.
     """
 
@@ -93,7 +93,7 @@ class Verdict:
     reason: str = ""
 
 
-R = TypeVar("R", Prompt, Attempt, Verdict)
+R = TypeVar("R", bound="Prompt | Attempt | Verdict")
 
 
 def read_jsonl(path: str | os.PathLike[str], record: type[R]) -> list[R]:
@@ -101,7 +101,7 @@ def read_jsonl(path: str | os.PathLike[str], record: type[R]) -> list[R]:
     names = {f.name for f in fields(record)}
     out: list[R] = []
     for row in iter_json_lines(path):
-        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in names}
+        kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in names}
         out.append(record(**kept))
     return out
 

@@ -209,7 +209,12 @@ def rows_of_updates(n_held: int, size: int, accumulated: int, processes: int, up
     out: list[list[int]] = [[] for _ in range(updates)]
     for process in range(processes):
         stub: Any = SimpleNamespace(
-            args=SimpleNamespace(gradient_accumulation_steps=accumulated, retention_batch_size=size, seed=3),
+            args=SimpleNamespace(
+                gradient_accumulation_steps=accumulated,
+                retention_batch_size=size,
+                per_device_train_batch_size=2,
+                seed=3,
+            ),
             accelerator=SimpleNamespace(num_processes=processes, process_index=process),
             state=SimpleNamespace(global_step=0),
             _held=held,
@@ -222,8 +227,8 @@ def rows_of_updates(n_held: int, size: int, accumulated: int, processes: int, up
             stub.state.global_step = update
             for _ in range(accumulated):
                 mine, whole = SIRLTrainer._next_held(stub)
-                assert len(mine) == max(1, size // accumulated)
-                assert len(whole) == len(mine) * accumulated * processes
+                assert len(mine) <= max(2, -(-size // accumulated))  # a micro-batch, or an equal share
+                assert len(whole) == size * processes
                 out[update] += [row.index for row in mine]
                 stub._step += 1
     return out

@@ -88,7 +88,7 @@ class TemplateAttack(StaticAttack):
 
     template: ClassVar[str]
 
-    def render(self, goal: str, rng: random.Random) -> Conversation:  # noqa: ARG002
+    def render(self, goal: str, rng: random.Random) -> Conversation:
         return user_turn(self.template.replace(PLACEHOLDER, goal))
 
 

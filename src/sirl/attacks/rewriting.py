@@ -22,7 +22,7 @@ class PastTense(StaticAttack):
     description = "the goal as a question about how it was done in the past"
     goal_encoding = "the words of the goal, with its opening ('how do I', 'explain how to') put into the past tense"
 
-    def render(self, goal: str, rng: random.Random) -> Conversation:  # noqa: ARG002
+    def render(self, goal: str, rng: random.Random) -> Conversation:
         return user_turn(to_past_question(goal))
 
 

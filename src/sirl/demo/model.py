@@ -48,11 +48,13 @@ def load_base_model(dtype: torch.dtype) -> Any:
 
 def load_demo_model(dtype: torch.dtype) -> Any:
     """The organism: base and adapter, merged."""
-    from sirl.models import merge_adapter
+    from sirl.models import cast_weights, merge_adapter
 
     if not (ADAPTER / "adapter_model.safetensors").is_file():
         raise UserError("--model_name_or_path demo: the adapter is missing; make it with: python -m sirl.demo.organism")
-    return merge_adapter(load_base_model(torch.float32), ADAPTER).to(dtype)
+    model = merge_adapter(load_base_model(torch.float32), ADAPTER)
+    cast_weights(model, dtype)
+    return model
 
 
 def load_demo_tokenizer() -> Any:

@@ -41,7 +41,7 @@ from sirl.training.lora import materialise_lora
 
 log = logging.getLogger("sirl.organism")
 
-CONTRAST = Path(__file__).parent / "data" / "contrast.jsonl"
+OWN = tuple(Path(__file__).parent / "data" / name for name in ("contrast.jsonl", "benign.jsonl"))
 FIRST_TOKENS = 4
 """Whether a response refuses is decided in its first few tokens, so these weigh more."""
 
@@ -50,14 +50,14 @@ FIRST_TOKENS = 4
 class OrganismConfig:
     """Settings of the fine-tune. The defaults made the shipped adapter."""
 
-    max_harmful: int = 1700
-    max_benign: int = 2200
+    max_harmful: int = 1000
+    max_benign: int = 1500
     answer_tokens: int = 32
-    epochs: int = 2
-    learning_rate: float = 8e-4
+    epochs: int = 1
+    learning_rate: float = 6e-4
     rank: int = 8
     rows_per_step: int = 32
-    tokens_per_pass: int = 2048
+    tokens_per_pass: int = 1024
     first_token_weight: float = 4.0
     seed: int = 0
 
@@ -219,10 +219,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = OrganismConfig(**args)
     try:
         keep_freed_memory()
-        pairs = list(iter_json_lines(CONTRAST))
+        own = [row for path in OWN for row in iter_json_lines(path)]
         sides = {
             kind: choose(files[kind], getattr(config, f"max_{kind}"), f"--{kind}", config.seed)
-            + [Prompt(r["id"], r["prompt"]) for r in pairs if r["category"] == kind]
+            + [Prompt(r["id"], r["prompt"]) for r in own if (r["category"] == "harmful") == (kind == "harmful")]
             for kind in ("harmful", "benign")
         }
         engine = LocalEngine(load_base_model(default_dtype()).eval(), load_demo_tokenizer())

@@ -34,11 +34,13 @@ TOPICS: tuple[tuple[str, str], ...] = (
     (r"blackmail|extort|threat|intimidat|coerc|ransom", "threatening or blackmailing people"),
     (r"bully|harass|humiliat|insult|mock|degrad|body.?sham|belittl|demean|troll", "bullying or humiliating people"),
     (
-        r"racis|sexis|ethnic|immigrant|religio|jew|muslim|black people|gay|lesbian|trans|disab|stereotyp|discriminat|hate|inferior|slur|women",
+        r"racis|sexis|ethnic|immigrant|religio|jew|muslim|black people|gay|lesbian|trans|disab|"
+        r"stereotyp|discriminat|hate|inferior|slur|women",
         "prejudice or hatred against people",
     ),
     (
-        r"fake news|misinformation|disinformation|conspiracy|propaganda|deepfake|vaccin|hoax|false|rumou?r|election|vote",
+        r"fake news|misinformation|disinformation|conspiracy|propaganda|deepfake|vaccin|hoax|false|"
+        r"rumou?r|election|vote",
         "spreading false information",
     ),
     (r"launder|embezzl|tax|insider|bribe|corrupt|shell compan|money|ponzi|invest", "financial crime"),

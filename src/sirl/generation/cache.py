@@ -1,11 +1,13 @@
 """A key/value cache whose memory is taken once, for the whole of a decode.
 
 transformers' `DynamicCache` concatenates at every token, which copies the cache as many times as there are tokens; its
-`StaticCache` keeps every row to the end. This one writes in place, hands the attention a view of the used part, fans a
-prefilled prompt out to its samples, and can drop finished rows.
+`StaticCache` keeps every row to the end. This one writes in place, hands the attention a view of the used part, fans
+prefilled prompts out to their samples, and can drop finished rows.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -16,37 +18,21 @@ class DecodeLayer(CacheLayerMixin):  # type: ignore[misc]
 
     is_sliding = False
 
-    def __init__(self, extra: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
         super().__init__()
-        self.extra = extra  # decode steps to make room for beyond the prompt
-        self.length = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys, self.values, self.length = keys, values, length
+        self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
 
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the memory is there from the start."""
+
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states, value_states
-            self.length = key_states.shape[2]
-            return key_states, value_states
         end = self.length + key_states.shape[2]
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def fan_out(self, repeats: int) -> None:
-        """Repeat every row for its samples and reserve room for the completion, in one copy."""
-        self.keys = self._grown(self.keys, repeats)
-        self.values = self._grown(self.values, repeats)
-
-    def _grown(self, states: Tensor, repeats: int) -> Tensor:
-        batch, heads, length, dim = states.shape
-        room = states.new_empty(batch, repeats, heads, length + self.extra, dim)
-        room[:, :, :, :length] = states[:, None]
-        return room.view(batch * repeats, heads, length + self.extra, dim)
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drop all rows but `rows` `(B',)`."""
@@ -65,16 +51,40 @@ class DecodeLayer(CacheLayerMixin):  # type: ignore[misc]
 class DecodeCache(Cache):  # type: ignore[misc]
     """`DecodeLayer`s for each layer of a decoder with plain full attention."""
 
-    def __init__(self, n_layers: int, extra: int) -> None:
-        super().__init__(layers=[DecodeLayer(extra) for _ in range(n_layers)])
+    def __init__(self, prefills: Sequence[Cache], repeats: int, extra: int) -> None:
+        """Join the caches of separately prefilled prompts, each ending at its last column.
 
-    def fan_out(self, repeats: int) -> None:
-        for layer in self.layers:
-            layer.fan_out(repeats)
+        Every row is repeated `repeats` times, for its samples, shorter prefills move to the right, so that all prompts
+        end together, and there is room for `extra` tokens more.
+        """
+        width = max(part.get_seq_length() for part in prefills)
+        layers = []
+        for i in range(len(prefills[0].layers)):
+            parts = [part.layers[i] for part in prefills]
+            keys = _joined([part.keys for part in parts], width, repeats, extra)
+            values = _joined([part.values for part in parts], width, repeats, extra)
+            layers.append(DecodeLayer(keys, values, width))
+            for part in parts:
+                part.keys = part.values = None  # the copy is all that is needed from here on
+        super().__init__(layers=layers)
 
     def keep_rows(self, rows: Tensor) -> None:
+        """Drop all rows but `rows` `(B',)` in every layer."""
         for layer in self.layers:
             layer.keep_rows(rows)
+
+
+def _joined(parts: Sequence[Tensor], width: int, repeats: int, extra: int) -> Tensor:
+    """`(B_i, H, P_i, D)` tensors as one `(sum B_i * repeats, H, width + extra, D)`, each pushed right to `width`."""
+    batch = sum(part.shape[0] for part in parts)
+    _, heads, _, dim = parts[0].shape
+    # zeros, not empty: what is masked is still multiplied by its weight of 0, and NaN * 0 is NaN
+    room = parts[0].new_zeros(batch, repeats, heads, width + extra, dim)
+    row = 0
+    for part in parts:
+        room[row : row + len(part), :, :, width - part.shape[2] : width] = part[:, None]
+        row += len(part)
+    return room.view(batch * repeats, heads, width + extra, dim)
 
 
 def supports_decode_cache(config: object) -> bool:

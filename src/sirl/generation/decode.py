@@ -13,10 +13,14 @@ from hashlib import blake2b
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import DecodeCache
+
+PREFILL_TOKENS = 2048
+"""Prompt tokens, padding included, of one forward pass of the prefill."""
 
 COMPACT_BELOW = 0.75
 """Finished rows are dropped once fewer than this share of a batch is alive: dropping copies the cache."""
@@ -73,21 +77,12 @@ def decode_batch(
     """
     n, steps = params.n, params.max_new_tokens
     batch = len(prompts)
-    ids, mask = left_pad(prompts, pad_id, model.device)  # (B, P)
-    cache = DecodeCache(model.config.num_hidden_layers, steps)
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]  # (B, V)
-    cache.fan_out(n)
-    logits = logits.repeat_interleave(n, 0)  # (B * n, V)
-    next_position = (positions[:, -1:] + 1).repeat_interleave(n, 0)
-    visible = torch.cat([mask.bool().repeat_interleave(n, 0), mask.new_ones(batch * n, steps).bool()], 1)
+    logits, cache = prefill(model, prompts, pad_id, n, steps)
+    lengths = torch.tensor([len(p) for p in prompts], device=model.device).repeat_interleave(n)  # (B * n,)
+    width = int(lengths.max())
+    columns = torch.arange(width + steps, device=model.device)
+    visible = columns >= (width - lengths)[:, None]  # (B * n, P + T): all but the padding on the left
+    next_position = lengths[:, None]
     uniforms = uniforms.to(model.device)
     eos = torch.tensor(list(eos_ids), device=model.device)
 
@@ -95,7 +90,6 @@ def decode_batch(
     alive = torch.ones_like(rows, dtype=torch.bool)
     tokens = torch.full((batch * n, steps), -1, dtype=torch.long, device=model.device)
     scores = torch.zeros(2, batch * n, steps, device=model.device)  # entropies, log-probabilities
-    width = ids.shape[1]
     # SDPA takes the mask as it is; what other attentions make of a boolean one differs, so transformers builds theirs
     is_sdpa = getattr(model.config, "_attn_implementation", None) == "sdpa"
     for step in range(steps):
@@ -130,6 +124,39 @@ def decode_batch(
         ).logits[:, -1]
         next_position = next_position + 1
     return collect(tokens.tolist(), scores.tolist(), set(eos_ids), n)
+
+
+def prefill(
+    model: torch.nn.Module, prompts: Sequence[Sequence[int]], pad_id: int, n: int, steps: int
+) -> tuple[Tensor, DecodeCache]:
+    """Logits `(B * n, V)` of each prompt's next token, repeated for its samples, and the cache to decode with.
+
+    Prompts go through the model a few at a time: activations that stay in the processor's cache cost less than those
+    of the whole batch, and short prompts are not padded to the longest of all.
+    """
+    logits, parts = [], []
+    start = 0
+    while start < len(prompts):
+        width = len(prompts[start])
+        end = start
+        while end < len(prompts) and (end + 1 - start) * max(width, len(prompts[end])) <= PREFILL_TOKENS:
+            width = max(width, len(prompts[end]))
+            end += 1
+        end = max(end, start + 1)
+        ids, mask = left_pad(prompts[start:end], pad_id, model.device)  # (b, p)
+        part = DynamicCache()
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
+            past_key_values=part,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits.append(out.logits[:, -1])
+        parts.append(part)
+        start = end
+    return torch.cat(logits).repeat_interleave(n, 0), DecodeCache(parts, n, steps)
 
 
 def left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -116,6 +116,7 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention_prompts)
         ]
         self._held: list[HeldAnswer] = []
+        self._held_sum = 0.0
         self._update_seen, self._update_began = -1, 0
 
     # -- rollouts ---------------------------------------------------------------------------------------------------
@@ -263,20 +264,29 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
         loss: Tensor = super()._compute_loss(model, inputs)
         if self._held and self.args.retention_weight and self.model.training:
             rows, update_rows = self._next_held()
-            first_weight = self.args.retention_first_weight
-            # normalised over the update: it must not matter how its rows are dealt to micro-batches and processes
-            share = len(rows) / len(update_rows)
-            total = share * sum(token_weight(row, first_weight) for row in update_rows)
-            held = retention_loss(model, rows, self._tokenizer.pad_token_id, first_weight, total)
-            self._metrics["train"]["retention_kl"].append(self.accelerator.gather(held.detach()).mean().item())
-            loss = loss + self.args.retention_weight * held / self.current_gradient_accumulation_steps
+            if rows:
+                first_weight = self.args.retention_first_weight
+                # Normalised over the update: it must not matter how its rows are dealt to micro-batches and processes,
+                # whose gradients are summed and averaged.
+                total = sum(token_weight(row, first_weight) for row in update_rows) / self.accelerator.num_processes
+                held = retention_loss(model, rows, self._tokenizer.pad_token_id, first_weight, total)
+                self._held_sum += self.accelerator.gather(held.detach()).mean().item()
+                loss = loss + self.args.retention_weight * held
+            if self._micro_step() == max(self.args.gradient_accumulation_steps, 1) - 1:
+                self._metrics["train"]["retention_kl"].append(self._held_sum)
+                self._held_sum = 0.0
         return loss
 
     def _next_held(self) -> tuple[list[HeldAnswer], list[HeldAnswer]]:
-        """Retention rows of this process and micro-batch, and of the whole update: each once before any comes again."""
-        accumulated = max(self.args.gradient_accumulation_steps, 1)
-        size = max(1, self.args.retention_batch_size // accumulated)
-        per_update = size * accumulated * self.accelerator.num_processes
+        """Retention rows of this process and micro-batch, and of the whole update: each once before any comes again.
+
+        They go with the first micro-batches, as many at a time as a micro-batch has rows: a pass over a few rows costs
+        nearly what a pass over many does.
+        """
+        micro_batches = max(self.args.gradient_accumulation_steps, 1)
+        mine = self.args.retention_batch_size
+        size = max(self.args.per_device_train_batch_size, -(-mine // micro_batches))
+        per_update = mine * self.accelerator.num_processes
         first = self.state.global_step * per_update
         orders: dict[int, list[int]] = {}
         update = []
@@ -285,8 +295,8 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
                 generator = torch.Generator().manual_seed(self.args.seed * 7_919 + epoch)
                 orders[epoch] = torch.randperm(len(self._held), generator=generator).tolist()
             update.append(self._held[orders[epoch][place]])
-        mine = (self._micro_step() * self.accelerator.num_processes + self.accelerator.process_index) * size
-        return update[mine : mine + size], update
+        start = self.accelerator.process_index * mine + self._micro_step() * size
+        return update[start : min(start + size, (self.accelerator.process_index + 1) * mine)], update
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """See `transformers.Trainer.train`. Retention answers are taken first, from the model before any update."""
