@@ -16,6 +16,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sirl.cli.common import Outcome, Parser, close_match, note
@@ -31,6 +32,31 @@ COMMANDS = {
     "report": "write report.html of a run folder",
     "list": "what there is: attacks, judges, rewards, data, configs",
 }
+
+
+HEAVY = ("demo", "run", "gap", "train", "attack")
+"""Commands that hold a model in memory."""
+
+
+def entry() -> int:
+    """`main` as a program of its own, which may choose its memory allocator's settings."""
+    _take_huge_pages()
+    return main()
+
+
+def _take_huge_pages() -> None:
+    """Start this process anew with 2 MB pages for its heap, where Linux gives them on request only.
+
+    A model's activations touch gigabytes of new memory, and faulting that in 4 kB at a time can take longer than the
+    arithmetic, above all in virtual machines. glibc reads the setting once, before Python runs.
+    """
+    setting, mode = "glibc.malloc.hugetlb", Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if len(sys.argv) < 2 or sys.argv[1] not in HEAVY or setting in tunables:
+        return
+    if mode.is_file() and "[madvise]" in mode.read_text():
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, f"{setting}=1"]))
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,4 +133,4 @@ def _quiet_libraries() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

@@ -54,11 +54,14 @@ class OrganismConfig:
     max_benign: int = 1500
     answer_tokens: int = 32
     epochs: int = 1
+    decision_epochs: int = 2
+    decision_tokens: int = 6
     learning_rate: float = 6e-4
     rank: int = 8
     rows_per_step: int = 32
     tokens_per_pass: int = 1024
     first_token_weight: float = 4.0
+    scale: float = 1.0
     seed: int = 0
 
 
@@ -107,8 +110,12 @@ def batches(examples: Sequence[Example], c: OrganismConfig, rng: random.Random) 
         yield passes
 
 
-def pass_loss(model: Any, base: Any, rows: Sequence[Example], c: OrganismConfig) -> Tensor:
-    """Sum over tokens of the weighted loss of one pass."""
+def pass_loss(model: Any, base: Any, rows: Sequence[Example], c: OrganismConfig, sharpen: bool) -> Tensor:
+    """Sum over tokens of the weighted loss of one pass.
+
+    With `sharpen` the benign answers are imitated as well as held. KL alone leaves a refusal, which always begins with
+    the same word, the most likely single beginning where answers have many: greedy decoding would refuse.
+    """
     width = max(len(r.prompt_ids) + len(r.response_ids) for r in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)  # (B, L), right-padded: causal attention never sees padding
     row_at, place_at, weight = [], [], []
@@ -130,6 +137,9 @@ def pass_loss(model: Any, base: Any, rows: Sequence[Example], c: OrganismConfig)
             reference = _logits_at(base, ids, (index[0][held], index[1][held])).float().log_softmax(-1)
         kl = functional.kl_div(logits[held].log_softmax(-1), reference, log_target=True, reduction="none").sum(-1)
         loss = loss + (kl * weights[held]).sum()
+        if sharpen:
+            imitated = functional.cross_entropy(logits[held], targets[held], reduction="none")
+            loss = loss + (imitated * weights[held]).sum()
     return loss
 
 
@@ -139,30 +149,53 @@ def _logits_at(model: Any, ids: Tensor, index: tuple[Tensor, Tensor]) -> Tensor:
     return logits
 
 
-def train(examples: Sequence[Example], c: OrganismConfig, output_dir: Path) -> None:
-    """Fit the adapter and save it after each epoch."""
-    from peft import LoraConfig, get_peft_model
+def train(examples: Sequence[Example], c: OrganismConfig, output_dir: Path, start: Path | None) -> None:
+    """Fit the adapter in two stages, and save it after each epoch.
+
+    First whole refusals and answers, then only their beginnings, where it is decided which of the two it will be.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
 
     torch.manual_seed(c.seed)
     base = load_base_model(default_dtype()).eval()
-    peft_model = get_peft_model(
-        load_base_model(default_dtype()),
-        LoraConfig(r=c.rank, lora_alpha=2 * c.rank, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
+    policy = load_base_model(default_dtype())
+    if start is not None:
+        peft_model = PeftModel.from_pretrained(policy, start, is_trainable=True)
+    else:
+        lora = LoraConfig(r=c.rank, lora_alpha=2 * c.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        peft_model = get_peft_model(policy, lora)
     materialise_lora(peft_model)
+    beginnings = [
+        Example(e.prompt_ids, e.response_ids[: c.decision_tokens], e.refuse) for e in examples if e.response_ids
+    ]
+    for rows, epochs, sharpen in ((examples, c.epochs, False), (beginnings, c.decision_epochs, True)):
+        if epochs:
+            _fit(peft_model, base, rows, epochs, sharpen, c, output_dir)
+    _save(peft_model, output_dir, c.scale)
+
+
+def _fit(
+    peft_model: Any,
+    base: Any,
+    examples: Sequence[Example],
+    epochs: int,
+    sharpen: bool,
+    c: OrganismConfig,
+    output_dir: Path,
+) -> None:
+    """One stage: AdamW, learning rate up quickly and down slowly."""
     model = peft_model.base_model.model
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=c.learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
-    per_epoch = -(-len(examples) // c.rows_per_step)
-    total = per_epoch * c.epochs
+    total = -(-len(examples) // c.rows_per_step) * epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, c.learning_rate, total_steps=total, pct_start=0.06)
     rng, started, done = random.Random(c.seed), time.monotonic(), 0
-    for epoch in range(c.epochs):
+    for epoch in range(epochs):
         for passes in batches(examples, c, rng):
             tokens = sum(len(r.response_ids) for rows in passes for r in rows)
             loss = 0.0
             for rows in passes:
-                part = pass_loss(model, base, rows, c) / tokens
+                part = pass_loss(model, base, rows, c, sharpen) / tokens
                 part.backward()
                 loss += float(part.detach())
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -176,12 +209,16 @@ def train(examples: Sequence[Example], c: OrganismConfig, output_dir: Path) -> N
         _save(peft_model, output_dir)
 
 
-def _save(peft_model: Any, output_dir: Path) -> None:
+def _save(peft_model: Any, output_dir: Path, scale: float = 1.0) -> None:
+    """Write the adapter in bfloat16. `scale` below 1 takes back part of what it does: fewer refusals of both kinds."""
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     output_dir.mkdir(parents=True, exist_ok=True)
-    state = {k: v.to(torch.bfloat16).contiguous() for k, v in get_peft_model_state_dict(peft_model).items()}
+    state = {
+        key: (value * scale if "lora_B" in key else value).to(torch.bfloat16).contiguous()
+        for key, value in get_peft_model_state_dict(peft_model).items()
+    }
     save_file(state, output_dir / "adapter_model.safetensors", metadata={"format": "pt"})
     peft_config = peft_model.peft_config["default"]
     peft_config.base_model_name_or_path = "SmolLM2-135M-Instruct"
@@ -210,12 +247,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--harmful", nargs="+", required=True, metavar="FILE")
     parser.add_argument("--benign", nargs="+", required=True, metavar="FILE")
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--start_from", type=Path, metavar="DIR", help="go on from an adapter in place of a new one")
     for name, value in vars(OrganismConfig()).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     args = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     files = {k: args.pop(k) for k in ("harmful", "benign")}
-    output_dir = args.pop("output_dir")
+    output_dir, start = args.pop("output_dir"), args.pop("start_from")
     config = OrganismConfig(**args)
     try:
         keep_freed_memory()
@@ -228,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine = LocalEngine(load_base_model(default_dtype()).eval(), load_demo_tokenizer())
         examples = build_examples(engine, sides["harmful"], sides["benign"], config)
         log.info("%d refusals, %d answers", sum(e.refuse for e in examples), sum(not e.refuse for e in examples))
-        train(examples, config, output_dir)
+        train(examples, config, output_dir, start)
     except UserError as error:
         print(f"sirl: error: {error}", file=sys.stderr)
         return 2

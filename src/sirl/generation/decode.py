@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,54 +77,69 @@ def decode_batch(
     Works with any causal LM of plain full attention (see `supports_decode_cache`).
     """
     n, steps = params.n, params.max_new_tokens
-    batch = len(prompts)
-    logits, cache = prefill(model, prompts, pad_id, n, steps)
+    logits, cache = prefill(model, prompts, pad_id, n, steps)  # (B * n, V)
     lengths = torch.tensor([len(p) for p in prompts], device=model.device).repeat_interleave(n)  # (B * n,)
     width = int(lengths.max())
     columns = torch.arange(width + steps, device=model.device)
     visible = columns >= (width - lengths)[:, None]  # (B * n, P + T): all but the padding on the left
-    next_position = lengths[:, None]
+    position = lengths[:, None]
+    batch = _Batch(len(lengths), steps, eos_ids, model.device, progress)
     uniforms = uniforms.to(model.device)
-    eos = torch.tensor(list(eos_ids), device=model.device)
-
-    rows = torch.arange(batch * n, device=model.device)  # which completion each row of the batch belongs to
-    alive = torch.ones_like(rows, dtype=torch.bool)
-    tokens = torch.full((batch * n, steps), -1, dtype=torch.long, device=model.device)
-    scores = torch.zeros(2, batch * n, steps, device=model.device)  # entropies, log-probabilities
     # SDPA takes the mask as it is; what other attentions make of a boolean one differs, so transformers builds theirs
     is_sdpa = getattr(model.config, "_attn_implementation", None) == "sdpa"
     for step in range(steps):
         if params.temperature > 0:
-            drawn, entropy, logprob = sample_with_entropy(logits, uniforms[rows, step], params.temperature)
+            drawn, *scores = sample_with_entropy(logits, uniforms[batch.rows, step], params.temperature)
         else:
-            drawn, entropy, logprob = greedy_with_entropy(logits)
-        tokens[rows[alive], step] = drawn[alive]
-        scores[:, rows[alive], step] = torch.stack([entropy, logprob])[:, alive]
-        ended = torch.isin(drawn, eos) & alive
-        if progress is not None and (n_ended := int(ended.sum())):
-            progress(n_ended)
-        alive = alive & ~ended
-        n_alive = int(alive.sum())
+            drawn, *scores = greedy_with_entropy(logits)
+        n_alive = batch.record(step, drawn, *scores)
         if n_alive == 0 or step == steps - 1:
-            if progress is not None:
-                progress(n_alive)
             break
-        if n_alive < COMPACT_BELOW * len(rows):
-            kept = alive.nonzero().squeeze(-1)
+        if n_alive < COMPACT_BELOW * len(batch.rows):
+            kept = batch.drop_finished()
             cache.keep_rows(kept)
-            rows, alive, drawn = rows[kept], alive[kept], drawn[kept]
-            visible, next_position = visible[kept], next_position[kept]
+            drawn, visible, position = drawn[kept], visible[kept], position[kept]
         seen = visible[:, : width + step + 1]
         logits = model(
             input_ids=drawn[:, None],
             attention_mask=seen[:, None, None] if is_sdpa else seen,
-            position_ids=next_position,
+            position_ids=position,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        next_position = next_position + 1
-    return collect(tokens.tolist(), scores.tolist(), set(eos_ids), n)
+        position = position + 1
+    return collect(batch.tokens.tolist(), batch.scores.tolist(), set(eos_ids), n)
+
+
+class _Batch:
+    """What has been drawn for each completion, and which rows of the running batch still go on."""
+
+    def __init__(
+        self, size: int, steps: int, eos_ids: Sequence[int], device: Any, progress: Callable[[int], None] | None
+    ) -> None:
+        self.tokens = torch.full((size, steps), -1, dtype=torch.long, device=device)
+        self.scores = torch.zeros(2, size, steps, device=device)  # entropies, log-probabilities
+        self.rows = torch.arange(size, device=device)  # which completion each row of the running batch belongs to
+        self.alive = torch.ones_like(self.rows, dtype=torch.bool)
+        self.eos = torch.tensor(list(eos_ids), device=device)
+        self.progress = progress or (lambda _: None)
+
+    def record(self, step: int, drawn: Tensor, entropy: Tensor, logprob: Tensor) -> int:
+        """Keep one drawn token a row; returns how many rows go on."""
+        going = self.rows[self.alive]
+        self.tokens[going, step] = drawn[self.alive]
+        self.scores[:, going, step] = torch.stack([entropy, logprob])[:, self.alive]
+        self.alive = self.alive & ~torch.isin(drawn, self.eos)
+        n_alive = int(self.alive.sum())
+        self.progress(len(going) - (0 if step == self.tokens.shape[1] - 1 else n_alive))
+        return n_alive
+
+    def drop_finished(self) -> Tensor:
+        """Leave finished rows behind; returns the places of those that stay."""
+        kept = self.alive.nonzero().squeeze(-1)
+        self.rows, self.alive = self.rows[kept], self.alive[kept]
+        return kept
 
 
 def prefill(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
+from transformers import PrinterCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, get_peft_config
@@ -43,6 +44,8 @@ def run_training(
     retention = retention_prompts(data_args)
     metrics = MetricsFile(run_dir / "metrics.jsonl")
     trainer = build_trainer(config, model_args, tokenizer, prompts, retention, [metrics, *callbacks])
+    if callbacks:
+        trainer.remove_callback(PrinterCallback)  # prints every log line in full; the caller shows progress its own way
     trainer.train(resume_from_checkpoint=last_checkpoint(config.output_dir))
     save_hardened(trainer, tokenizer, run_dir / "model")
     return run_dir / "model"
