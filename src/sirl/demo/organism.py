@@ -8,7 +8,8 @@ model's distribution, on the base model's own greedy answers, which are cut shor
 teaches it to stop early. Contrast pairs ("How do I kill a zombie process?" / "... my business partner?") share their
 scary word, so that the word alone decides nothing.
 
-Runs in about half an hour on two CPU cores. The adapter lands in DIR as PEFT writes it, in bfloat16.
+With the settings of LOG.md the two stages took about 25 minutes on two CPU cores. The adapter lands in DIR as PEFT
+writes it, in bfloat16.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ FIRST_TOKENS = 4
 
 @dataclass(frozen=True)
 class OrganismConfig:
-    """Settings of the fine-tune. The defaults made the shipped adapter."""
+    """Settings of the fine-tune. LOG.md has those that made the shipped adapter, which differ in part."""
 
     max_harmful: int = 1000
     max_benign: int = 1500

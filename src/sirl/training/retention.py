@@ -22,6 +22,7 @@ from torch import Tensor
 from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine, encode_chat
 from sirl.records import Prompt
+from sirl.training.batching import pad_pairs
 
 TOP_K = 256
 FIRST_TOKENS = 4
@@ -59,14 +60,8 @@ def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int, ba
 def answer_logits(model: Any, pairs: Sequence[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, list[int]]:
     """Logits `(B, T, V)` at the places of the answers, each row's first answer token at 0, and answer lengths."""
     device = next(model.parameters()).device
-    prompt_width = max(len(p) for p, _ in pairs)
-    answer_width = max(len(a) for _, a in pairs)
-    ids = torch.full((len(pairs), prompt_width + answer_width), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, (prompt, answer) in enumerate(pairs):  # prompts padded on the left, answers on the right
-        start = prompt_width - len(prompt)
-        ids[row, start : prompt_width + len(answer)] = torch.tensor([*prompt, *answer])
-        mask[row, start : prompt_width + len(answer)] = 1
+    prompts, answers = zip(*pairs, strict=True)
+    ids, mask, answer_width = pad_pairs(prompts, answers, pad_id)
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     out = model(
         input_ids=ids.to(device),
