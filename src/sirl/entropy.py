@@ -10,11 +10,19 @@ in slices, so that a `(B, T, V)` tensor of probabilities never exists.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-ROWS_PER_SLICE = 64
-"""Positions whose distributions are held in float32 at once: 64 x 128k x 4 bytes is 33 MB a buffer."""
+ROWS_PER_SLICE = 16
+"""Positions whose distributions are held in float32 at once: few enough to stay in a processor's cache."""
+
+ROWS_PER_PRODUCT = 512
+"""Positions whose logits are held at once: 512 x 128k x 2 bytes is 131 MB. Fewer cost matrix-multiply speed."""
+
+BLOCK = 256
+"""Tokens of a block of the vocabulary, in drawing."""
 
 FLOOR = -1.0e4
 """Logits this far below the largest have probability 0 in float32; the clamp keeps 0 * -inf (masked logits) finite."""
@@ -28,45 +36,92 @@ def entropy_from_logits(logits: Tensor, temperature: float = 1.0) -> Tensor:
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     flat = logits.reshape(-1, logits.shape[-1])  # (N, V)
-    parts = [_entropy_slice(rows, temperature)[0] for rows in flat.split(ROWS_PER_SLICE)]
+    parts = [_distribution(rows, temperature)[0] for rows in flat.split(ROWS_PER_SLICE)]
     joined = torch.cat(parts) if parts else flat.new_zeros(0, dtype=torch.float32)
     return joined.reshape(logits.shape[:-1])
 
 
-def _entropy_slice(rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """`(N, V)` logits -> entropy `(N,)` and unnormalised probabilities `(N, V)`, the largest being 1."""
-    x = rows.float()
+def _distribution(rows: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`(N, V)` logits -> entropy, largest scaled logit and sum of weights `(N,)`, and weights `(N, V)`.
+
+    Weights are unnormalised probabilities, the largest being 1.
+    """
+    x = rows.to(torch.float32, copy=True)
     if temperature != 1.0:
-        x = x / temperature
-    x = (x - x.amax(-1, keepdim=True)).clamp_min(FLOOR)  # (N, V)
+        x.div_(temperature)
+    top = x.amax(-1)  # (N,)
+    x.sub_(top[:, None])
     weights = x.exp()
-    total = weights.sum(-1)  # (N,)
-    # -sum p log p with log p = x - log Z. The product reuses x: this is the largest buffer of a decode step.
-    return total.log() - x.mul_(weights).sum(-1) / total, weights
+    total = weights.sum(-1)
+    # -sum p log p with log p = x - log Z
+    entropy = total.log() - torch.linalg.vecdot(x, weights) / total
+    if entropy.isnan().any():  # -inf logits make 0 * -inf; what is NaN for another reason stays NaN
+        entropy = total.log() - torch.linalg.vecdot(x.clamp_min_(FLOOR), weights) / total
+    return entropy, top, total, weights
 
 
 def sample_with_entropy(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token a row by inverse CDF: `(B, V), (B,) -> (B,), (B,), (B,)`.
 
     Returns the tokens, the entropies of the distributions they were drawn from and their log-probabilities there.
-    `uniforms` are in [0, 1). One uniform and one cumulative sum a row replace the V random numbers of
-    `torch.multinomial`, and softmax terms are shared with the entropy. Exact up to float32 rounding of the sum.
+    `uniforms` are in [0, 1). One uniform a row replaces the V random numbers of `torch.multinomial`, and softmax terms
+    are shared with the entropy. Exact up to float32 rounding of the sums.
     """
-    entropy, weights = _entropy_slice(logits, temperature)
-    cdf = weights.cumsum(-1)  # (B, V)
-    total = cdf[:, -1:]
+    drawn, entropies, logprobs = [], [], []
+    for rows, u in zip(logits.split(ROWS_PER_SLICE), uniforms.split(ROWS_PER_SLICE), strict=True):
+        entropy, _, total, weights = _distribution(rows, temperature)
+        token = _inverse_cdf(weights, u)
+        drawn.append(token)
+        entropies.append(entropy)
+        logprobs.append((weights.gather(-1, token[:, None]).squeeze(-1) / total).log())
+    return torch.cat(drawn), torch.cat(entropies), torch.cat(logprobs)
+
+
+def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """First token whose cumulative weight exceeds `uniform * total`: `(N, V), (N,) -> (N,)`.
+
+    Two levels, blocks of the vocabulary and tokens of the block: a cumulative sum over the vocabulary is slow on a CPU.
+    """
+    blocks = _blocks(weights)
+    block_cdf = blocks.sum(-1).cumsum(-1)  # (N, V / BLOCK)
+    total = block_cdf[:, -1:]
     target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    # right=True: the first token whose cumulative weight exceeds the target, so weight-0 tokens are never drawn.
-    # The clamp is for NaN, which no cumulative weight exceeds: NaN entropy says what is wrong, an index error does not.
-    drawn = torch.searchsorted(cdf, target, right=True).clamp_max(cdf.shape[-1] - 1)
-    return drawn.squeeze(-1), entropy, (weights.gather(-1, drawn) / total).log().squeeze(-1)
+    # right=True: the first place whose cumulative weight exceeds the target, so weight-0 blocks are never chosen.
+    # The clamp is for NaN, which nothing exceeds: NaN entropy says what is wrong, an index error does not.
+    block = torch.searchsorted(block_cdf, target, right=True).clamp_max(block_cdf.shape[-1] - 1)  # (N, 1)
+    before = torch.where(block > 0, block_cdf.gather(-1, (block - 1).clamp_min(0)), 0.0)
+    cdf = _chosen(blocks, block).cumsum(-1)  # (N, BLOCK)
+    # The block's sum and its cumulative sum round differently: stay below the last, and never on a token of weight 0
+    inside = torch.minimum(target - before, torch.nextafter(cdf[:, -1:], torch.zeros_like(target))).clamp_min(0.0)
+    place = torch.searchsorted(cdf, inside, right=True).clamp_max(BLOCK - 1)
+    return (block * BLOCK + place).squeeze(-1).clamp_max(weights.shape[1] - 1)
 
 
 def greedy_with_entropy(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Most likely token a row, with entropy and log-probability at temperature 1: `(B, V) -> (B,), (B,), (B,)`."""
-    entropy, weights = _entropy_slice(logits, 1.0)
+    drawn, entropies, totals = [], [], []
+    for rows in logits.split(ROWS_PER_SLICE):
+        entropy, _, total, weights = _distribution(rows, 1.0)
+        blocks = _blocks(weights)
+        # the first of the largest, by block and then inside it: argmax over the vocabulary is slow on a CPU
+        block = blocks.amax(-1).argmax(-1, keepdim=True)
+        drawn.append((block * BLOCK + _chosen(blocks, block).argmax(-1, keepdim=True)).squeeze(-1))
+        entropies.append(entropy)
+        totals.append(total)
     # the largest weight is exp(0) = 1, so log p = -log(sum)
-    return logits.argmax(-1), entropy, -weights.sum(-1).log()
+    return torch.cat(drawn), torch.cat(entropies), -torch.cat(totals).log()
+
+
+def _blocks(weights: Tensor) -> Tensor:
+    """Weights by block of the vocabulary, `(N, V) -> (N, ceil(V / BLOCK), BLOCK)`, filled up with 0."""
+    missing = -weights.shape[1] % BLOCK
+    padded = torch.nn.functional.pad(weights, (0, missing)) if missing else weights
+    return padded.view(len(weights), -1, BLOCK)
+
+
+def _chosen(blocks: Tensor, block: Tensor) -> Tensor:
+    """The block of each row that `block` `(N, 1)` names: `(N, BLOCK)`."""
+    return blocks.gather(1, block[..., None].expand(-1, 1, BLOCK)).squeeze(1)
 
 
 def mean_token_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
@@ -75,6 +130,59 @@ def mean_token_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
     total = torch.where(mask.bool(), entropies, 0.0).sum(-1)
     count = kept.sum(-1)
     return torch.where(count > 0, total / count.clamp_min(1), torch.nan)
+
+
+def score_tokens(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and entropy of its distribution: `(M, D), (V, D), (M,) -> (M,), (M,)`, float32.
+
+    `hidden` are the last hidden states at the places that predict the targets, `head` the output embedding. Gradients
+    reach `hidden` and `head` through the log-probabilities; entropies carry none. Logits exist for a slice of places at
+    a time and are computed again in the backward pass.
+    """
+    logprobs, entropies = _TokenScores.apply(hidden, head, targets, temperature)
+    return logprobs, entropies
+
+
+class _TokenScores(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        logprobs = torch.empty(len(targets), device=hidden.device)
+        entropies, log_totals = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        for start in range(0, len(targets), ROWS_PER_PRODUCT):
+            part = slice(start, start + ROWS_PER_PRODUCT)
+            logits = hidden[part] @ head.t()  # (n, V)
+            for first in range(0, len(logits), ROWS_PER_SLICE):
+                rows = slice(start + first, min(start + first + ROWS_PER_SLICE, len(targets)))
+                x = logits[first : first + ROWS_PER_SLICE]
+                entropies[rows], top, total, _ = _distribution(x, temperature)
+                log_totals[rows] = total.log() + top  # log-sum-exp of the logits at this temperature
+                chosen = x.gather(-1, targets[rows, None]).squeeze(-1).float() / temperature
+                logprobs[rows] = chosen - log_totals[rows]
+        ctx.save_for_backward(hidden, head, targets, log_totals)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden, head, targets, log_totals = ctx.saved_tensors
+        to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        to_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(targets), ROWS_PER_PRODUCT):
+            part = slice(start, start + ROWS_PER_PRODUCT)
+            logits = hidden[part] @ head.t()  # (n, V), turned in place into their gradient
+            for first in range(0, len(logits), ROWS_PER_SLICE):
+                rows = slice(start + first, min(start + first + ROWS_PER_SLICE, len(targets)))
+                x = logits[first : first + ROWS_PER_SLICE]
+                # d log p_t / d z_v = ([v = t] - p_v) / T
+                p = (x.float() / ctx.temperature).sub_(log_totals[rows, None]).exp_().neg_()
+                p.scatter_add_(-1, targets[rows, None], torch.ones_like(p[:, :1]))
+                x.copy_(p.mul_((grad[rows] / ctx.temperature)[:, None]))
+            if to_hidden is not None:
+                to_hidden[part] = logits @ head
+            if to_head is not None:
+                to_head += logits.t() @ hidden[part]
+        return to_hidden, to_head, None, None
 
 
 @torch.no_grad()

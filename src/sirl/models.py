@@ -10,6 +10,8 @@ import ctypes
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,33 @@ def default_dtype() -> torch.dtype:
         or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     )
     return torch.bfloat16 if has_bf16 and flags.startswith("AVX512") else torch.float32
+
+
+def contiguous_head(model: Any) -> None:
+    """Make the output embedding copy its input where that is not contiguous.
+
+    A slice of the last positions, `hidden[:, -k:]`, is not, and torch then computes `hidden @ W^T` as a batched product
+    with one copy of W (the whole vocabulary) for each row: on a CPU that takes longer than the rest of the model.
+    """
+    head = model.get_output_embeddings()
+    if head is not None and not getattr(head, "takes_contiguous", False):
+        head.takes_contiguous = True
+        head.register_forward_pre_hook(_contiguous)
+
+
+def _contiguous(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.contiguous() if isinstance(x, torch.Tensor) else x for x in inputs)
+
+
+@contextmanager
+def attention(model: Any, name: str) -> Iterator[None]:
+    """`model` with another of transformers' attention functions."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
 
 
 def keep_freed_memory() -> None:

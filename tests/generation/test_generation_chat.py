@@ -10,7 +10,7 @@ import torch
 
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine
-from sirl.generation.decode import collect, left_pad, plan_batches, uniforms_for
+from sirl.generation.decode import PREFILL_TOKENS, collect, left_pad, plan_batches, prefill_chunks, uniforms_for
 from sirl.generation.local import LocalEngine, encode_chat, eos_token_ids
 from sirl.records import Conversation, Message
 from tiny_models import PROMPTS, reference_scores, tiny_model, tiny_tokenizer
@@ -112,14 +112,44 @@ def test_invalid_sampling_parameters(settings: dict[str, Any]) -> None:
 
 def test_plan_batches() -> None:
     prompts = [[0] * n for n in (3, 9, 1, 8, 2, 7)]
+
+    def plan(*args: int) -> list[list[int]]:
+        return [sorted(batch) for batch in plan_batches(prompts, *args)]
+
     # by falling length: 9 8 7 3 2 1 = prompts 1 3 5 0 4 2; two prompts of n=4 fill 8 rows
-    assert plan_batches(prompts, n=4, max_rows=8, max_cells=1000) == [[1, 3], [5, 0], [4, 2]]
+    assert plan(4, 0, 8, 1000) == [[1, 3], [0, 5], [2, 4]]
     # 2 x 9 cells are more than 17, so the first goes alone; 2 x 8 fit, then 3 + 2 + 1 fit as 3 x 3
-    assert plan_batches(prompts, n=1, max_rows=100, max_cells=17) == [[1], [3, 5], [0, 4, 2]]
-    assert plan_batches([[0] * 50], n=1, max_rows=1, max_cells=10) == [[0]], (
-        "a prompt too long for the bound runs alone"
-    )
-    assert plan_batches([], 1, 1, 1) == []
+    assert plan(1, 0, 100, 17) == [[1], [3, 5], [0, 2, 4]]
+    # new tokens take room as well: 2 x (8 + 4) are more than 17, 2 x (3 + 4) fit
+    assert plan(1, 4, 100, 17) == [[1], [3], [5], [0, 4], [2]]
+    assert plan_batches([[0] * 50], 1, 0, 1, 10) == [[0]], "a prompt too long for the bound runs alone"
+    assert plan_batches([], 1, 1, 1, 1) == []
+
+
+def test_plan_batches_puts_what_begins_alike_together() -> None:
+    a, b = [7] * 20, [8] * 20
+    prompts = [[*a, 1], [*b, 1], [*a, 2], [*b, 2, 2], [*a, *b], [*a, 3, 3]]
+    assert plan_batches(prompts, 1, 0, 10, 10_000) == [[0, 2, 5, 1, 3, 4]]
+
+
+def test_prefill_chunks() -> None:
+    head = list(range(100, 130))
+    alike = [[*head, 1, 2], [*head, 3], [*head, 4, 5, 6]]
+    assert prefill_chunks(alike) == [(range(3), 30)]
+    # the whole of a prompt is never shared: its last token has to give logits
+    assert prefill_chunks([head, head]) == [(range(2), 29)]
+    # a long prompt would pad the short ones, so it goes alone
+    assert prefill_chunks([*alike, [5] * 300]) == [(range(3), 30), (range(3, 4), 0)]
+    # nothing in common, like lengths: one chunk without padding worth the name
+    assert prefill_chunks([[1] * 20, [2] * 20]) == [(range(2), 0)]
+    # a few first tokens are not worth a pass of their own, and a prompt of one token cannot share any
+    assert prefill_chunks([[1, 2, 3, 4], [1, 2, 3, 5]]) == [(range(2), 0)]
+    assert prefill_chunks([[9], [9]]) == [(range(2), 0)]
+    assert prefill_chunks([]) == []
+    many = [[*range(100), i] for i in range(3000)]
+    chunks = prefill_chunks(many)
+    assert [i for chunk, _ in chunks for i in chunk] == list(range(3000))
+    assert all(shared + len(chunk) * (101 - shared) <= PREFILL_TOKENS for chunk, shared in chunks)
 
 
 def test_left_pad() -> None:

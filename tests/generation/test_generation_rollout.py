@@ -72,7 +72,7 @@ def test_entropies_in_bfloat16(family: str, temperature: float, tokenizer: Any) 
     """The mean over a completion, which is the reward, to 2e-2 nats.
 
     A single token carries the rounding of its bfloat16 logits, in a plain forward pass as much as in ours, so a
-    completion of a token or two is only as good as that.
+    completion of a few tokens is only as good as that.
     """
     model = tiny_model(family, dtype=torch.bfloat16)
     exact_model = copy.deepcopy(model).double()
@@ -85,7 +85,7 @@ def test_entropies_in_bfloat16(family: str, temperature: float, tokenizer: Any) 
             same_weights, _ = reference_scores(model, prompt, rollout.token_ids, temperature)
             exact, _ = reference_scores(exact_model, prompt, rollout.token_ids, temperature)
             assert (got - same_weights).abs().max() < 0.15
-            if len(got) >= 4:
+            if len(got) >= 8:
                 assert abs(float((got - same_weights).mean())) < 2e-2
             ours += (got - exact).abs().tolist()
             plain += (same_weights - exact).abs().tolist()

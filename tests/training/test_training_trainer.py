@@ -118,10 +118,11 @@ def padded_batch(tokenizer: Any, left: int, right: int) -> tuple[torch.Tensor, t
 
 @pytest.mark.parametrize(("left", "right"), [(0, 0), (7, 0), (0, 5), (9, 11)])
 @pytest.mark.parametrize("batch_size", [None, 3])
-def test_trimmed_scoring_equals_trls(
-    left: int, right: int, batch_size: int | None, tmp_path: Path, model_folder: Any
+@pytest.mark.parametrize("packed", [True, False])
+def test_scoring_equals_trls(
+    left: int, right: int, batch_size: int | None, packed: bool, tmp_path: Path, model_folder: Any
 ) -> None:
-    trainer = tiny_trainer(tmp_path, model_folder("qwen2"), temperature=0.7)
+    trainer = tiny_trainer(tmp_path, model_folder("qwen2"), temperature=0.7, packed_scoring=packed)
     ids, mask, width = padded_batch(trainer.processing_class, left, right)
     seen: list[torch.Size] = []
     inner = trainer.model.get_base_model().model
@@ -129,7 +130,11 @@ def test_trimmed_scoring_equals_trls(
     given = (trainer.model, ids, mask, width)
     with torch.no_grad():
         ours = trainer._get_per_token_logps_and_entropies(*given, batch_size=batch_size, compute_entropy=True)
-        assert seen[0][1] == ids.shape[1] - left - right, "columns of padding are not computed"
+        if packed:
+            tokens = int(mask.sum()) - len(ids)  # a completion's last token predicts nothing
+            assert sum(shape[1] for shape in seen) == tokens, "neither padding nor anything twice is computed"
+        else:
+            assert seen[0][1] == ids.shape[1] - left - right, "columns of padding are not computed"
         theirs = GRPOTrainer._get_per_token_logps_and_entropies(
             trainer, *given, batch_size=batch_size, compute_entropy=True
         )
@@ -140,9 +145,10 @@ def test_trimmed_scoring_equals_trls(
     assert trainer._get_per_token_logps_and_entropies(*given)[1] is None
 
 
-def test_trimmed_scoring_without_any_completion(tmp_path: Path, model_folder: Any) -> None:
+@pytest.mark.parametrize("packed", [True, False])
+def test_scoring_without_any_completion(packed: bool, tmp_path: Path, model_folder: Any) -> None:
     """All rows truncated and masked."""
-    trainer = tiny_trainer(tmp_path, model_folder("llama"))
+    trainer = tiny_trainer(tmp_path, model_folder("llama"), packed_scoring=packed)
     ids, mask, width = padded_batch(trainer.processing_class, 2, 3)
     mask[:, -width:] = 0
     logps, entropies, _ = trainer._get_per_token_logps_and_entropies(
@@ -151,6 +157,13 @@ def test_trimmed_scoring_without_any_completion(tmp_path: Path, model_folder: An
     assert logps.shape == entropies.shape == (4, width)
     mask[:] = 0
     assert trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width)[0].shape == (4, width)
+
+
+def test_packing_where_it_cannot_be(tmp_path: Path, model_folder: Any) -> None:
+    with pytest.raises(UserError, match="gpt2 models are not all plain"):
+        tiny_trainer(tmp_path, model_folder("gpt2"), packed_scoring=True, lora=False)
+    with pytest.raises(UserError, match="checkpointing"):
+        tiny_trainer(tmp_path, model_folder("llama"), packed_scoring=True, gradient_checkpointing=True)
 
 
 # -- rollouts of another engine ----------------------------------------------------------------------------------------

@@ -8,9 +8,33 @@ prefilled prompts out to their samples, and can drop finished rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "sirl_grouped"
+
+
+def grouped_attention(
+    _: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **__: Any
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention `(B, H, Q, D)`, `(B, H_kv, K, D)` twice `-> (B, Q, H, D)`.
+
+    transformers' own repeats keys and values for the query heads that share them, which at each decoded token copies
+    the whole cache; torch's function can share them itself.
+    """
+    out = functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None and query.shape[2] > 1, scale=scaling, enable_gqa=True
+    )
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, grouped_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 class DecodeLayer(CacheLayerMixin):  # type: ignore[misc]

@@ -7,6 +7,7 @@ the batch, and the entropy is taken from the logits that the token is drawn from
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -18,10 +19,14 @@ from transformers import DynamicCache
 
 from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.generation.base import SamplingParams
-from sirl.generation.cache import DecodeCache
+from sirl.generation.cache import ATTENTION, DecodeCache
+from sirl.models import attention
 
 PREFILL_TOKENS = 2048
 """Prompt tokens, padding included, of one forward pass of the prefill."""
+
+MIN_SHARED = 8
+"""Fewer tokens that prompts begin with alike are not worth a forward pass of their own."""
 
 COMPACT_BELOW = 0.75
 """Finished rows are dropped once fewer than this share of a batch is alive: dropping copies the cache."""
@@ -49,22 +54,26 @@ def uniforms_for(prompt_ids: Sequence[int], params: SamplingParams, occurrence: 
     return np.random.Generator(np.random.Philox(key=key)).random(params.max_new_tokens, dtype=np.float32)
 
 
-def plan_batches(prompts: Sequence[Sequence[int]], n: int, max_rows: int, max_cells: int) -> list[list[int]]:
-    """Indices of prompts by batch: alike in length, at most `max_rows` completions and `max_cells` prompt tokens."""
+def plan_batches(
+    prompts: Sequence[Sequence[int]], n: int, steps: int, max_rows: int, max_cells: int
+) -> list[list[int]]:
+    """Indices of prompts by batch: alike in length, at most `max_rows` completions and `max_cells` tokens of cache.
+
+    Inside a batch, prompts of like length that begin alike are neighbours.
+    """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     batches: list[list[int]] = []
     for i in order:
-        longest = len(prompts[batches[-1][0]]) if batches else 0
-        full = not batches or (len(batches[-1]) + 1) * n > max_rows or (len(batches[-1]) + 1) * longest > max_cells
-        if full:
+        rows = (len(batches[-1]) + 1) * n if batches else 0
+        if not batches or rows > max_rows or rows * (len(prompts[batches[-1][0]]) + steps) > max_cells:
             batches.append([])
         batches[-1].append(i)
-    return batches
+    return [sorted(batch, key=lambda i: (len(prompts[i]) // 32, list(prompts[i]))) for batch in batches]
 
 
 @torch.inference_mode()
 def decode_batch(
-    model: torch.nn.Module,
+    model: Any,
     prompts: Sequence[Sequence[int]],
     uniforms: Tensor,
     params: SamplingParams,
@@ -76,17 +85,28 @@ def decode_batch(
 
     Works with any causal LM of plain full attention (see `supports_decode_cache`).
     """
+    with attention(model, ATTENTION) if model.config._attn_implementation == "sdpa" else nullcontext():
+        return _decode(model, prompts, uniforms, params, eos_ids, pad_id, progress)
+
+
+def _decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    uniforms: Tensor,
+    params: SamplingParams,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    progress: Callable[[int], None] | None,
+) -> list[list[Rollout]]:
     n, steps = params.n, params.max_new_tokens
-    logits, cache = prefill(model, prompts, pad_id, n, steps)  # (B * n, V)
-    lengths = torch.tensor([len(p) for p in prompts], device=model.device).repeat_interleave(n)  # (B * n,)
-    width = int(lengths.max())
-    columns = torch.arange(width + steps, device=model.device)
-    visible = columns >= (width - lengths)[:, None]  # (B * n, P + T): all but the padding on the left
+    logits, visible, cache = prefill(model, prompts, pad_id, n, steps)  # (B * n, V), (B * n, P)
+    lengths, width = visible.sum(-1), visible.shape[1]
+    visible = torch.nn.functional.pad(visible, (0, steps), value=True)  # (B * n, P + T)
     position = lengths[:, None]
     batch = _Batch(len(lengths), steps, eos_ids, model.device, progress)
     uniforms = uniforms.to(model.device)
-    # SDPA takes the mask as it is; what other attentions make of a boolean one differs, so transformers builds theirs
-    is_sdpa = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    # ours takes the mask as it is; what other attentions make of a boolean one differs, so transformers builds theirs
+    as_it_is = model.config._attn_implementation == ATTENTION
     for step in range(steps):
         if params.temperature > 0:
             drawn, *scores = sample_with_entropy(logits, uniforms[batch.rows, step], params.temperature)
@@ -102,7 +122,7 @@ def decode_batch(
         seen = visible[:, : width + step + 1]
         logits = model(
             input_ids=drawn[:, None],
-            attention_mask=seen[:, None, None] if is_sdpa else seen,
+            attention_mask=seen[:, None, None] if as_it_is else seen,
             position_ids=position,
             past_key_values=cache,
             use_cache=True,
@@ -143,36 +163,73 @@ class _Batch:
 
 
 def prefill(
-    model: torch.nn.Module, prompts: Sequence[Sequence[int]], pad_id: int, n: int, steps: int
-) -> tuple[Tensor, DecodeCache]:
-    """Logits `(B * n, V)` of each prompt's next token, repeated for its samples, and the cache to decode with.
+    model: Any, prompts: Sequence[Sequence[int]], pad_id: int, n: int, steps: int
+) -> tuple[Tensor, Tensor, DecodeCache]:
+    """Logits `(B * n, V)` of each prompt's next token, which columns of the cache `(B * n, P)` hold tokens of the row,
+    and the cache to decode with; a prompt's samples are neighbours.
 
     Prompts go through the model a few at a time: activations that stay in the processor's cache cost less than those
-    of the whole batch, and short prompts are not padded to the longest of all.
+    of the whole batch, and short prompts are not padded to the longest of all. What neighbours begin with (a system
+    prompt, the template of an attack) is computed once for them.
     """
-    logits, parts = [], []
-    start = 0
-    while start < len(prompts):
-        width = len(prompts[start])
-        end = start
-        while end < len(prompts) and (end + 1 - start) * max(width, len(prompts[end])) <= PREFILL_TOKENS:
-            width = max(width, len(prompts[end]))
-            end += 1
-        end = max(end, start + 1)
-        ids, mask = left_pad(prompts[start:end], pad_id, model.device)  # (b, p)
+    logits, parts, masks = [], [], []
+    for chunk, shared in prefill_chunks(prompts):
+        chosen = [prompts[i] for i in chunk]
         part = DynamicCache()
+        if shared:
+            first = torch.tensor([chosen[0][:shared]], device=model.device)
+            model(input_ids=first, past_key_values=part, use_cache=True, logits_to_keep=1)
+            part.batch_repeat_interleave(len(chosen))
+        ids, mask = left_pad([p[shared:] for p in chosen], pad_id, model.device)  # (b, p)
+        masks.append(torch.cat([mask.new_ones(len(chosen), shared), mask], 1).bool())
         out = model(
             input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
+            attention_mask=masks[-1],
+            position_ids=shared + (mask.cumsum(-1) - 1).clamp_min(0),
             past_key_values=part,
             use_cache=True,
             logits_to_keep=1,
         )
         logits.append(out.logits[:, -1])
         parts.append(part)
-        start = end
-    return torch.cat(logits).repeat_interleave(n, 0), DecodeCache(parts, n, steps)
+    width = max(mask.shape[1] for mask in masks)
+    visible = torch.cat([torch.nn.functional.pad(mask, (width - mask.shape[1], 0)) for mask in masks])
+    return (
+        torch.cat(logits).repeat_interleave(n, 0),
+        visible.repeat_interleave(n, 0),
+        DecodeCache(parts, n, steps),
+    )
+
+
+def prefill_chunks(prompts: Sequence[Sequence[int]]) -> list[tuple[range, int]]:
+    """Neighbouring prompts that are prefilled together, and how many first tokens are computed once for them.
+
+    A prompt joins its neighbours where that costs no more tokens, padding included, than a chunk of its own.
+    """
+    chunks: list[tuple[range, int]] = []
+    shared = cost = widest = 0
+    for i, prompt in enumerate(prompts):
+        if chunks:
+            start = chunks[-1][0].start
+            joined = min(shared, common_prefix(prompts[start], prompt), len(prompt) - 1)
+            joined = joined if joined >= MIN_SHARED else 0
+            width = max(widest, len(prompt))
+            after = joined + (i + 1 - start) * (width - joined)
+            if after <= min(PREFILL_TOKENS, cost + len(prompt)):
+                chunks[-1] = (range(start, i + 1), joined)
+                shared, cost, widest = joined, after, width
+                continue
+        chunks.append((range(i, i + 1), 0))
+        shared, cost, widest = len(prompt) - 1, len(prompt), len(prompt)
+    return chunks
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many first tokens two prompts share."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
 
 
 def left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,12 @@ from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
+from sirl.models import contiguous_head
 from sirl.records import Completion, Conversation
 
-MAX_ROWS = 128
-MAX_PREFILL_TOKENS = 16_384
+MAX_ROWS = 256
+MAX_CACHE_BYTES = 2 << 30
+"""Memory that keys and values of a batch may take."""
 
 
 class LocalEngine:
@@ -30,6 +32,7 @@ class LocalEngine:
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str = "local", max_rows: int = MAX_ROWS) -> None:
+        contiguous_head(model)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
@@ -64,7 +67,8 @@ class LocalEngine:
         # the loop keeps n rows a prompt; a group larger than a batch would break the memory bound
         limit = max(self.max_rows, params.n)
         draws = self._uniforms(prompts, params, first_sample)
-        for batch in plan_batches(prompts, params.n, limit, MAX_PREFILL_TOKENS):
+        cells = MAX_CACHE_BYTES // bytes_per_token(self.model)
+        for batch in plan_batches(prompts, params.n, params.max_new_tokens, limit, cells):
             chosen = [prompts[i] for i in batch]
             uniforms = torch.from_numpy(np.concatenate([draws[i] for i in batch]))
             run = decode_batch if supports_decode_cache(self.model.config) else generate_batch
@@ -111,6 +115,14 @@ def encode_chat(tokenizer: Any, conversation: Conversation) -> list[int]:
     )
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote the special tokens
     return ids
+
+
+def bytes_per_token(model: Any) -> int:
+    """Memory of one token's keys and values in all layers."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * dim * model.dtype.itemsize)
 
 
 def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:

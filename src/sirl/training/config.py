@@ -68,6 +68,14 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         metadata={"help": "Weight of an answer's first 4 tokens, where the model decides whether to refuse."},
     )
 
+    packed_scoring: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Score the completions of a batch as one sequence without padding, each prompt once. "
+            "Default: on a CPU, with models of plain full attention and no gradient checkpointing."
+        },
+    )
+
     def __post_init__(self) -> None:
         on_cpu = self.use_cpu or not torch.accelerator.is_available()
         if self.gradient_checkpointing is None:

@@ -2,63 +2,115 @@
 
 PEFT computes `W x + s B (A x)`: two thin products beside every large one, in the adapter's float32, with casts of all
 activations around them. On a CPU the casts and thin products cost more than the large product. Here `W' = W + s B A` is
-formed once a forward pass and used in one product; autograd gives the same gradients for A and B through W'. Adapters,
-saving, loading and disabling stay PEFT's.
+formed once an update, used in one product forwards and one backwards, and the gradients of A and B come from thin
+products in the type of W, so that the large gradient of W' never exists. Adapters, saving, loading and disabling stay
+PEFT's. The price is a second copy of the adapted weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import TrainerCallback
 
 
 def materialise_lora(model: Any) -> int:
-    """Switch every plain LoRA linear layer of a PEFT model to `W + s B A`; returns how many were switched."""
+    """Switch every plain LoRA linear layer of a PEFT model to `W + s B A`; returns how many were switched.
+
+    Not for parameters that are sharded or written to behind autograd's back (FSDP, DeepSpeed).
+    """
     layers = [m for m in _lora_layers(model) if _is_plain(m)]
     for module in layers:
-        module.fixed_weight = None
+        module.formed = None
         module.forward = MethodType(_forward, module)
     return len(layers)
 
 
-@contextmanager
-def fixed_weights(model: Any) -> Iterator[None]:
-    """Form the weights once for many forward passes without gradients: rollouts. A copy of the adapted weights."""
-    layers = [m for m in _lora_layers(model) if hasattr(m, "fixed_weight")]
-    try:
-        with torch.no_grad():
-            for module in layers:
-                module.fixed_weight = effective_weight(module).detach()  # a Parameter would be registered as one
-        yield
-    finally:
-        for module in layers:
-            module.fixed_weight = None
+class FormedWeights(TrainerCallback):  # type: ignore[misc]
+    """Drops formed weights whenever the trainer has changed an adapter."""
+
+    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+        forget_formed(model)
+
+    def on_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
+        forget_formed(model)
+
+
+def forget_formed(model: Any) -> None:
+    """Have every weight formed anew at its next use."""
+    for module in _lora_layers(model):
+        if hasattr(module, "formed"):
+            module.formed = None
 
 
 def effective_weight(module: Any) -> Tensor:
-    """`W + s B A` of a LoRA layer, `(out, in)`, in the type of `W`; the sum is formed in the adapter's type."""
+    """`W + s B A` of a LoRA layer, `(out, in)`, in the type of `W`; the sum is formed in the adapter's type.
+
+    Carries no gradient. Kept until an adapter changes, which its tensors' version counters tell, or `forget_formed`:
+    fused optimizers write past the counters.
+    """
     base: Tensor = module.base_layer.weight
-    if module.merged or module.disable_adapters:
+    adapters = _active(module)
+    if not adapters:
         return base
-    weight = base
-    for name in module.active_adapters:
-        if name in module.lora_A:
-            a, b = module.lora_A[name].weight, module.lora_B[name].weight
-            weight = torch.addmm(weight.to(a.dtype), b, a, alpha=module.scaling[name])
-    return weight.to(base.dtype)
+    key = tuple((name, a._version, b._version, id(a), id(b)) for name, a, b, _ in adapters)
+    if module.formed is None or module.formed[0] != key:
+        # rollouts run in inference mode, whose tensors cannot take part in training afterwards
+        with torch.inference_mode(False), torch.no_grad():
+            weight = base
+            for _, a, b, scale in adapters:
+                weight = torch.addmm(weight.to(a.dtype), b, a, alpha=scale)
+            module.formed = (key, weight.to(base.dtype))
+    formed: Tensor = module.formed[1]
+    return formed
 
 
-def _forward(self: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
+def _active(module: Any) -> list[tuple[str, Tensor, Tensor, float]]:
+    """Name, A `(r, in)`, B `(out, r)` and scale of each adapter that is to be added to the base weight."""
+    if module.merged or module.disable_adapters:
+        return []
+    return [
+        (name, module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
+        for name in module.active_adapters
+        if name in module.lora_A
+    ]
+
+
+def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if self.disable_adapters and self.merged:
         self.unmerge()  # as PEFT does
-    fixed = self.fixed_weight if not self.disable_adapters else None
-    return functional.linear(x, effective_weight(self) if fixed is None else fixed, self.base_layer.bias)
+    adapters, bias = _active(self), self.base_layer.bias
+    if not (torch.is_grad_enabled() and adapters):
+        return functional.linear(x, effective_weight(self), bias)
+    if len(adapters) > 1:
+        result: Tensor = type(self).forward(self, x, *args, **kwargs)
+        return result
+    _, a, b, scale = adapters[0]
+    out: Tensor = _AdaptedLinear.apply(x, effective_weight(self), bias, a, b, scale)
+    return out
+
+
+class _AdaptedLinear(torch.autograd.Function):  # type: ignore[misc]
+    """`x W'^T + bias` with `W' = W + s B A` given; gradients for x, A and B as if it had been `W x + s B (A x)`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(x, weight, a, b)
+        ctx.scale = scale
+        return functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+        x, weight, a, b = ctx.saved_tensors
+        rows, out = x.flatten(0, -2), grad.flatten(0, -2)  # (N, in), (N, out)
+        to_x = grad @ weight if ctx.needs_input_grad[0] else None
+        to_b = out.t() @ (rows @ a.to(x.dtype).t())  # (out, r)
+        to_a = (out @ b.to(x.dtype)).t() @ rows  # (r, in)
+        return to_x, None, None, to_a.to(a.dtype) * ctx.scale, to_b.to(b.dtype) * ctx.scale, None
 
 
 def _lora_layers(model: Any) -> list[Any]:

@@ -7,7 +7,7 @@ checkpoints. Added here:
   vLLM, which cannot return exact entropies, one forward pass of the training model gives them (`_score_rollouts`);
 - groups whose rewards hardly differ get advantage 0 (`min_reward_spread`);
 - retention: KL to the starting model on its own benign answers, added to the loss;
-- padding columns are cut off before every scoring pass, rows of like length going together;
+- completions are scored as one sequence without padding, each prompt once (`sirl.training.packed`);
 - a sampler that knows its epoch, so that a resumed run repeats what an uninterrupted one does.
 """
 
@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
@@ -31,14 +32,16 @@ from trl.models import unwrap_model_for_generation
 from sirl.entropy import mean_token_entropy
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
+from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
 from sirl.generation.local import LocalEngine, encode_chat
-from sirl.models import check_tokenizer
+from sirl.models import check_tokenizer, contiguous_head
 from sirl.records import Prompt
 from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs
 from sirl.training.config import SIRLConfig
-from sirl.training.lora import fixed_weights, materialise_lora
+from sirl.training.lora import FormedWeights, materialise_lora
 from sirl.training.metrics import rollout_metrics
+from sirl.training.packed import add_packed_scoring, pack_rows
 from sirl.training.retention import HeldAnswer, held_answers, retention_loss, token_weight
 from sirl.training.rewards import reward_function
 
@@ -110,8 +113,11 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             rollout_func=None if args.use_vllm else self._rollout,
         )
         args.check_save_steps()
-        if self.accelerator.device.type == "cpu":
+        if self.accelerator.device.type == "cpu" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             materialise_lora(self.model)
+            self.add_callback(FormedWeights())
+        contiguous_head(self.model)
+        self._prepare_packing()
         self._retention_prompts = [
             p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention_prompts)
         ]
@@ -172,7 +178,6 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             ) as model,
             torch.no_grad(),
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
-            fixed_weights(model),
         ):
             was_training = model.training
             model.eval()
@@ -224,7 +229,7 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             ids, mask, width = pad_pairs(chats[rows], completion_ids[rows], self._tokenizer.pad_token_id)
             ids, mask = ids.to(self.accelerator.device), mask.to(self.accelerator.device)
             with torch.no_grad():
-                logps, entropies, _ = super()._get_per_token_logps_and_entropies(
+                logps, entropies, _ = self._get_per_token_logps_and_entropies(
                     self.model, ids, mask, width, compute_entropy=True
                 )
             kept = mask[:, -width:]
@@ -238,14 +243,45 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
 
     # -- update -----------------------------------------------------------------------------------------------------
 
+    def _prepare_packing(self) -> None:
+        """Teach policy and reference to score packed batches, where that is wanted and their attention allows it."""
+        obstacle = None
+        if not supports_decode_cache(self.model.config):
+            obstacle = f"the layers of {self.model.config.model_type} models are not all plain full attention"
+        elif self.args.gradient_checkpointing:
+            obstacle = "gradient checkpointing computes forward passes again with another attention"
+        wanted = self.args.packed_scoring
+        if wanted and obstacle:
+            raise UserError(f"--packed_scoring: not possible here ({obstacle}); leave it out")
+        on_cpu = self.accelerator.device.type == "cpu"
+        self._packs = obstacle is None and (on_cpu if wanted is None else wanted)
+        if self._packs:
+            for model in (self.model, self.ref_model):
+                if model is not None:
+                    plain = self.accelerator.unwrap_model(model)
+                    add_packed_scoring(plain.get_base_model() if is_peft_model(plain) else plain, self.temperature)
+
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """TRL's scoring pass without the columns in which this batch holds nothing but padding: `(B, T)` each."""
+        """TRL's scoring pass as one packed sequence (see `sirl.training.packed`): `(B, T)` each.
+
+        Where packing does not apply, TRL's own without the columns in which this batch holds nothing but padding.
+        """
         if args or any(v is not None for k, v in kwargs.items() if k not in _SCORING_FLAGS):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
+        if self._packs and not kwargs.get("compute_aux_loss"):
+            size = kwargs.get("batch_size") or len(input_ids)
+            chunks = zip(input_ids.split(size), attention_mask.split(size), strict=True)
+            packs = [pack_rows(ids, mask, logits_to_keep, self.model.dtype) for ids, mask in chunks]
+            if all(packs):
+                mask = attention_mask[:, -logits_to_keep:].bool()
+                logps, entropies = (torch.cat(part) for part in zip(*(model(packed=p) for p in packs), strict=True))
+                # entropies carry no gradient; TRL uses them for its entropy bonus alone, which SIRL forbids
+                logps, entropies = (torch.zeros(mask.shape).to(x).masked_scatter(mask, x) for x in (logps, entropies))
+                return logps, entropies if kwargs.get("compute_entropy") else None, None
         used = attention_mask.any(0).nonzero().squeeze(-1)
         completion_start = input_ids.shape[1] - logits_to_keep
         first = min(int(used[0]), completion_start - 1) if len(used) else 0

@@ -1,0 +1,106 @@
+"""Packed scoring gives what a padded batch gives: log-probabilities, entropies and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sirl.entropy import entropy_from_logits, score_tokens
+from sirl.training.batching import pad_pairs
+from sirl.training.packed import add_packed_scoring, pack, pack_rows
+from tiny_models import FAMILIES, tiny_model
+
+PROMPTS = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 9, 10], [11, 12, 13], [40], [40], [11, 12, 13], [60, 61]]
+COMPLETIONS = [[20, 21, 22], [23], [24, 25, 26, 27, 28], [29, 30], [31, 32, 33], [34], []]
+
+
+def padded_scores(model: Any, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of all completion tokens, row after row, by a plain padded pass."""
+    ids, mask, width = pad_pairs(PROMPTS, COMPLETIONS, pad_id=0)
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    logits = out.logits[:, -width - 1 : -1] / temperature
+    logps = logits.log_softmax(-1).gather(-1, ids[:, -width:, None]).squeeze(-1)
+    kept = mask[:, -width:].bool()
+    return logps[kept], entropy_from_logits(logits)[kept]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_packed_equals_padded(family: str, temperature: float) -> None:
+    model = tiny_model(family)
+    expected_logps, expected_entropies = padded_scores(model, temperature)
+    weights = torch.linspace(-1, 1, len(expected_logps))
+    (expected_logps * weights).sum().backward()
+    expected_grads = {n: p.grad for n, p in model.named_parameters()}
+    model.zero_grad()
+    add_packed_scoring(model, temperature)
+    logps, entropies = model(packed=pack(PROMPTS, COMPLETIONS, torch.float32))
+    torch.testing.assert_close(logps, expected_logps, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(entropies, expected_entropies, atol=1e-4, rtol=1e-4)
+    assert not entropies.requires_grad
+    (logps * weights).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.abs().max() > 0
+        torch.testing.assert_close(parameter.grad, expected_grads[name], atol=1e-5, rtol=1e-3)
+    assert model.config._attn_implementation == "sdpa", "put back for whoever calls next"
+
+
+def test_nothing_is_computed_twice() -> None:
+    packed = pack(PROMPTS, COMPLETIONS, torch.float32)
+    assert packed is not None
+    prompts = {tuple(p) for p, c in zip(PROMPTS, COMPLETIONS, strict=True) if c}
+    tokens = sum(len(p) - 1 for p in prompts) + sum(map(len, COMPLETIONS))
+    assert packed.input_ids.shape == (1, tokens)
+    assert len(packed.scored) == sum(map(len, COMPLETIONS))
+
+
+def test_branches_do_not_see_each_other() -> None:
+    model = tiny_model("llama")
+    add_packed_scoring(model, 1.0)
+    with torch.no_grad():
+        together, _ = model(packed=pack([[5, 6, 7], [5, 6, 7]], [[20, 21], [30, 31, 32]], torch.float32))
+        alone, _ = model(packed=pack([[5, 6, 7]], [[30, 31, 32]], torch.float32))
+    torch.testing.assert_close(together[2:], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_pack_rows_reads_what_the_mask_shows() -> None:
+    ids, mask, width = pad_pairs(PROMPTS, COMPLETIONS, pad_id=99)
+    left, right = torch.full((len(ids), 3), 99), torch.full((len(ids), 2), 99)
+    wide = pack_rows(
+        torch.cat([left, ids, right], 1),
+        torch.cat([left * 0, mask, right * 0], 1),
+        width + 2,
+        torch.float32,
+    )
+    plain = pack(PROMPTS, COMPLETIONS, torch.float32)
+    assert wide is not None
+    assert plain is not None
+    for name, value in vars(plain).items():
+        assert torch.equal(getattr(wide, name), value), name
+    assert pack([[1, 2]], [[]], torch.float32) is None
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_score_tokens_against_full_logits(temperature: float) -> None:
+    """More places than a slice and than a product hold, a vocabulary that is no multiple of a block."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1100, 8, generator=generator, dtype=torch.float64)
+    head = torch.randn(301, 8, generator=generator, dtype=torch.float64)
+    targets = torch.randint(0, 301, (1100,), generator=generator)
+    weights = torch.randn(1100, generator=generator)
+    inputs = [hidden.float().requires_grad_(), head.float().requires_grad_()]
+    logps, entropies = score_tokens(inputs[0], inputs[1], targets, temperature)
+    (logps * weights).sum().backward()
+    exact = [hidden.requires_grad_(), head.requires_grad_()]
+    logits = exact[0] @ exact[1].t() / temperature
+    expected = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(logps.double(), expected, atol=1e-4, rtol=0)
+    plain = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
+    torch.testing.assert_close(entropies.double(), plain, atol=1e-4, rtol=0)
+    for got, want in zip(inputs, exact, strict=True):
+        torch.testing.assert_close(got.grad.double(), want.grad, atol=1e-3, rtol=1e-3)
