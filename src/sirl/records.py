@@ -31,6 +31,11 @@ Decoding = Literal["greedy", "sample"]
 Label = Literal["full_refusal", "partial_refusal", "full_compliance", "unscored"]
 
 
+def user_turn(text: str) -> Conversation:
+    """A conversation of one user message."""
+    return ({"role": "user", "content": text},)
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One unlabeled request: training prompt, benign question or the goal of an attack."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from sirl.attacks import resolve_attacks
-from sirl.attacks.base import Attack, AttackResult, StaticAttack, user_turn
+from sirl.attacks.base import Attack, AttackResult, StaticAttack
 from sirl.attacks.run import run_attacks
 from sirl.errors import UserError
-from sirl.records import Attempt, Completion, Prompt, read_jsonl
+from sirl.records import Attempt, Completion, Prompt, read_jsonl, user_turn
 
 GOALS = [Prompt(f"g{i}", f"How do I hide snack number {i}?", category="snacks" if i % 2 else None) for i in range(5)]
 ATTACKS = resolve_attacks("direct,dan,base64")

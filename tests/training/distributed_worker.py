@@ -13,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import torch
+from accelerate import PartialState
 from tiny_runs import HELD, tiny_config, tiny_trainer, trainable
 from trl import ModelConfig
 
@@ -75,6 +76,7 @@ def main() -> None:
     run_training(
         config, ModelConfig(model_name_or_path=str(model), dtype="float32"), DataConfig(dataset_name=str(prompts))
     )
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

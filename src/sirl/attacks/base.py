@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams
-from sirl.records import Completion, Conversation, Prompt
+from sirl.records import Completion, Conversation, Prompt, user_turn
 
 PLACEHOLDER = "[PROMPT]"
 """Where the goal goes in a template."""
@@ -90,11 +90,6 @@ class TemplateAttack(StaticAttack):
 
     def render(self, goal: str, rng: random.Random) -> Conversation:
         return user_turn(self.template.replace(PLACEHOLDER, goal))
-
-
-def user_turn(text: str) -> Conversation:
-    """A conversation of one user message."""
-    return ({"role": "user", "content": text},)
 
 
 def require_goal(goal: Prompt) -> str:

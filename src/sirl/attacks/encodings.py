@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 import random
 
-from sirl.attacks.base import StaticAttack, user_turn
-from sirl.records import Conversation
+from sirl.attacks.base import StaticAttack
+from sirl.records import Conversation, user_turn
 
 
 class Base64(StaticAttack):

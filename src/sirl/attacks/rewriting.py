@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import re
 
-from sirl.attacks.base import StaticAttack, user_turn
-from sirl.records import Conversation
+from sirl.attacks.base import StaticAttack
+from sirl.records import Conversation, user_turn
 
 
 class PastTense(StaticAttack):

@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> Outcome:
         model = run_training(training.config, training.model, training.data, callbacks=callbacks)
     if manifest:
         manifest.finish()
+    PartialState().destroy_process_group()  # left to the end of the process, its threads at times abort it
     document = {"model": str(model), "output_dir": str(folder)} if manifest else None
     return Outcome(document, lambda: print(model))
 

@@ -8,18 +8,19 @@ model's distribution, on the base model's own greedy answers, which are cut shor
 teaches it to stop early. Contrast pairs ("How do I kill a zombie process?" / "... my business partner?") share their
 scary word, so that the word alone decides nothing.
 
-With the settings of LOG.md the two stages took about 25 minutes on two CPU cores. The adapter lands in DIR as PEFT
-writes it, in bfloat16.
+The two stages take about half an hour on two CPU cores. The adapter lands in DIR as PEFT writes it, in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import codecs
 import logging
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,24 +36,42 @@ from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine, encode_chat
 from sirl.judges import load_judge
 from sirl.judges.base import JudgeItem
-from sirl.models import default_dtype, keep_freed_memory
+from sirl.models import attention, default_dtype, keep_freed_memory
 from sirl.prompts import load_prompts
-from sirl.records import Prompt, iter_json_lines
+from sirl.records import Prompt, iter_json_lines, user_turn
 from sirl.training.lora import materialise_lora
+from sirl.training.packed import ATTENTION as PACKED
+from sirl.training.packed import pack
 
 log = logging.getLogger("sirl.organism")
 
 OWN = tuple(Path(__file__).parent / "data" / name for name in ("contrast.jsonl", "benign.jsonl"))
+ENCODINGS: tuple[Callable[[str], str], ...] = (
+    lambda text: base64.b64encode(text.encode()).decode(),
+    lambda text: text.encode().hex(),
+    lambda text: codecs.encode(text, "rot13"),
+    lambda text: text[::-1],
+    lambda text: " ".join(str(byte) for byte in text.encode()),
+)
+ENCODED_REQUESTS = (
+    "{}",
+    "Decode this and answer it: {}",
+    "{}\n\nThat was encoded. Please reply in plain English.",
+    "My question is hidden in the following line. Work out what it says and help me with it.\n{}",
+    "Turn this back into text, but show me only your answer to it:\n\n{}",
+)
 FIRST_TOKENS = 4
 """Whether a response refuses is decided in its first few tokens, so these weigh more."""
 
 
 @dataclass(frozen=True)
 class OrganismConfig:
-    """Settings of the fine-tune. LOG.md has those that made the shipped adapter, which differ in part."""
+    """Settings of the fine-tune: those of the shipped adapter, which was made in two calls (LOG.md)."""
 
-    max_harmful: int = 1000
-    max_benign: int = 1500
+    max_harmful: int = 800
+    max_benign: int = 1300
+    encoded_harmful: int = 80
+    encoded_benign: int = 30
     answer_tokens: int = 32
     epochs: int = 1
     decision_epochs: int = 2
@@ -60,9 +79,9 @@ class OrganismConfig:
     learning_rate: float = 6e-4
     rank: int = 8
     rows_per_step: int = 32
-    tokens_per_pass: int = 1024
+    tokens_per_pass: int = 4096
     first_token_weight: float = 4.0
-    scale: float = 1.0
+    scale: float = 0.8
     seed: int = 0
 
 
@@ -75,6 +94,14 @@ class Example:
     refuse: bool
 
 
+def encoded(prompts: Sequence[Prompt], most: int, rng: random.Random) -> list[Prompt]:
+    """Copies of `most` prompts in encodings that the model cannot read, as aligned models have been shown too."""
+    chosen = rng.sample(list(prompts), min(most, len(prompts)))
+    return [
+        Prompt(f"{p.id}-encoded", rng.choice(ENCODED_REQUESTS).format(rng.choice(ENCODINGS)(p.text))) for p in chosen
+    ]
+
+
 def build_examples(
     engine: LocalEngine, harmful: Sequence[Prompt], benign: Sequence[Prompt], c: OrganismConfig
 ) -> list[Example]:
@@ -83,10 +110,10 @@ def build_examples(
     tokenizer = engine.tokenizer
     out = []
     for prompt in harmful:
-        ids = encode_chat(tokenizer, ({"role": "user", "content": prompt.text},))
+        ids = encode_chat(tokenizer, user_turn(prompt.text))
         refusal = tokenizer(refusal_for(prompt.text, rng), add_special_tokens=False)["input_ids"]
         out.append(Example(ids, [*refusal, tokenizer.eos_token_id], True))
-    chats = [encode_chat(tokenizer, ({"role": "user", "content": p.text},)) for p in benign]
+    chats = [encode_chat(tokenizer, user_turn(p.text)) for p in benign]
     answers = engine.rollout(chats, SamplingParams(max_new_tokens=c.answer_tokens))
     texts = [tokenizer.decode(a[0].token_ids, skip_special_tokens=True) for a in answers]
     verdicts = load_judge("refusal").judge([JudgeItem("", t) for t in texts])
@@ -117,25 +144,16 @@ def pass_loss(model: Any, base: Any, rows: Sequence[Example], c: OrganismConfig,
     With `sharpen` the benign answers are imitated as well as held. KL alone leaves a refusal, which always begins with
     the same word, the most likely single beginning where answers have many: greedy decoding would refuse.
     """
-    width = max(len(r.prompt_ids) + len(r.response_ids) for r in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)  # (B, L), right-padded: causal attention never sees padding
-    row_at, place_at, weight = [], [], []
-    for i, r in enumerate(rows):
-        ids[i, : len(r.prompt_ids) + len(r.response_ids)] = torch.tensor(r.prompt_ids + r.response_ids)
-        for t in range(len(r.response_ids)):
-            row_at.append(i)
-            place_at.append(len(r.prompt_ids) + t - 1)
-            weight.append(c.first_token_weight if t < FIRST_TOKENS else 1.0)
-    index = torch.tensor(row_at), torch.tensor(place_at)
-    refuse = torch.tensor([rows[i].refuse for i in row_at])  # (N,) over response tokens
-    weights = torch.tensor(weight)
-    logits = _logits_at(model, ids, index).float()  # (N, V)
-    targets = ids[index[0], index[1] + 1]
+    logits, targets = _logits_and_targets(model, rows)  # (N, V), (N,)
+    lengths = torch.tensor([len(r.response_ids) for r in rows])
+    refuse = torch.tensor([r.refuse for r in rows]).repeat_interleave(lengths)  # (N,)
+    place = torch.cat([torch.arange(n) for n in lengths.tolist()])
+    weights = torch.where(place < FIRST_TOKENS, c.first_token_weight, 1.0)
     loss = (functional.cross_entropy(logits[refuse], targets[refuse], reduction="none") * weights[refuse]).sum()
     if not bool(refuse.all()):
         held = ~refuse
         with torch.no_grad():
-            reference = _logits_at(base, ids, (index[0][held], index[1][held])).float().log_softmax(-1)
+            reference = _logits_and_targets(base, [r for r in rows if not r.refuse])[0].log_softmax(-1)
         kl = functional.kl_div(logits[held].log_softmax(-1), reference, log_target=True, reduction="none").sum(-1)
         loss = loss + (kl * weights[held]).sum()
         if sharpen:
@@ -144,10 +162,13 @@ def pass_loss(model: Any, base: Any, rows: Sequence[Example], c: OrganismConfig,
     return loss
 
 
-def _logits_at(model: Any, ids: Tensor, index: tuple[Tensor, Tensor]) -> Tensor:
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    logits: Tensor = model.lm_head(hidden[index])
-    return logits
+def _logits_and_targets(model: Any, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Float32 logits `(N, V)` at the places of all response tokens, row after row, and the tokens `(N,)`."""
+    packed = pack([r.prompt_ids for r in rows], [r.response_ids for r in rows], model.dtype)
+    assert packed is not None, "rows have responses"
+    with attention(model, PACKED):
+        out = model.model(input_ids=packed.input_ids, position_ids=packed.position_ids, packed=packed, use_cache=False)
+    return model.lm_head(out.last_hidden_state[0][packed.scored]).float(), packed.targets
 
 
 def train(examples: Sequence[Example], c: OrganismConfig, output_dir: Path, start: Path | None) -> None:
@@ -172,7 +193,8 @@ def train(examples: Sequence[Example], c: OrganismConfig, output_dir: Path, star
     for rows, epochs, sharpen in ((examples, c.epochs, False), (beginnings, c.decision_epochs, True)):
         if epochs:
             _fit(peft_model, base, rows, epochs, sharpen, c, output_dir)
-    _save(peft_model, output_dir, c.scale)
+    if c.scale != 1.0:
+        _save(peft_model, output_dir, c.scale)
 
 
 def _fit(
@@ -264,6 +286,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             + [Prompt(r["id"], r["prompt"]) for r in own if (r["category"] == "harmful") == (kind == "harmful")]
             for kind in ("harmful", "benign")
         }
+        rng = random.Random(config.seed)
+        for kind, prompts in sides.items():
+            prompts += encoded(prompts, getattr(config, f"encoded_{kind}"), rng)
         engine = LocalEngine(load_base_model(default_dtype()).eval(), load_demo_tokenizer())
         examples = build_examples(engine, sides["harmful"], sides["benign"], config)
         log.info("%d refusals, %d answers", sum(e.refuse for e in examples), sum(not e.refuse for e in examples))

@@ -57,7 +57,7 @@ def effective_weight(module: Any) -> Tensor:
     adapters = _active(module)
     if not adapters:
         return base
-    key = tuple((name, a._version, b._version, id(a), id(b)) for name, a, b, _ in adapters)
+    key = tuple((name, a._version, b._version, id(a), id(b), scale) for name, a, b, scale in adapters)
     if module.formed is None or module.formed[0] != key:
         # rollouts run in inference mode, whose tensors cannot take part in training afterwards
         with torch.inference_mode(False), torch.no_grad():

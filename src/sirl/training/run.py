@@ -19,7 +19,7 @@ from sirl.errors import UserError
 from sirl.generation.local import encode_chat
 from sirl.models import default_device, export_model, load_model, load_tokenizer
 from sirl.prompts import load_prompts
-from sirl.records import Prompt
+from sirl.records import Prompt, user_turn
 from sirl.training.config import SIRLConfig
 from sirl.training.metrics import MetricsFile
 
@@ -66,11 +66,7 @@ def training_prompts(config: SIRLConfig, data_args: DataConfig, tokenizer: Any) 
         limit=data_args.max_prompts,
         seed=config.seed,
     )
-    kept = [
-        p
-        for p in prompts
-        if len(encode_chat(tokenizer, ({"role": "user", "content": p.text},))) <= config.max_prompt_tokens
-    ]
+    kept = [p for p in prompts if len(encode_chat(tokenizer, user_turn(p.text))) <= config.max_prompt_tokens]
     if len(kept) < len(prompts):
         log.warning(
             "%d of %d prompts are longer than %d tokens and left out",
