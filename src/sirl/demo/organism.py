@@ -36,12 +36,11 @@ from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine, encode_chat
 from sirl.judges import load_judge
 from sirl.judges.base import JudgeItem
-from sirl.models import attention, default_dtype, keep_freed_memory
+from sirl.models import default_dtype, keep_freed_memory
 from sirl.prompts import load_prompts
 from sirl.records import Prompt, iter_json_lines, user_turn
 from sirl.training.lora import materialise_lora
-from sirl.training.packed import ATTENTION as PACKED
-from sirl.training.packed import pack
+from sirl.training.packed import pack, packed_hidden
 
 log = logging.getLogger("sirl.organism")
 
@@ -166,9 +165,7 @@ def _logits_and_targets(model: Any, rows: Sequence[Example]) -> tuple[Tensor, Te
     """Float32 logits `(N, V)` at the places of all response tokens, row after row, and the tokens `(N,)`."""
     packed = pack([r.prompt_ids for r in rows], [r.response_ids for r in rows], model.dtype)
     assert packed is not None, "rows have responses"
-    with attention(model, PACKED):
-        out = model.model(input_ids=packed.input_ids, position_ids=packed.position_ids, packed=packed, use_cache=False)
-    return model.lm_head(out.last_hidden_state[0][packed.scored]).float(), packed.targets
+    return model.lm_head(packed_hidden(model, packed)).float(), packed.targets
 
 
 def train(examples: Sequence[Example], c: OrganismConfig, output_dir: Path, start: Path | None) -> None:

@@ -8,6 +8,7 @@ prefilled prompts out to their samples, and can drop finished rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import sdpa_mask
+
+from sirl.models import attention
 
 ATTENTION = "sirl_grouped"
 
@@ -35,6 +38,11 @@ def grouped_attention(
 
 AttentionInterface.register(ATTENTION, grouped_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def shared_keys(model: Any) -> AbstractContextManager[None]:
+    """`model` with `grouped_attention` in place of transformers' SDPA; any other attention stays as it is."""
+    return attention(model, ATTENTION) if model.config._attn_implementation == "sdpa" else nullcontext()
 
 
 class DecodeLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -121,4 +129,4 @@ def supports_decode_cache(config: object) -> bool:
     )
 
 
-__all__ = ["DecodeCache", "DecodeLayer", "supports_decode_cache"]
+__all__ = ["ATTENTION", "DecodeCache", "DecodeLayer", "shared_keys", "supports_decode_cache"]

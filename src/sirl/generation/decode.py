@@ -7,7 +7,6 @@ the batch, and the entropy is taken from the logits that the token is drawn from
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -20,7 +19,6 @@ from transformers import DynamicCache
 from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import ATTENTION, DecodeCache
-from sirl.models import attention
 
 PREFILL_TOKENS = 2048
 """Prompt tokens, padding included, of one forward pass of the prefill."""
@@ -83,21 +81,8 @@ def decode_batch(
 ) -> list[list[Rollout]]:
     """Decode one batch: B prompts, `params.n` completions each; `uniforms` is `(B * n, max_new_tokens)`.
 
-    Works with any causal LM of plain full attention (see `supports_decode_cache`).
+    Works with any causal LM of plain full attention (see `supports_decode_cache`), fastest inside `shared_keys`.
     """
-    with attention(model, ATTENTION) if model.config._attn_implementation == "sdpa" else nullcontext():
-        return _decode(model, prompts, uniforms, params, eos_ids, pad_id, progress)
-
-
-def _decode(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    uniforms: Tensor,
-    params: SamplingParams,
-    eos_ids: Sequence[int],
-    pad_id: int,
-    progress: Callable[[int], None] | None,
-) -> list[list[Rollout]]:
     n, steps = params.n, params.max_new_tokens
     logits, visible, cache = prefill(model, prompts, pad_id, n, steps)  # (B * n, V), (B * n, P)
     lengths, width = visible.sum(-1), visible.shape[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
-from sirl.generation.cache import supports_decode_cache
+from sirl.generation.cache import shared_keys, supports_decode_cache
 from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
 from sirl.models import contiguous_head
 from sirl.records import Completion, Conversation
@@ -68,13 +68,15 @@ class LocalEngine:
         limit = max(self.max_rows, params.n)
         draws = self._uniforms(prompts, params, first_sample)
         cells = MAX_CACHE_BYTES // bytes_per_token(self.model)
-        for batch in plan_batches(prompts, params.n, params.max_new_tokens, limit, cells):
-            chosen = [prompts[i] for i in batch]
-            uniforms = torch.from_numpy(np.concatenate([draws[i] for i in batch]))
-            run = decode_batch if supports_decode_cache(self.model.config) else generate_batch
-            groups = run(self.model, chosen, uniforms, params, self.eos_ids, self.pad_id, progress)
-            for i, group in zip(batch, groups, strict=True):
-                out[i] = group
+        fast = supports_decode_cache(self.model.config)
+        run = decode_batch if fast else generate_batch
+        with shared_keys(self.model) if fast else nullcontext():
+            for batch in plan_batches(prompts, params.n, params.max_new_tokens, limit, cells):
+                chosen = [prompts[i] for i in batch]
+                uniforms = torch.from_numpy(np.concatenate([draws[i] for i in batch]))
+                groups = run(self.model, chosen, uniforms, params, self.eos_ids, self.pad_id, progress)
+                for i, group in zip(batch, groups, strict=True):
+                    out[i] = group
         return out
 
     def _uniforms(self, prompts: Sequence[Sequence[int]], params: SamplingParams, first: int) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from trl.trainer.utils import RepeatSampler
 
 from sirl.errors import UserError
+from sirl.records import user_turn
 
 
 def as_chats(dataset: Dataset, column: str = "prompt") -> Dataset:
@@ -19,7 +20,7 @@ def as_chats(dataset: Dataset, column: str = "prompt") -> Dataset:
     if column not in dataset.column_names:
         raise UserError(f"train_dataset: no column `{column}`; it has {', '.join(dataset.column_names) or 'none'}")
     prompts = dataset.select_columns([column])[column]
-    chats = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
+    chats = [list(user_turn(p) if isinstance(p, str) else p) for p in prompts]
     return Dataset.from_dict({"prompt": chats})
 
 

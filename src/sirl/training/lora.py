@@ -83,8 +83,9 @@ def _active(module: Any) -> list[tuple[str, Tensor, Tensor, float]]:
 def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if self.disable_adapters and self.merged:
         self.unmerge()  # as PEFT does
-    adapters, bias = _active(self), self.base_layer.bias
-    if not (torch.is_grad_enabled() and adapters):
+    bias = self.base_layer.bias
+    adapters = _active(self) if torch.is_grad_enabled() else []
+    if not adapters:  # without gradients any number of them is in the formed weight
         return functional.linear(x, effective_weight(self), bias)
     if len(adapters) > 1:
         result: Tensor = type(self).forward(self, x, *args, **kwargs)

@@ -78,15 +78,13 @@ def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
         owner.append(known[key])
     if not branches:
         return None
-    stem_slots, stem_lengths = _slots(stems)
-    branch_slots, _ = _slots(branches)
+    stem_slots, branch_slots = _slots(stems), _slots(branches)
     width = branch_slots.shape[1]
     order = torch.empty(len(ids), dtype=torch.long)
     for start, table, spans in ((0, stem_slots, stems), (stem_slots.numel(), branch_slots, branches)):
         for i, span in enumerate(spans):
             order[span.start : span.stop] = start + i * table.shape[1] + torch.arange(len(span))
-    whose = torch.tensor(owner)
-    before = torch.arange(stem_slots.shape[1]) < stem_lengths[whose][:, None]  # (R, P)
+    before = torch.arange(stem_slots.shape[1]) < torch.tensor([[len(stems[i])] for i in owner])  # (R, P)
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     seen = torch.cat([before[:, None].expand(-1, width, -1), causal.expand(len(branches), -1, -1)], -1)
     stem_causal = torch.ones(stem_slots.shape[1], stem_slots.shape[1], dtype=torch.bool).tril()
@@ -97,7 +95,7 @@ def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
         scored=torch.cat([torch.arange(s.start, s.stop) for s in branches]),
         stems=stem_slots,
         branches=branch_slots,
-        owner=whose,
+        owner=torch.tensor(owner),
         order=order,
         stem_bias=_bias(stem_causal[None], dtype),
         branch_bias=_bias(seen, dtype),
@@ -114,12 +112,11 @@ def pack_rows(input_ids: Tensor, attention_mask: Tensor, completion_width: int, 
     return None if packed is None else packed.to(input_ids.device)
 
 
-def _slots(spans: Sequence[range]) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(s) for s in spans])
-    table = torch.zeros(len(spans), max(int(lengths.max()), 1), dtype=torch.long)
+def _slots(spans: Sequence[range]) -> Tensor:
+    table = torch.zeros(len(spans), max(1, *map(len, spans)), dtype=torch.long)
     for row, span in enumerate(spans):
         table[row, : len(span)] = torch.arange(span.start, span.stop)
-    return table, lengths
+    return table
 
 
 def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -192,6 +189,16 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scaling: float) -> Te
 AttentionInterface.register(ATTENTION, packed_attention)
 
 
+def packed_hidden(model: Any, packed: Packed) -> Tensor:
+    """Last hidden states `(M, D)` of a causal LM at the places that predict the completion tokens."""
+    with attention(model, ATTENTION):
+        out = model.base_model(
+            input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, packed=packed
+        )
+    hidden: Tensor = out.last_hidden_state[0][packed.scored]
+    return hidden
+
+
 def add_packed_scoring(model: Any, temperature: float) -> None:
     """Let `model(packed=...)` return log-probabilities and entropies `(M,)` of a packed batch's completion tokens.
 
@@ -202,11 +209,7 @@ def add_packed_scoring(model: Any, temperature: float) -> None:
     def forward(self: Any, *args: Any, packed: Packed | None = None, **kwargs: Any) -> Any:
         if packed is None:
             return original(*args, **kwargs)
-        with attention(self, ATTENTION):
-            out = self.base_model(
-                input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, packed=packed
-            )
         head = self.get_output_embeddings()
-        return score_tokens(out.last_hidden_state[0][packed.scored], head.weight, packed.targets, temperature)
+        return score_tokens(packed_hidden(self, packed), head.weight, packed.targets, temperature)
 
     model.forward = MethodType(forward, model)

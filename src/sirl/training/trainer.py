@@ -35,7 +35,7 @@ from sirl.generation.base import SamplingParams
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
 from sirl.generation.local import LocalEngine, encode_chat
-from sirl.models import check_tokenizer, contiguous_head
+from sirl.models import check_tokenizer
 from sirl.records import Prompt
 from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs
 from sirl.training.config import SIRLConfig
@@ -116,7 +116,6 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.accelerator.device.type == "cpu" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             materialise_lora(self.model)
             self.add_callback(FormedWeights())
-        contiguous_head(self.model)
         self._prepare_packing()
         self._retention_prompts = [
             p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention_prompts)
