@@ -127,7 +127,8 @@ def message_of(load: Any, *args: Any, **kwargs: Any) -> str:
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 @pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "runs/demo/model"])
-def test_a_folder_that_is_not_there(load: Any, name: str) -> None:
+def test_a_folder_that_is_not_there(load: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # after `make demo` the repository does hold runs/demo/model
     assert message_of(load, name) == (
         f"--model_name_or_path {name}: no such folder; give a model folder, a hub id (org/name) or `demo`"
     )
