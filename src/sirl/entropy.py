@@ -10,6 +10,7 @@ in slices, so that a `(B, T, V)` tensor of probabilities never exists.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 ROWS_PER_SLICE = 16
 """Positions whose distributions are held in float32 at once: few enough to stay in a processor's cache."""
 
-ROWS_PER_PRODUCT = 512
-"""Positions whose logits are held at once: 512 x 128k x 2 bytes is 131 MB. Fewer cost matrix-multiply speed."""
+BYTES_PER_PRODUCT = 128 << 20
+"""Memory of the logits that are held at once. Less costs matrix-multiply speed."""
 
 BLOCK = 256
 """Tokens of a block of the vocabulary, in drawing."""
@@ -54,9 +55,10 @@ def _distribution(rows: Tensor, temperature: float) -> tuple[Tensor, Tensor, Ten
     weights = x.exp()
     total = weights.sum(-1)
     # -sum p log p with log p = x - log Z
-    entropy = total.log() - torch.linalg.vecdot(x, weights) / total
+    entropy = total.log() - x.mul_(weights).sum(-1) / total
     if entropy.isnan().any():  # -inf logits make 0 * -inf; what is NaN for another reason stays NaN
-        entropy = total.log() - torch.linalg.vecdot(x.clamp_min_(FLOOR), weights) / total
+        x = (rows.to(torch.float32) / temperature).sub_(top[:, None]).clamp_min_(FLOOR)
+        entropy = total.log() - x.mul_(weights).sum(-1) / total
     return entropy, top, total, weights
 
 
@@ -132,57 +134,76 @@ def mean_token_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
     return torch.where(count > 0, total / count.clamp_min(1), torch.nan)
 
 
-def score_tokens(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def score_tokens(
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target and entropy of its distribution: `(M, D), (V, D), (M,) -> (M,), (M,)`, float32.
 
-    `hidden` are the last hidden states at the places that predict the targets, `head` the output embedding. Gradients
-    reach `hidden` and `head` through the log-probabilities; entropies carry none. Logits exist for a slice of places at
-    a time and are computed again in the backward pass.
+    `hidden` are the last hidden states at the places that predict the targets, `head` the output embedding. Several
+    targets a place, `(M, K)`, give log-probabilities `(M, K)`. Gradients reach `hidden` and `head` through the
+    log-probabilities; entropies carry none, and are None where they are not wanted. Logits exist for a slice of places
+    at a time and are computed again in the backward pass.
     """
-    logprobs, entropies = _TokenScores.apply(hidden, head, targets, temperature)
+    logprobs, entropies = _TokenScores.apply(hidden, head, targets, temperature, entropy)
     return logprobs, entropies
 
 
 class _TokenScores(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        logprobs = torch.empty(len(targets), device=hidden.device)
-        entropies, log_totals = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        for start in range(0, len(targets), ROWS_PER_PRODUCT):
-            part = slice(start, start + ROWS_PER_PRODUCT)
-            logits = hidden[part] @ head.t()  # (n, V)
-            for first in range(0, len(logits), ROWS_PER_SLICE):
-                rows = slice(start + first, min(start + first + ROWS_PER_SLICE, len(targets)))
-                x = logits[first : first + ROWS_PER_SLICE]
-                entropies[rows], top, total, _ = _distribution(x, temperature)
-                log_totals[rows] = total.log() + top  # log-sum-exp of the logits at this temperature
-                chosen = x.gather(-1, targets[rows, None]).squeeze(-1).float() / temperature
-                logprobs[rows] = chosen - log_totals[rows]
-        ctx.save_for_backward(hidden, head, targets, log_totals)
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        wanted = targets.reshape(len(targets), -1)  # (M, K)
+        logprobs = torch.empty(wanted.shape, device=hidden.device)
+        log_totals = torch.empty(len(targets), device=hidden.device)  # log-sum-exp of the logits at this temperature
+        entropies = torch.empty_like(log_totals) if entropy else None
+        for part, logits in _products(hidden, head):
+            for rows, x in _slices(part, logits):
+                if entropies is None:
+                    log_totals[rows] = (x.float() / temperature).logsumexp(-1)
+                else:
+                    entropies[rows], top, total, _ = _distribution(x, temperature)
+                    log_totals[rows] = total.log() + top
+                logprobs[rows] = x.gather(-1, wanted[rows]).float() / temperature - log_totals[rows, None]
+        ctx.save_for_backward(hidden, head, wanted, log_totals)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropies)
-        return logprobs, entropies
+        if entropies is not None:
+            ctx.mark_non_differentiable(entropies)
+        return logprobs.view(targets.shape), entropies
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, head, targets, log_totals = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden, head, wanted, log_totals = ctx.saved_tensors
+        grad = grad.reshape(wanted.shape) / ctx.temperature
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         to_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(targets), ROWS_PER_PRODUCT):
-            part = slice(start, start + ROWS_PER_PRODUCT)
-            logits = hidden[part] @ head.t()  # (n, V), turned in place into their gradient
-            for first in range(0, len(logits), ROWS_PER_SLICE):
-                rows = slice(start + first, min(start + first + ROWS_PER_SLICE, len(targets)))
-                x = logits[first : first + ROWS_PER_SLICE]
-                # d log p_t / d z_v = ([v = t] - p_v) / T
-                p = (x.float() / ctx.temperature).sub_(log_totals[rows, None]).exp_().neg_()
-                p.scatter_add_(-1, targets[rows, None], torch.ones_like(p[:, :1]))
-                x.copy_(p.mul_((grad[rows] / ctx.temperature)[:, None]))
+        for part, logits in _products(hidden, head):  # turned in place into their gradient
+            for rows, x in _slices(part, logits):
+                # d log p_t / d z_v = ([v = t] - p_v) / T, summed over the targets of a place
+                p = (x.float() / ctx.temperature).sub_(log_totals[rows, None]).exp_()
+                p.mul_(-grad[rows].sum(-1, keepdim=True)).scatter_add_(-1, wanted[rows], grad[rows])
+                x.copy_(p)
             if to_hidden is not None:
-                to_hidden[part] = logits @ head
+                torch.mm(logits, head, out=to_hidden[part])
             if to_head is not None:
                 to_head += logits.t() @ hidden[part]
-        return to_hidden, to_head, None, None
+        return to_hidden, to_head, None, None, None
+
+
+def _products(hidden: Tensor, head: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Logits `(n, V)` of some places at a time, in memory that the next ones take over."""
+    rows = max(ROWS_PER_SLICE, BYTES_PER_PRODUCT // (len(head) * head.element_size()))
+    room = torch.empty(min(rows, len(hidden)), len(head), dtype=head.dtype, device=head.device)
+    for start in range(0, len(hidden), rows):
+        part = slice(start, min(start + rows, len(hidden)))
+        yield part, torch.mm(hidden[part], head.t(), out=room[: part.stop - start])
+
+
+def _slices(part: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The logits of `part` by slices, and which places those are."""
+    for start in range(part.start, part.stop, ROWS_PER_SLICE):
+        rows = slice(start, min(start + ROWS_PER_SLICE, part.stop))
+        yield rows, logits[start - part.start : rows.stop - part.start]
 
 
 @torch.no_grad()

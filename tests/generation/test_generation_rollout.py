@@ -20,6 +20,14 @@ ANY_FAMILY = (*FAMILIES, "mistral", "sliding", "gpt2")
 """The last two cannot take our decode loop and go through `transformers.generate`."""
 
 
+@pytest.fixture(autouse=True, params=["fused", "modules"])
+def forward(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything here holds for the fused model of CPUs and for transformers' modules, which all others take."""
+    if request.param == "modules":
+        monkeypatch.setattr("sirl.generation.local.fused", lambda _: None)
+    return str(request.param)
+
+
 def model_of(family: str, **kwargs: Any) -> Any:
     if family == "mistral":
         return tiny_model("mistral", sliding_window=None, **kwargs)
@@ -84,13 +92,13 @@ def test_entropies_in_bfloat16(family: str, temperature: float, tokenizer: Any) 
             got = torch.tensor(rollout.entropies, dtype=torch.float64)
             same_weights, _ = reference_scores(model, prompt, rollout.token_ids, temperature)
             exact, _ = reference_scores(exact_model, prompt, rollout.token_ids, temperature)
-            assert (got - same_weights).abs().max() < 0.15
             if len(got) >= 8:
                 assert abs(float((got - same_weights).mean())) < 2e-2
             ours += (got - exact).abs().tolist()
             plain += (same_weights - exact).abs().tolist()
     assert sum(ours) / len(ours) < 2.5e-2
     assert sum(ours) < 1.1 * sum(plain), "no worse than a plain forward pass in bfloat16"
+    assert max(ours) < 1.5 * max(plain), "nor is any token"
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import sirl.entropy
 from sirl.entropy import entropy_from_logits, score_tokens
 from sirl.training.batching import pad_pairs
-from sirl.training.packed import add_packed_scoring, pack, pack_rows
+from sirl.training.packed import add_packed_forward, pack, pack_rows, packed_scores
 from tiny_models import FAMILIES, tiny_model
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 9, 10], [11, 12, 13], [40], [40], [11, 12, 13], [60, 61]]
@@ -37,8 +38,11 @@ def test_packed_equals_padded(family: str, temperature: float) -> None:
     (expected_logps * weights).sum().backward()
     expected_grads = {n: p.grad for n, p in model.named_parameters()}
     model.zero_grad()
-    add_packed_scoring(model, temperature)
-    logps, entropies = model(packed=pack(PROMPTS, COMPLETIONS, torch.float32))
+    add_packed_forward(model)
+    packed = pack(PROMPTS, COMPLETIONS, torch.float32)
+    assert packed is not None
+    logps, entropies = packed_scores(model, packed, temperature, True)
+    assert entropies is not None
     torch.testing.assert_close(logps, expected_logps, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(entropies, expected_entropies, atol=1e-4, rtol=1e-4)
     assert not entropies.requires_grad
@@ -60,10 +64,14 @@ def test_nothing_is_computed_twice() -> None:
 
 def test_branches_do_not_see_each_other() -> None:
     model = tiny_model("llama")
-    add_packed_scoring(model, 1.0)
+    add_packed_forward(model)
+    both = pack([[5, 6, 7], [5, 6, 7]], [[20, 21], [30, 31, 32]], torch.float32)
+    one = pack([[5, 6, 7]], [[30, 31, 32]], torch.float32)
+    assert both is not None
+    assert one is not None
     with torch.no_grad():
-        together, _ = model(packed=pack([[5, 6, 7], [5, 6, 7]], [[20, 21], [30, 31, 32]], torch.float32))
-        alone, _ = model(packed=pack([[5, 6, 7]], [[30, 31, 32]], torch.float32))
+        together, _ = packed_scores(model, both, 1.0, False)
+        alone, _ = packed_scores(model, one, 1.0, False)
     torch.testing.assert_close(together[2:], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -85,22 +93,32 @@ def test_pack_rows_reads_what_the_mask_shows() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_score_tokens_against_full_logits(temperature: float) -> None:
+@pytest.mark.parametrize("targets_a_place", [1, 3])
+def test_score_tokens_against_full_logits(
+    temperature: float, targets_a_place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More places than a slice and than a product hold, a vocabulary that is no multiple of a block."""
+    monkeypatch.setattr(sirl.entropy, "BYTES_PER_PRODUCT", 301 * 4 * 251)  # 251 places, no multiple of a slice
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(1100, 8, generator=generator, dtype=torch.float64)
     head = torch.randn(301, 8, generator=generator, dtype=torch.float64)
-    targets = torch.randint(0, 301, (1100,), generator=generator)
-    weights = torch.randn(1100, generator=generator)
+    targets = torch.randint(0, 301, (1100, targets_a_place), generator=generator)
+    weights = torch.randn(1100, targets_a_place, generator=generator)
     inputs = [hidden.float().requires_grad_(), head.float().requires_grad_()]
-    logps, entropies = score_tokens(inputs[0], inputs[1], targets, temperature)
-    (logps * weights).sum().backward()
+    shape = (1100,) if targets_a_place == 1 else (1100, targets_a_place)
+    logps, entropies = score_tokens(inputs[0], inputs[1], targets.view(shape), temperature)
+    assert logps.shape == shape
+    assert entropies is not None
+    (logps * weights.view(shape)).sum().backward()
     exact = [hidden.requires_grad_(), head.requires_grad_()]
     logits = exact[0] @ exact[1].t() / temperature
-    expected = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
+    expected = logits.log_softmax(-1).gather(-1, targets)
     (expected * weights).sum().backward()
-    torch.testing.assert_close(logps.double(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logps.double(), expected.view(shape), atol=1e-4, rtol=0)
     plain = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
     torch.testing.assert_close(entropies.double(), plain, atol=1e-4, rtol=0)
     for got, want in zip(inputs, exact, strict=True):
         torch.testing.assert_close(got.grad.double(), want.grad, atol=1e-3, rtol=1e-3)
+    without = score_tokens(inputs[0], inputs[1], targets.view(shape), temperature, entropy=False)
+    torch.testing.assert_close(without[0], logps, atol=1e-5, rtol=0)
+    assert without[1] is None

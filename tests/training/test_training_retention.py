@@ -12,6 +12,7 @@ from torch import Tensor
 import sirl.training.retention as retention_module
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
+from sirl.training.packed import add_packed_forward
 from sirl.training.retention import (
     FIRST_TOKENS,
     HeldAnswer,
@@ -139,9 +140,10 @@ def test_loss_is_zero_at_the_starting_model(held: list[HeldAnswer], tokenizer: A
     assert max(p.grad.abs().max().item() for p in model.parameters()) < 1e-3
 
 
+@pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("first_weight", [1.0, 8.0])
 def test_loss_is_the_weighted_mean_of_token_divergences(
-    held: list[HeldAnswer], first_weight: float, tokenizer: Any
+    held: list[HeldAnswer], first_weight: float, packs: bool, tokenizer: Any
 ) -> None:
     start, policy = tiny_model("llama"), moved(tiny_model("llama"))
     total = weight = 0.0
@@ -156,7 +158,9 @@ def test_loss_is_the_weighted_mean_of_token_divergences(
             total, weight = total + w * value, weight + w
         assert (divergences <= full_kl(p, q) + 1e-5).all()
         torch.testing.assert_close(divergences, full_kl(p, q), atol=5e-3, rtol=0.1)  # 256 of 300 tokens: nearly all
-    got = retention_loss(policy, held, tokenizer.pad_token_id, first_weight).item()
+    if packs:
+        add_packed_forward(policy)
+    got = retention_loss(policy, held, tokenizer.pad_token_id, first_weight, packs=packs).item()
     assert got == pytest.approx(total / weight, rel=1e-3)
     assert got > 0.01
 

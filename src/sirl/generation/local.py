@@ -16,6 +16,7 @@ from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import shared_keys, supports_decode_cache
 from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
+from sirl.generation.fused import fused
 from sirl.models import contiguous_head
 from sirl.records import Completion, Conversation
 
@@ -27,8 +28,9 @@ MAX_CACHE_BYTES = 2 << 30
 class LocalEngine:
     """Batched generation from a model in memory, with exact token entropies.
 
-    Models of plain full attention (Llama, Qwen2, Qwen3, Mistral) take our decode loop; any other causal LM goes through
-    `transformers.generate` with the entropy read from its logits.
+    Models of plain full attention (Llama, Qwen2, Qwen3, Mistral) take our decode loop, on a CPU with a copy of the
+    weights laid out for it, so that the engine answers as the model was when the engine was made. Any other causal LM
+    goes through `transformers.generate` with the entropy read from its logits.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str = "local", max_rows: int = MAX_ROWS) -> None:
@@ -40,6 +42,7 @@ class LocalEngine:
         self.eos_ids = eos_token_ids(model, tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self._pieces: dict[int, str] = {}
+        self._fused = fused(model)
 
     def generate(
         self,
@@ -74,7 +77,7 @@ class LocalEngine:
             for batch in plan_batches(prompts, params.n, params.max_new_tokens, limit, cells):
                 chosen = [prompts[i] for i in batch]
                 uniforms = torch.from_numpy(np.concatenate([draws[i] for i in batch]))
-                groups = run(self.model, chosen, uniforms, params, self.eos_ids, self.pad_id, progress)
+                groups = run(self._fused or self.model, chosen, uniforms, params, self.eos_ids, self.pad_id, progress)
                 for i, group in zip(batch, groups, strict=True):
                     out[i] = group
         return out

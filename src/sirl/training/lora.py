@@ -27,6 +27,7 @@ def materialise_lora(model: Any) -> int:
     for module in layers:
         module.formed = None
         module.forward = MethodType(_forward, module)
+        module.effective_weight = MethodType(effective_weight, module)  # for `sirl.generation.fused`
     return len(layers)
 
 

@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sirl.entropy import score_tokens
 from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine, encode_chat
 from sirl.records import Prompt, user_turn
 from sirl.training.batching import pad_pairs
+from sirl.training.packed import pack
 
 TOP_K = 256
 FIRST_TOKENS = 4
@@ -74,20 +76,40 @@ def answer_logits(model: Any, pairs: Sequence[tuple[list[int], list[int]]], pad_
 
 
 def retention_loss(
-    model: Any, answers: Sequence[HeldAnswer], pad_id: int, first_weight: float, total: float | None = None
+    model: Any,
+    answers: Sequence[HeldAnswer],
+    pad_id: int,
+    first_weight: float,
+    total: float | None = None,
+    packs: bool = False,
 ) -> Tensor:
     """Weighted mean over answer tokens of the bucketed KL(reference || policy), in nats; a scalar.
 
-    `total` is what the weighted sum is divided by; by default the weight of these answers.
+    `total` is what the weighted sum is divided by; by default the weight of these answers. `packs` says that the model
+    takes packed batches (`sirl.training.packed`).
     """
-    logits, lengths = answer_logits(model, [(a.prompt_ids, a.answer_ids) for a in answers], pad_id)
-    device = logits.device
-    policy = torch.cat([row[:n] for row, n in zip(logits, lengths, strict=True)])  # (N, V)
+    device = next(model.parameters()).device
     top_ids = torch.cat([a.top_ids for a in answers]).to(device)  # (N, K)
     reference = torch.cat([a.top_logprobs for a in answers]).to(device)
-    weights = torch.cat([_weights(n, first_weight) for n in lengths]).to(device)
-    kl = bucketed_kl(reference, policy.float().log_softmax(-1).gather(-1, top_ids))
-    return (kl * weights).sum() / (weights.sum() if total is None else total)
+    weights = torch.cat([_weights(len(a.answer_ids), first_weight) for a in answers]).to(device)
+    policy = (_packed_logprobs if packs else _padded_logprobs)(model, answers, top_ids, pad_id)  # (N, K)
+    return (bucketed_kl(reference, policy) * weights).sum() / (weights.sum() if total is None else total)
+
+
+def _packed_logprobs(model: Any, answers: Sequence[HeldAnswer], top_ids: Tensor, _: int) -> Tensor:
+    packed = pack([a.prompt_ids for a in answers], [a.answer_ids for a in answers], next(model.parameters()).dtype)
+    assert packed is not None  # an answer has at least its end-of-turn token
+    logprobs: Tensor = model(
+        packed=packed.to(top_ids.device),
+        read=lambda hidden, head: score_tokens(hidden, head, top_ids, entropy=False)[0],
+    )
+    return logprobs
+
+
+def _padded_logprobs(model: Any, answers: Sequence[HeldAnswer], top_ids: Tensor, pad_id: int) -> Tensor:
+    logits, lengths = answer_logits(model, [(a.prompt_ids, a.answer_ids) for a in answers], pad_id)
+    policy = torch.cat([row[:n] for row, n in zip(logits, lengths, strict=True)])  # (N, V)
+    return policy.float().log_softmax(-1).gather(-1, top_ids)
 
 
 def bucketed_kl(reference: Tensor, policy: Tensor) -> Tensor:

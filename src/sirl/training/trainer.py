@@ -39,9 +39,10 @@ from sirl.models import check_tokenizer
 from sirl.records import Prompt
 from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs
 from sirl.training.config import SIRLConfig
+from sirl.training.lean import lean_layers
 from sirl.training.lora import FormedWeights, materialise_lora
 from sirl.training.metrics import rollout_metrics
-from sirl.training.packed import add_packed_scoring, pack_rows
+from sirl.training.packed import add_packed_forward, pack_rows, packed_scores
 from sirl.training.retention import HeldAnswer, held_answers, retention_loss, token_weight
 from sirl.training.rewards import reward_function
 
@@ -258,7 +259,10 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             for model in (self.model, self.ref_model):
                 if model is not None:
                     plain = self.accelerator.unwrap_model(model)
-                    add_packed_scoring(plain.get_base_model() if is_peft_model(plain) else plain, self.temperature)
+                    base = plain.get_base_model() if is_peft_model(plain) else plain
+                    add_packed_forward(base)
+                    if on_cpu:
+                        lean_layers(base)
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
@@ -274,13 +278,15 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._packs and not kwargs.get("compute_aux_loss"):
             size = kwargs.get("batch_size") or len(input_ids)
             chunks = zip(input_ids.split(size), attention_mask.split(size), strict=True)
-            packs = [pack_rows(ids, mask, logits_to_keep, self.model.dtype) for ids, mask in chunks]
-            if all(packs):
+            found = [pack_rows(ids, mask, logits_to_keep, self.model.dtype) for ids, mask in chunks]
+            packs = [p for p in found if p is not None]
+            if len(packs) == len(found):
                 mask = attention_mask[:, -logits_to_keep:].bool()
-                logps, entropies = (torch.cat(part) for part in zip(*(model(packed=p) for p in packs), strict=True))
+                wanted = bool(kwargs.get("compute_entropy"))
+                scores = zip(*(packed_scores(model, p, self.temperature, wanted) for p in packs), strict=True)
                 # entropies carry no gradient; TRL uses them for its entropy bonus alone, which SIRL forbids
-                logps, entropies = (torch.zeros(mask.shape).to(x).masked_scatter(mask, x) for x in (logps, entropies))
-                return logps, entropies if kwargs.get("compute_entropy") else None, None
+                logps, entropies = (None if part[0] is None else _unpacked(torch.cat(part), mask) for part in scores)
+                return logps, entropies, None
         used = attention_mask.any(0).nonzero().squeeze(-1)
         completion_start = input_ids.shape[1] - logits_to_keep
         first = min(int(used[0]), completion_start - 1) if len(used) else 0
@@ -304,7 +310,7 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
                 # Normalised over the update: it must not matter how its rows are dealt to micro-batches and processes,
                 # whose gradients are summed and averaged.
                 total = sum(token_weight(row, first_weight) for row in update_rows) / self.accelerator.num_processes
-                held = retention_loss(model, rows, self._tokenizer.pad_token_id, first_weight, total)
+                held = retention_loss(model, rows, self._tokenizer.pad_token_id, first_weight, total, self._packs)
                 self._held_sum += self.accelerator.gather(held.detach()).mean().item()
                 loss = loss + self.args.retention_weight * held
             if self._micro_step() == max(self.args.gradient_accumulation_steps, 1) - 1:
@@ -355,3 +361,8 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             shuffle=self.shuffle_dataset,
             seed=self.args.seed,
         )
+
+
+def _unpacked(values: Tensor, mask: Tensor) -> Tensor:
+    """`(M,)` values of a batch's completion tokens at their places `(B, T)`, 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
