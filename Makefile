@@ -8,13 +8,14 @@ DEMO_FLAGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.sirl-setup
 
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check bench bench-quick clean
 
 help:
 	@echo "make setup   virtual environment with everything pinned, and the bundled model"
 	@echo "make demo    measure, harden, attack and report on the bundled model (2 CPU cores will do)"
 	@echo "make test    all tests"
 	@echo "make check   ruff and mypy"
+	@echo "make bench   how fast it is, against TRL, transformers and CTranslate2 (bench-quick: under two minutes)"
 	@echo "make clean   remove caches and build outputs (the environment and runs/ stay)"
 
 setup: $(STAMP)
@@ -36,6 +37,13 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks
+
+bench-quick: setup
+	$(BIN)/python -m benchmarks --quick
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

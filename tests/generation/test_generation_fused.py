@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache
 
 import sirl.generation.fused
-from sirl.generation import SamplingParams
+from sirl.generation import SamplingParams, decode
 from sirl.generation.decode import left_pad
 from sirl.generation.fused import FusedModel, fused
 from sirl.generation.local import LocalEngine
@@ -121,3 +121,24 @@ def test_an_engine_answers_as_the_model_was(tokenizer: Any) -> None:
         model.lm_head.weight.copy_(model.lm_head.weight.flip(0))
     assert engine.rollout(prompts, params) == before
     assert LocalEngine(model, tokenizer).rollout(prompts, params) != before
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_long_prompts_apart(temperature: float, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in groups of like length draw what they draw together, while groups shrink and end."""
+    model = tiny_model("llama", eos_bias=11.0)
+    prompts = chat_ids(tokenizer, [*PROMPTS, "Tell me more. " * 30, "And more of this. " * 40])
+    params = SamplingParams(16, temperature, n=3, seed=2)
+    engine = LocalEngine(model, tokenizer)
+    assert decode.alike([len(p) for p in sorted(prompts, key=len)])[0].stop == len(PROMPTS)
+    apart = engine.rollout(prompts, params)
+    monkeypatch.setattr(decode, "WORTH_PADDING", 10_000)
+    together = engine.rollout(prompts, params)
+    assert [[r.token_ids for r in group] for group in apart] == [[r.token_ids for r in group] for group in together]
+    assert len({len(r.token_ids) for group in apart for r in group}) > 3
+
+
+def test_alike() -> None:
+    assert decode.alike([10, 20, 60]) == [range(0, 3)], "not worth it"
+    assert decode.alike([40, 50, 90, 100, 130, 200]) == [range(0, 2), range(2, 4), range(4, 5), range(5, 6)]
+    assert decode.alike([]) == []

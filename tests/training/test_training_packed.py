@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import sirl.entropy
+import sirl.training.packed
 from sirl.entropy import entropy_from_logits, score_tokens
 from sirl.training.batching import pad_pairs
 from sirl.training.packed import add_packed_forward, pack, pack_rows, packed_scores
@@ -29,9 +30,12 @@ def padded_scores(model: Any, temperature: float) -> tuple[Tensor, Tensor]:
     return logps[kept], entropy_from_logits(logits)[kept]
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_packed_equals_padded(family: str, temperature: float) -> None:
+def test_packed_equals_padded(family: str, temperature: float, apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if apart:  # long prompts are attended to by themselves
+        monkeypatch.setattr(sirl.training.packed, "WORTH_PADDING", 1)
     model = tiny_model(family)
     expected_logps, expected_entropies = padded_scores(model, temperature)
     weights = torch.linspace(-1, 1, len(expected_logps))
@@ -41,6 +45,7 @@ def test_packed_equals_padded(family: str, temperature: float) -> None:
     add_packed_forward(model)
     packed = pack(PROMPTS, COMPLETIONS, torch.float32)
     assert packed is not None
+    assert len(packed.parts) == (3 if apart else 1)
     logps, entropies = packed_scores(model, packed, temperature, True)
     assert entropies is not None
     torch.testing.assert_close(logps, expected_logps, atol=1e-4, rtol=1e-4)
@@ -87,8 +92,8 @@ def test_pack_rows_reads_what_the_mask_shows() -> None:
     plain = pack(PROMPTS, COMPLETIONS, torch.float32)
     assert wide is not None
     assert plain is not None
-    for name, value in vars(plain).items():
-        assert torch.equal(getattr(wide, name), value), name
+    for name in ("input_ids", "position_ids", "targets", "scored", "slots", "order"):
+        assert torch.equal(getattr(wide, name), getattr(plain, name)), name
     assert pack([[1, 2]], [[]], torch.float32) is None
 
 

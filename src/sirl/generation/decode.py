@@ -19,12 +19,19 @@ from transformers import DynamicCache
 from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import ATTENTION, DecodeCache
+from sirl.generation.fused import FusedModel
 
 PREFILL_TOKENS = 2048
 """Prompt tokens, padding included, of one forward pass of the prefill."""
 
 MIN_SHARED = 8
 """Fewer tokens that prompts begin with alike are not worth a forward pass of their own."""
+
+NARROWER = 2 / 3
+"""Prompts narrower than this share of the widest beside them are attended to apart."""
+
+WORTH_PADDING = 64
+"""Prompts of up to so many tokens are always padded to each other."""
 
 COMPACT_BELOW = 0.75
 """Finished rows are dropped once fewer than this share of a batch is alive: dropping copies the cache."""
@@ -84,14 +91,15 @@ def decode_batch(
     Works with any causal LM of plain full attention (see `supports_decode_cache`), fastest inside `shared_keys`.
     """
     n, steps = params.n, params.max_new_tokens
-    logits, visible, cache = prefill(model, prompts, pad_id, n, steps)  # (B * n, V), (B * n, P)
-    lengths, width = visible.sum(-1), visible.shape[1]
-    visible = torch.nn.functional.pad(visible, (0, steps), value=True)  # (B * n, P + T)
-    position = lengths[:, None]
-    batch = _Batch(len(lengths), steps, eos_ids, model.device, progress)
+    fused = isinstance(model, FusedModel)
+    logits, groups = prefill(model, prompts, pad_id, n, steps, apart=fused)
+    position = torch.cat([group.visible.sum(-1, keepdim=True) for group in groups])
+    batch = _Batch(len(position), steps, eos_ids, model.device, progress)
     uniforms = uniforms.to(model.device)
     # ours takes the mask as it is; what other attentions make of a boolean one differs, so transformers builds theirs
-    as_it_is = model.config._attn_implementation == ATTENTION
+    as_it_is = fused or model.config._attn_implementation == ATTENTION
+    for group in groups:
+        group.visible = torch.nn.functional.pad(group.visible, (0, steps), value=True)  # (rows, P + T)
     for step in range(steps):
         if params.temperature > 0:
             drawn, *scores = sample_with_entropy(logits, uniforms[batch.rows, step], params.temperature)
@@ -102,19 +110,43 @@ def decode_batch(
             break
         if n_alive < COMPACT_BELOW * len(batch.rows):
             kept = batch.drop_finished()
-            cache.keep_rows(kept)
-            drawn, visible, position = drawn[kept], visible[kept], position[kept]
-        seen = visible[:, : width + step + 1]
+            groups = keep_rows(groups, kept)
+            drawn, position = drawn[kept], position[kept]
+        seen = [group.visible[:, : group.width + step + 1] for group in groups]
+        masks = [mask[:, None, None] for mask in seen] if as_it_is else seen
+        caches = [group.cache for group in groups]
         logits = model(
             input_ids=drawn[:, None],
-            attention_mask=seen[:, None, None] if as_it_is else seen,
+            attention_mask=masks if fused else masks[0],
             position_ids=position,
-            past_key_values=cache,
+            past_key_values=caches if fused else caches[0],
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
         position = position + 1
     return collect(batch.tokens.tolist(), batch.scores.tolist(), set(eos_ids), n)
+
+
+@dataclass
+class RowGroup:
+    """Rows of a batch that are attended to together: their cache, and which of its columns hold tokens of the row."""
+
+    cache: DecodeCache
+    visible: Tensor  # (rows, P), of the prompts' columns
+    width: int  # P
+
+
+def keep_rows(groups: Sequence[RowGroup], kept: Tensor) -> list[RowGroup]:
+    """Drop all rows of the batch but `kept` `(B',)`, in rising order; a group without rows goes."""
+    out, first = [], 0
+    for group in groups:
+        last = first + len(group.visible)
+        rows = kept[(kept >= first) & (kept < last)] - first
+        first = last
+        if len(rows):
+            group.cache.keep_rows(rows)
+            out.append(RowGroup(group.cache, group.visible[rows], group.width))
+    return out
 
 
 class _Batch:
@@ -148,10 +180,10 @@ class _Batch:
 
 
 def prefill(
-    model: Any, prompts: Sequence[Sequence[int]], pad_id: int, n: int, steps: int
-) -> tuple[Tensor, Tensor, DecodeCache]:
-    """Logits `(B * n, V)` of each prompt's next token, which columns of the cache `(B * n, P)` hold tokens of the row,
-    and the cache to decode with; a prompt's samples are neighbours.
+    model: Any, prompts: Sequence[Sequence[int]], pad_id: int, n: int, steps: int, apart: bool = False
+) -> tuple[Tensor, list[RowGroup]]:
+    """Logits `(B * n, V)` of each prompt's next token, and the rows with their caches; a prompt's samples are
+    neighbours. `apart` lets much longer prompts be a group of their own, else there is one group.
 
     Prompts go through the model a few at a time: activations that stay in the processor's cache cost less than those
     of the whole batch, and short prompts are not padded to the longest of all. What neighbours begin with (a system
@@ -177,13 +209,27 @@ def prefill(
         )
         logits.append(out.logits[:, -1])
         parts.append(part)
-    width = max(mask.shape[1] for mask in masks)
-    visible = torch.cat([torch.nn.functional.pad(mask, (width - mask.shape[1], 0)) for mask in masks])
-    return (
-        torch.cat(logits).repeat_interleave(n, 0),
-        visible.repeat_interleave(n, 0),
-        DecodeCache(parts, n, steps),
-    )
+    groups = []
+    for members in alike([mask.shape[1] for mask in masks]) if apart else [range(len(masks))]:
+        width = max(masks[i].shape[1] for i in members)
+        padded = [torch.nn.functional.pad(masks[i], (width - masks[i].shape[1], 0)) for i in members]
+        cache = DecodeCache([parts[i] for i in members], n, steps)
+        groups.append(RowGroup(cache, torch.cat(padded).repeat_interleave(n, 0), width))
+    return torch.cat(logits).repeat_interleave(n, 0), groups
+
+
+def alike(widths: Sequence[int]) -> list[range]:
+    """Neighbours of like width: a group ends where the next is much narrower or wider than all of it."""
+    groups: list[range] = []
+    low = high = 0
+    for i, width in enumerate(widths):
+        low, high = min(low, width), max(high, width)
+        if not groups or (high > WORTH_PADDING and low < NARROWER * high):
+            groups.append(range(i, i + 1))
+            low = high = width
+        else:
+            groups[-1] = range(groups[-1].start, i + 1)
+    return groups
 
 
 def prefill_chunks(prompts: Sequence[Sequence[int]]) -> list[tuple[range, int]]:

@@ -11,6 +11,7 @@ The price is a second copy of the weights. `fused` says where the model cannot b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sirl.generation.cache import ATTENTION, supports_decode_cache
+from sirl.generation.cache import supports_decode_cache
 
 MAX_PACKED_BYTES = 4 << 30
 """Larger models keep one copy of their weights."""
@@ -83,8 +84,8 @@ class _Layer:
         self.out = _Product.of(attention.o_proj)
         self.gate, self.up, self.down = (_Product.of(p) for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
-        """`(B, S, hidden)`, rotary factors `(B, S, 1, D)`, mask `(B, 1, S, L)`."""
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, groups: list[tuple[Any, Tensor | None, int]]) -> Tensor:
+        """`(B, S, hidden)`, rotary factors `(B, S, 1, D)`; cache, mask `(rows, 1, S, L)` and rows of each group."""
         batch, width, _ = x.shape
         heads = self.qkv(self.before_attention(x)).view(batch, width, -1, self.dim)
         turned = heads[:, :, : self.heads + self.kv_heads]
@@ -92,17 +93,22 @@ class _Layer:
             turned = torch.cat([self.q_norm(turned[:, :, : self.heads]), self.k_norm(turned[:, :, self.heads :])], 2)
         turned = torch.addcmul(turned * cos, turned.roll(self.dim // 2, -1), sin).transpose(1, 2)
         values = heads[:, :, self.heads + self.kv_heads :].transpose(1, 2)
-        keys, values = cache.update(turned[:, self.heads :], values, self.index)
-        out = functional.scaled_dot_product_attention(
-            turned[:, : self.heads],
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=mask is None and width > 1,
-            scale=self.scaling,
-            enable_gqa=True,
-        )
-        x = self.out.plus(out.transpose(1, 2).reshape(batch, width, -1), x)
+        outs, first = [], 0
+        for cache, mask, rows in groups:
+            own = slice(first, first + rows)
+            first += rows
+            seen_keys, seen_values = cache.update(turned[own, self.heads :], values[own], self.index)
+            out = functional.scaled_dot_product_attention(
+                turned[own, : self.heads],
+                seen_keys,
+                seen_values,
+                attn_mask=mask,
+                is_causal=mask is None and width > 1,
+                scale=self.scaling,
+                enable_gqa=True,
+            )
+            outs.append(out.transpose(1, 2).reshape(rows, width, -1))
+        x = self.out.plus(outs[0] if len(outs) == 1 else torch.cat(outs), x)
         inner = self.before_mlp(x)
         return self.down.plus(self.up.times(inner, self.gate(inner, "swish")), x)
 
@@ -113,7 +119,6 @@ class FusedModel:
     def __init__(self, model: Any) -> None:
         inner = model.base_model
         config = model.config
-        self.config = SimpleNamespace(_attn_implementation=ATTENTION)  # takes boolean masks as `grouped_attention` does
         self.device, self.dtype = model.device, model.dtype
         self.embed, self.rotary = inner.embed_tokens, inner.rotary_emb
         with torch.inference_mode():
@@ -126,29 +131,40 @@ class FusedModel:
         input_ids: Tensor,
         past_key_values: Any,
         position_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | Sequence[Tensor] | None = None,
         logits_to_keep: int = 1,
         use_cache: bool = True,
     ) -> SimpleNamespace:
         """Logits `(B, logits_to_keep, V)` of token ids `(B, S)` behind what the cache holds.
 
-        The mask is `(B, L)`, over the cache and these tokens, or ready to use, `(B, 1, 1, L)`, for a single token.
+        The mask is `(B, L)`, over the cache and these tokens. A single token a row may come with several caches, each
+        of some rows, and as many masks, `(rows, 1, 1, L)`.
         """
         del use_cache  # always
-        width, before = input_ids.shape[1], past_key_values.get_seq_length()
-        if position_ids is None:
-            position_ids = torch.arange(before, before + width, device=input_ids.device)[None]
-        mask = attention_mask
-        if mask is not None and mask.dim() == 2:
-            causal = torch.ones(width, before + width, dtype=torch.bool, device=mask.device).tril(before)
-            mask = mask[:, None, None].bool() & causal
+        batch, width = input_ids.shape
+        if isinstance(past_key_values, Sequence):
+            assert attention_mask is not None
+            groups = [(c, m, len(m)) for c, m in zip(past_key_values, attention_mask, strict=True)]
+        else:
+            before = past_key_values.get_seq_length()
+            if position_ids is None:
+                position_ids = torch.arange(before, before + width, device=input_ids.device)[None]
+            groups = [(past_key_values, _causal(attention_mask, before, width), batch)]
         x = self.embed(input_ids)
         cos, sin = (t.unsqueeze(2) for t in self.rotary(x, position_ids))  # (B, S, 1, D)
         half = sin.shape[-1] // 2
         sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)  # rolling by half changes sides, but no sign
         for layer in self.layers:
-            x = layer(x, cos, sin, mask, past_key_values)
+            x = layer(x, cos, sin, groups)
         return SimpleNamespace(logits=self.head(self.norm(x[:, -logits_to_keep:])))
+
+
+def _causal(mask: Tensor | None, before: int, width: int) -> Tensor | None:
+    """A mask of columns `(B, L)` as what each of the last `width` tokens sees, `(B, 1, S, L)`."""
+    if mask is None:
+        return None
+    causal = torch.ones(width, before + width, dtype=torch.bool, device=mask.device).tril(before)
+    return mask[:, None, None].bool() & causal
 
 
 def fused(model: Any) -> FusedModel | None:

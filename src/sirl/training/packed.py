@@ -30,29 +30,45 @@ ATTENTION = "sirl_packed"
 Reader = Callable[[Tensor, Tensor], Any]
 
 
+SHORTER = 2 / 3
+"""Prompts shorter than this share of the longest they would be padded to are attended to apart."""
+
+WORTH_PADDING = 64
+"""Prompts of up to so many tokens are always padded to each other."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Prompts of like length and their completions: U stems and R branches, for attention padded to each other.
+
+    `stems` and `branches` are places in the sequence, filled up with 0, which the biases, added to attention scores,
+    hide.
+    """
+
+    stems: Tensor  # (U, P)
+    branches: Tensor  # (R, T)
+    owner: Tensor  # (R,) whose prompt
+    stem_bias: Tensor  # (1, 1, 1, P, P)
+    branch_bias: Tensor  # (R, 1, 1, T, P + T)
+
+
 @dataclass(frozen=True)
 class Packed:
-    """Rows of prompt and completion as one sequence of N tokens: U unique prompts, R branches with a completion each.
-
-    Slots are places in the sequence; `stems` and `branches` are filled up with slot 0, which the biases, added to
-    attention scores, hide.
-    """
+    """Rows of prompt and completion as one sequence of N tokens."""
 
     input_ids: Tensor  # (1, N)
     position_ids: Tensor  # (1, N)
     targets: Tensor  # (M,) completion tokens
-    scored: Tensor  # (M,) slots that predict them
-    stems: Tensor  # (U, P)
-    branches: Tensor  # (R, T)
-    owner: Tensor  # (R,) whose prompt
-    order: Tensor  # (N,) where each slot's result stands among stems and branches laid end to end
-    stem_bias: Tensor  # (1, 1, 1, P, P)
-    branch_bias: Tensor  # (R, 1, 1, T, P + T)
+    scored: Tensor  # (M,) places that predict them
+    parts: tuple[Part, ...]
+    slots: Tensor  # places of all parts' stems and branches, laid end to end
+    order: Tensor  # (N,) where each place stands among `slots`
 
     def to(self, device: torch.device) -> Packed:
         """The same on another device."""
+        parts = tuple(Part(**{k: v.to(device) for k, v in vars(part).items()}) for part in self.parts)
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        return replace(self, parts=parts, **moved)
 
 
 def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], dtype: torch.dtype) -> Packed | None:
@@ -61,9 +77,9 @@ def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
     positions: list[int] = []
     targets: list[int] = []
     stems: list[range] = []
-    branches: list[range] = []
-    owner: list[int] = []
+    branches: list[list[range]] = []  # by stem
     known: dict[tuple[int, ...], int] = {}
+    scored: list[range] = []
     for prompt, completion in zip(prompts, completions, strict=True):
         if not len(completion):
             continue
@@ -71,40 +87,70 @@ def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
         if (key := tuple(prompt)) not in known:
             known[key] = len(stems)
             stems.append(range(len(ids), len(ids) + stem))
+            branches.append([])
             ids += prompt[:-1]
             positions += range(stem)
-        branches.append(range(len(ids), len(ids) + len(completion)))
+        scored.append(range(len(ids), len(ids) + len(completion)))
+        branches[known[key]].append(scored[-1])
         ids += [prompt[-1], *completion[:-1]]
         positions += range(stem, stem + len(completion))
         targets += completion
-        owner.append(known[key])
-    if not branches:
+    if not scored:
         return None
-    branch_slots = _slots(branches)
-    width = branch_slots.shape[1]
-    longest = max(1, *map(len, stems))
-    # torch's softmax of bfloat16 is three times as fast where rows of keys fill the processor's vectors
-    stem_slots = _slots(stems, longest + -(longest + width) % 32)
+    parts, slots, used = [], [], []
+    for members in _by_length(stems):
+        part, hold = _part([stems[i] for i in members], [branches[i] for i in members], dtype)
+        parts.append(part)
+        slots += [part.stems.flatten(), part.branches.flatten()]
+        used += [places.flatten() for places in hold]
     order = torch.empty(len(ids), dtype=torch.long)
-    for start, table, spans in ((0, stem_slots, stems), (stem_slots.numel(), branch_slots, branches)):
-        for i, span in enumerate(spans):
-            order[span.start : span.stop] = start + i * table.shape[1] + torch.arange(len(span))
-    before = torch.arange(stem_slots.shape[1]) < torch.tensor([[len(stems[i])] for i in owner])  # (R, P)
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    seen = torch.cat([before[:, None].expand(-1, width, -1), causal.expand(len(branches), -1, -1)], -1)
-    stem_causal = torch.ones(stem_slots.shape[1], stem_slots.shape[1], dtype=torch.bool).tril()
+    order[torch.cat(slots)[torch.cat(used)]] = torch.cat(used).nonzero().squeeze(-1)
     return Packed(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
         targets=torch.tensor(targets),
-        scored=torch.cat([torch.arange(s.start, s.stop) for s in branches]),
-        stems=stem_slots,
-        branches=branch_slots,
-        owner=torch.tensor(owner),
+        scored=torch.cat([torch.arange(s.start, s.stop) for s in scored]),
+        parts=tuple(parts),
+        slots=torch.cat(slots),
         order=order,
-        stem_bias=_bias(stem_causal[None], dtype),
-        branch_bias=_bias(seen, dtype),
     )
+
+
+def _by_length(stems: Sequence[range]) -> list[list[int]]:
+    """Which stems are padded to each other: a long prompt shall not make all others as wide as itself."""
+    parts: list[list[int]] = []
+    for i in sorted(range(len(stems)), key=lambda i: -len(stems[i])):
+        longest = len(stems[parts[-1][0]]) if parts else 0
+        if not parts or (longest > WORTH_PADDING and len(stems[i]) < SHORTER * longest):
+            parts.append([])
+        parts[-1].append(i)
+    return parts
+
+
+def _part(stems: list[range], branches: list[list[range]], dtype: torch.dtype) -> tuple[Part, tuple[Tensor, Tensor]]:
+    """Stems and the branches of each; also which cells of the two tables hold a place."""
+    branch_table, branch_used = _table([b for of in branches for b in of])
+    owner = torch.tensor([i for i, of in enumerate(branches) for _ in of])
+    width = branch_table.shape[1]
+    longest = max(1, *map(len, stems))
+    # torch's softmax of bfloat16 is three times as fast where rows of keys fill the processor's vectors
+    stem_table, stem_used = _table(stems, longest + -(longest + width) % 32)
+    causal, stem_causal = (torch.ones(n, n, dtype=torch.bool).tril() for n in (width, stem_table.shape[1]))
+    seen = torch.cat(
+        [stem_used[owner][:, None].expand(-1, width, -1), causal.expand(len(owner), -1, -1)], -1
+    )  # (R, T, P + T)
+    part = Part(stem_table, branch_table, owner, _bias(stem_causal[None], dtype), _bias(seen, dtype))
+    return part, (stem_used, branch_used)
+
+
+def _table(spans: Sequence[range], width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Spans as rows `(n, width)`, filled up with 0, and which cells are theirs."""
+    table = torch.zeros(len(spans), width or max(map(len, spans)), dtype=torch.long)
+    used = torch.zeros(table.shape, dtype=torch.bool)
+    for row, span in enumerate(spans):
+        table[row, : len(span)] = torch.arange(span.start, span.stop)
+        used[row, : len(span)] = True
+    return table, used
 
 
 def pack_rows(input_ids: Tensor, attention_mask: Tensor, completion_width: int, dtype: torch.dtype) -> Packed | None:
@@ -117,13 +163,6 @@ def pack_rows(input_ids: Tensor, attention_mask: Tensor, completion_width: int, 
     return None if packed is None else packed.to(input_ids.device)
 
 
-def _slots(spans: Sequence[range], width: int | None = None) -> Tensor:
-    table = torch.zeros(len(spans), width or max(map(len, spans)), dtype=torch.long)
-    for row, span in enumerate(spans):
-        table[row, : len(span)] = torch.arange(span.start, span.stop)
-    return table
-
-
 def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """`(B, Q, K)` visibility as what is added to scores `(B, H_kv, repeats, Q, K)`."""
     return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None, None]
@@ -134,21 +173,22 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of a packed sequence: `(1, H, N, D)`, `(1, H_kv, N, D)` twice `-> (1, N, H, D)`."""
     del mask  # transformers makes none for an attention that it does not know; the biases say who sees whom
-    n_stem = packed.stems.numel()
-    slots = torch.cat([packed.stems.flatten(), packed.branches.flatten()])
-    laid_out = [_Spread.apply(t[0].transpose(0, 1), slots, packed.order) for t in (query, key, value)]
-    stem_q, stem_k, stem_v = (t[:n_stem].unflatten(0, packed.stems.shape) for t in laid_out)  # (U, P, heads, D)
-    branch_q, branch_k, branch_v = (t[n_stem:].unflatten(0, packed.branches.shape) for t in laid_out)
-    branch_k = torch.cat([stem_k.index_select(0, packed.owner), branch_k], 1)  # (R, P + T, H_kv, D)
-    branch_v = torch.cat([stem_v.index_select(0, packed.owner), branch_v], 1)
-    stem_out = _attend(stem_q, stem_k, stem_v, packed.stem_bias, scaling)
-    branch_out = _attend(branch_q, branch_k, branch_v, packed.branch_bias, scaling)
-    flat = torch.cat([stem_out.flatten(0, 1), branch_out.flatten(0, 1)])  # (U * P + R * T, H, D)
-    return _Gather.apply(flat, packed.order)[None], None
+    laid_out = [_Spread.apply(t[0].transpose(0, 1), packed.slots, packed.order) for t in (query, key, value)]
+    sizes = [table.numel() for part in packed.parts for table in (part.stems, part.branches)]
+    pieces = list(zip(*(t.split(sizes) for t in laid_out), strict=True))  # (q, k, v), each (cells, heads, D)
+    flat: list[Tensor] = []
+    for part, stem, branch in zip(packed.parts, pieces[::2], pieces[1::2], strict=True):
+        stem_q, stem_k, stem_v = (t.unflatten(0, part.stems.shape) for t in stem)  # (U, P, heads, D)
+        branch_q, branch_k, branch_v = (t.unflatten(0, part.branches.shape) for t in branch)
+        keys = torch.cat([stem_k.index_select(0, part.owner), branch_k], 1)  # (R, P + T, H_kv, D)
+        values = torch.cat([stem_v.index_select(0, part.owner), branch_v], 1)
+        flat.append(_attend(stem_q, stem_k, stem_v, part.stem_bias, scaling).flatten(0, 1))
+        flat.append(_attend(branch_q, keys, values, part.branch_bias, scaling).flatten(0, 1))
+    return _Gather.apply(torch.cat(flat), packed.order)[None], None
 
 
 class _Spread(torch.autograd.Function):  # type: ignore[misc]
-    """Rows of the sequence laid out among stems and branches. A slot counts once: fill-ups have gradient 0."""
+    """Rows of the sequence laid out among stems and branches. A place counts once: fill-ups have gradient 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slots: Tensor, order: Tensor) -> Tensor:

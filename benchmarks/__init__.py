@@ -1,0 +1,1 @@
+"""How fast sirl is, against what a user would do otherwise: `python -m benchmarks` (see docs/bench.md)."""
