@@ -130,7 +130,7 @@ def test_long_prompts_apart(temperature: float, tokenizer: Any, monkeypatch: pyt
     prompts = chat_ids(tokenizer, [*PROMPTS, "Tell me more. " * 30, "And more of this. " * 40])
     params = SamplingParams(16, temperature, n=3, seed=2)
     engine = LocalEngine(model, tokenizer)
-    assert decode.alike([len(p) for p in sorted(prompts, key=len)])[0].stop == len(PROMPTS)
+    assert len(decode.alike(sorted(map(len, prompts)))) > 1
     apart = engine.rollout(prompts, params)
     monkeypatch.setattr(decode, "WORTH_PADDING", 10_000)
     together = engine.rollout(prompts, params)
