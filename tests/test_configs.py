@@ -31,6 +31,22 @@ def test_root_folder_and_package_hold_the_same_configs() -> None:
     assert "demo" in bundled_configs()
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("zero2", "DEEPSPEED"), ("zero3", "DEEPSPEED")]
+)
+def test_accelerate_takes_its_configs(name: str, kind: str) -> None:
+    """As `accelerate launch --config_file` reads them; an unknown key is an error there."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(Path(__file__).parent.parent / "configs" / "accelerate" / f"{name}.yaml"))
+    assert str(config.distributed_type.value) == kind
+    assert (config.mixed_precision, config.num_processes) == ("bf16", 8)
+    if kind == "FSDP":
+        assert config.fsdp_config["fsdp_version"] == 2
+    if kind == "DEEPSPEED":
+        assert config.deepspeed_config["zero_stage"] == int(name[-1])
+
+
 @pytest.mark.parametrize("name", bundled_configs())
 def test_shipped_config_is_valid_in_all_its_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sirl.models.load_tokenizer", lambda *_, **__: None)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from sirl.cli.common import Outcome, add_engine_flags, positive_int
+from sirl.errors import UserError
 
 GO_ON = "run it again"
 
@@ -43,6 +44,8 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.prompts import load_prompts
     from sirl.stages import gap_prompts, measure_gap
 
+    if args.engine != "local":
+        raise UserError(f"--engine {args.engine}: gives no entropies; sirl gap needs --engine local")
     config = GapConfig(k=args.k, max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed)
     judge = load_judge(args.judge)
     prompts = load_prompts(

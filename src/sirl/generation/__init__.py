@@ -7,14 +7,29 @@ from sirl.generation.base import Engine, SamplingParams
 
 __all__ = ["ENGINES", "Engine", "SamplingParams", "load_engine"]
 
-ENGINES: dict[str, str] = {"local": "a transformers model in this process, with exact entropies"}
+ENGINES: dict[str, str] = {
+    "local": "a transformers model in this process, with exact entropies",
+    "vllm": "vLLM in this process (extra `vllm`), without entropies",
+    "http://... or https://...": "an OpenAI-compatible server (extra `server`), without entropies",
+}
 
 
 def load_engine(
     model_name_or_path: str, *, engine: str = "local", adapter: str | None = None, revision: str | None = None
 ) -> Engine:
-    """An engine that answers with the model of that name, folder or hub id (`demo` is the bundled one)."""
-    if engine not in ENGINES:
+    """An engine that answers with the model of that name, folder or hub id (`demo` is the bundled one).
+
+    `engine` is a key of `ENGINES` or the address of a server, which has its own name for the model.
+    """
+    if engine.startswith(("http://", "https://")):
+        from sirl.generation.server import ServerEngine
+
+        return ServerEngine(engine, model_name_or_path)
+    if engine == "vllm":
+        from sirl.generation.vllm import VLLMEngine
+
+        return VLLMEngine(model_name_or_path, revision=revision)
+    if engine != "local":
         raise UserError(f"--engine {engine}: unknown; choose from {', '.join(ENGINES)}")
     from sirl.generation.local import LocalEngine
     from sirl.models import load_model, load_tokenizer

@@ -6,8 +6,11 @@ server) is the caller's choice.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Protocol
 
 from sirl.records import Completion, Conversation
@@ -48,3 +51,19 @@ class Engine(Protocol):
         answered yields completions with `finish_reason == "error"`, never an exception for the whole batch.
         """
         ...
+
+
+def request_seeds(conversations: Sequence[Conversation], params: SamplingParams) -> list[int]:
+    """A seed of 31 bits for each conversation, for engines that draw by themselves.
+
+    It hangs on the conversation and how often that came before, not on its place in the batch, so that an interrupted
+    run asks for what it would have asked for.
+    """
+    seen: Counter[str] = Counter()
+    seeds = []
+    for conversation in conversations:
+        text = json.dumps([dict(message) for message in conversation], sort_keys=True)
+        digest = blake2b(f"{params.seed}/{seen[text]}/{text}".encode(), digest_size=4).digest()
+        seeds.append(int.from_bytes(digest, "little") >> 1)
+        seen[text] += 1
+    return seeds

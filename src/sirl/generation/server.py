@@ -1,0 +1,120 @@
+"""`ServerEngine`: a model behind an OpenAI-compatible HTTP API (vLLM, SGLang, llama.cpp, hosted ones).
+
+Such servers do not give the whole distribution, so completions carry no entropies: fit for attacks and evaluation, not
+for `sirl gap` and rollouts. Needs the extra `server`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from sirl.errors import UserError
+from sirl.generation.base import SamplingParams, request_seeds
+from sirl.records import Completion, Conversation
+
+CONCURRENCY = 32
+"""Requests under way at a time; the server batches them."""
+
+KEYS = ("SIRL_API_KEY", "OPENAI_API_KEY")
+"""Environment variables that are looked at for a key, in this order."""
+
+
+class ServerEngine:
+    """Chat completions from `base_url` (which ends in /v1, as a rule).
+
+    What fails after the client's own retries becomes an error completion; a key that is refused, or a server that
+    cannot be reached when this is made, is a `UserError`, since no other request would fare better.
+    """
+
+    def __init__(
+        self, base_url: str, model: str, *, concurrency: int = CONCURRENCY, timeout: float = 600.0, retries: int = 5
+    ) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise UserError(f"--engine {base_url}: needs the extra `server` (pip install 'sirl[server]')") from None
+        self.name, self.base_url, self.concurrency = model, base_url, concurrency
+        self._openai = openai
+        key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "none")
+        self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=retries)
+        self._check()
+
+    def _check(self) -> None:
+        try:
+            served = [m.id for m in self._client.with_options(max_retries=1).models.list()]
+        except self._openai.APIConnectionError as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise UserError(f"--engine {self.base_url}: cannot be reached ({reason})") from error
+        except self._openai.AuthenticationError as error:
+            raise self._refused() from error
+        except self._openai.APIError:  # not every server lists its models
+            return
+        if served and self.name not in served:
+            raise UserError(
+                f"--model_name_or_path {self.name}: {self.base_url} does not serve it; it has {', '.join(served[:8])}"
+            )
+
+    def _refused(self) -> UserError:
+        return UserError(f"--engine {self.base_url}: the server refused the key; set {' or '.join(KEYS)}")
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        out: list[list[Completion]] = [[] for _ in conversations]
+        seeds = request_seeds(conversations, params)
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="sirl-server")
+        try:
+            waiting = {
+                pool.submit(self._answer, conversation, params, seed): i
+                for i, (conversation, seed) in enumerate(zip(conversations, seeds, strict=True))
+            }
+            for done in as_completed(waiting):
+                out[waiting[done]] = done.result()
+                if progress is not None:
+                    progress(params.n)
+        finally:  # after Ctrl-C, too, nothing more is asked
+            pool.shutdown(wait=False, cancel_futures=True)
+        return out
+
+    def _answer(self, conversation: Conversation, params: SamplingParams, seed: int) -> list[Completion]:
+        extra: dict[str, Any] = {}
+        if conversation and conversation[-1]["role"] == "assistant":  # vLLM's and SGLang's names for going on from it
+            extra = {"add_generation_prompt": False, "continue_final_message": True}
+        try:
+            response = self._client.chat.completions.create(
+                model=self.name,
+                messages=[dict(message) for message in conversation],  # type: ignore[arg-type,misc]
+                max_tokens=params.max_new_tokens,
+                temperature=params.temperature,
+                top_p=1.0,
+                n=params.n,
+                seed=seed,
+                extra_body=extra or None,
+            )
+        except self._openai.AuthenticationError as error:
+            raise self._refused() from error
+        except self._openai.APIError as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            return [_failed(reason)] * params.n
+        answers = [_completion(choice) for choice in response.choices]
+        missing = params.n - len(answers)
+        return answers[: params.n] + [_failed("the server gave fewer answers than asked for")] * missing
+
+
+def _completion(choice: Any) -> Completion:
+    if choice.finish_reason not in ("stop", "length"):
+        # such as content_filter: what the model would have said is not known, so it is no refusal of the model's
+        return _failed(f"the server ended the answer with {choice.finish_reason}")
+    text = choice.message.content or getattr(choice.message, "refusal", None) or ""
+    return Completion(text=text, finish_reason=choice.finish_reason)
+
+
+def _failed(reason: str) -> Completion:
+    return Completion(text="", finish_reason="error", error=reason)

@@ -1,0 +1,80 @@
+"""`VLLMEngine`: vLLM in this process, for attacks and evaluation on GPUs.
+
+vLLM returns log-probabilities of a few tokens, no whole distribution, so completions carry no entropies. Needs the
+extra `vllm`. Written against vLLM's documented `LLM.chat`; tested against a scripted stand-in, not run on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from sirl.errors import UserError
+from sirl.generation.base import SamplingParams, request_seeds
+from sirl.models import DEMO, is_adapter
+from sirl.records import Completion, Conversation
+
+
+class VLLMEngine:
+    """A folder or hub id in transformers format, on all GPUs of this machine by tensor parallelism."""
+
+    def __init__(self, model: str, *, revision: str | None = None, **options: Any) -> None:
+        if model == DEMO or is_adapter(model):
+            raise UserError(
+                f"--engine vllm: {model} is no full model in transformers format; give the folder of a merged one "
+                "(RUN/model or RUN/base)"
+            )
+        try:
+            from vllm import LLM
+        except ImportError:
+            raise UserError("--engine vllm: needs the extra `vllm` (pip install 'sirl[vllm]')") from None
+        self.name = model
+        settings = {
+            "dtype": "auto",
+            "tensor_parallel_size": max(torch.cuda.device_count(), 1),
+            "enable_prefix_caching": True,  # attacks share their templates
+            "trust_remote_code": False,
+            **options,
+        }
+        self._llm = LLM(model=model, revision=revision, **settings)
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        from vllm import SamplingParams as Settings
+
+        seeds = request_seeds(conversations, params)
+        settings = [
+            Settings(n=params.n, temperature=params.temperature, max_tokens=params.max_new_tokens, seed=seed)
+            for seed in seeds
+        ]
+        out: list[list[Completion]] = [[] for _ in conversations]
+        for prefill in (False, True):  # how a chat ends is said once for a whole call
+            rows = [i for i, c in enumerate(conversations) if (c[-1]["role"] == "assistant") is prefill]
+            if not rows:
+                continue
+            answers = self._llm.chat(
+                [[dict(message) for message in conversations[i]] for i in rows],
+                [settings[i] for i in rows],
+                add_generation_prompt=not prefill,
+                continue_final_message=prefill,
+                use_tqdm=False,
+            )
+            for i, answer in zip(rows, answers, strict=True):
+                out[i] = [_completion(o) for o in answer.outputs]
+            if progress is not None:
+                progress(len(rows) * params.n)
+        return out
+
+
+def _completion(output: Any) -> Completion:
+    if output.finish_reason not in ("stop", "length"):
+        reason = f"vLLM ended the answer with {output.finish_reason}"
+        return Completion(text="", finish_reason="error", error=reason)
+    return Completion(text=output.text, finish_reason=output.finish_reason)

@@ -1,0 +1,240 @@
+"""`ServerEngine` against a real HTTP server on this machine that speaks the OpenAI protocol, and the vLLM backend
+against a stand-in for its module."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sirl.cli.main import main
+from sirl.errors import UserError
+from sirl.generation import SamplingParams, load_engine
+from sirl.generation.base import Engine, request_seeds
+from sirl.records import Attempt, read_jsonl, user_turn
+
+REFUSAL = "I'm sorry, but I can't help with that."
+
+
+class Server(ThreadingHTTPServer):
+    """Answers by what the last message says; keeps what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[dict[str, Any]] = []
+        self.asked: Counter[str] = Counter()
+        self.key: str | None = None
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: object) -> None:
+        """Silence."""
+
+    def do_GET(self) -> None:
+        self._reply(
+            200, {"object": "list", "data": [{"id": "served", "object": "model", "created": 0, "owned_by": "x"}]}
+        )
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = body["messages"][-1]["content"]
+        with self.server.lock:
+            self.server.requests.append(body)
+            self.server.asked[text] += 1
+            times = self.server.asked[text]
+        if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
+            self._reply(401, {"error": {"message": "no such key"}})
+        elif "always broken" in text or ("broken once" in text and times == 1):
+            self._reply(500, {"error": {"message": "out of order"}})
+        elif "too long" in text:
+            self._reply(400, {"error": {"message": "maximum context length\nis 8"}})
+        else:
+            self._reply(
+                200,
+                {"id": "1", "object": "chat.completion", "created": 0, "model": "served", **self._answer(body, text)},
+            )
+
+    def _answer(self, body: dict[str, Any], text: str) -> dict[str, Any]:
+        finish = "content_filter" if "filtered" in text else "length" if "story" in text else "stop"
+        content = None if "silent" in text else REFUSAL if "snack" in text else f"{text} {body['seed']}"
+        message = {"role": "assistant", "content": content}
+        n = body["n"] - 1 if "stingy" in text else body["n"]
+        return {"choices": [{"index": i, "message": message, "finish_reason": finish} for i in range(n)]}
+
+    def _reply(self, code: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("SIRL_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_answers_come_in_order_with_what_was_asked(server: Server) -> None:
+    engine: Engine = load_engine("served", engine=server.url)
+    texts = [f"question {i}" for i in range(50)] + ["a story"]
+    seen: list[int] = []
+    params = SamplingParams(max_new_tokens=7, temperature=0.5, n=2, seed=3)
+    answers = engine.generate([user_turn(t) for t in texts], params, seen.append)
+    assert [len(a) for a in answers] == [2] * 51
+    seeds = request_seeds([user_turn(t) for t in texts], params)
+    assert [a[0].text for a in answers] == [f"{t} {s}" for t, s in zip(texts, seeds, strict=True)]
+    assert len(set(seeds)) == 51
+    assert sum(seen) == 102
+    assert answers[0][0].entropies == ()
+    assert (answers[0][0].finish_reason, answers[-1][0].finish_reason) == ("stop", "length")
+    body = server.requests[0]
+    assert (body["model"], body["max_tokens"], body["temperature"], body["n"], body["top_p"]) == (
+        "served",
+        7,
+        0.5,
+        2,
+        1.0,
+    )
+    assert "continue_final_message" not in body
+
+
+def test_a_seed_hangs_on_the_conversation_alone() -> None:
+    a, b = user_turn("a"), user_turn("b")
+    params = SamplingParams(seed=1)
+    first = request_seeds([a, b, a], params)
+    assert request_seeds([b, a, a], params) == [first[1], first[0], first[2]]
+    assert first[0] != first[2]
+    assert request_seeds([a], SamplingParams(seed=2)) != first[:1]
+    assert all(0 <= seed < 2**31 for seed in first)
+
+
+def test_a_prefilled_answer_is_gone_on_from(server: Server) -> None:
+    conversation = (*user_turn("hello"), {"role": "assistant", "content": "Sure, here"})
+    load_engine("served", engine=server.url).generate([conversation], SamplingParams())
+    assert (server.requests[0]["add_generation_prompt"], server.requests[0]["continue_final_message"]) == (False, True)
+
+
+def test_what_fails_is_an_error_and_nothing_else_is(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01, raising=False)
+    engine = load_engine("served", engine=server.url)
+    engine._client = engine._client.with_options(max_retries=1)  # type: ignore[attr-defined]
+    texts = ["fine", "broken once", "always broken", "too long", "filtered", "stingy", "silent"]
+    answers = [a for (a,) in engine.generate([user_turn(t) for t in texts], SamplingParams())]
+    errors = {t: a.error for t, a in zip(texts, answers, strict=True)}
+    assert errors["fine"] is errors["broken once"] is errors["silent"] is None
+    assert "out of order" in str(errors["always broken"])
+    assert "maximum context length is 8" in str(errors["too long"])
+    assert errors["filtered"] == "the server ended the answer with content_filter"
+    assert errors["stingy"] == "the server gave fewer answers than asked for"
+    assert [a.finish_reason for a in answers] == ["stop", "stop", "error", "error", "error", "error", "stop"]
+    assert answers[-1].text == ""
+
+
+def test_bad_input_is_one_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"--model_name_or_path other: .* does not serve it; it has served"):
+        load_engine("other", engine=server.url)
+    with pytest.raises(UserError, match=r"--engine http://127.0.0.1:1/v1: cannot be reached"):
+        load_engine("served", engine="http://127.0.0.1:1/v1")
+    with pytest.raises(UserError, match=r"--engine abacus: unknown; choose from local, vllm, http"):
+        load_engine("served", engine="abacus")
+    server.key = "secret"
+    with pytest.raises(UserError, match="refused the key; set SIRL_API_KEY or OPENAI_API_KEY"):
+        load_engine("served", engine=server.url).generate([user_turn("a")], SamplingParams())
+    monkeypatch.setenv("SIRL_API_KEY", "secret")
+    answers = load_engine("served", engine=server.url).generate([user_turn("a")], SamplingParams())
+    assert answers[0][0].error is None
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match="needs the extra `server`"):
+        load_engine("served", engine=server.url)
+
+
+def test_attack_on_a_served_model(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    goals = tmp_path / "goals.txt"
+    goals.write_text("Steal a snack\nTell a story\nGet filtered\n")
+    words = ["--model_name_or_path", "served", "--engine", server.url, "--goals", str(goals), "--json"]
+    assert main(["attack", *words, "--attacks", "direct,past_tense", "--output_dir", str(tmp_path / "run")]) == 0
+    overall = json.loads(capsys.readouterr().out)["rates"]["greedy"]["before"]["by_attack"]["direct"]
+    assert (overall["rate"], overall["n"], overall["errors"]) == (0.5, 2, 1)
+    assert len(read_jsonl(tmp_path / "run" / "attempts.jsonl", Attempt)) == 6
+    assert main(["report", str(tmp_path / "run")]) == 0, "a report needs no entropies"
+
+
+def test_gap_says_that_it_needs_entropies(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gap", "--model_name_or_path", "served", "--engine", server.url]) == 2
+    assert "gives no entropies; sirl gap needs --engine local" in capsys.readouterr().err
+
+
+class FakeLLM:
+    """The part of `vllm.LLM` that is used, with its signature."""
+
+    calls: list[dict[str, Any]]
+
+    def __init__(self, model: str, **settings: Any) -> None:
+        self.model, self.settings, self.calls = model, settings, []
+
+    def chat(
+        self,
+        messages: list[list[dict[str, str]]],
+        sampling_params: list[Any],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        use_tqdm: bool,
+    ) -> list[Any]:
+        self.calls.append({"texts": [m[-1]["content"] for m in messages], "goes_on": continue_final_message})
+        assert add_generation_prompt is not continue_final_message
+        return [
+            SimpleNamespace(
+                outputs=[
+                    SimpleNamespace(text=f"{m[-1]['content']}!", finish_reason="abort" if "bad" in str(m) else "stop")
+                    for _ in range(p.n)
+                ]
+            )
+            for m, p in zip(messages, sampling_params, strict=True)
+        ]
+
+
+def test_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="needs the extra `vllm`"):
+        load_engine("org/model", engine="vllm")
+    with pytest.raises(UserError, match="demo is no full model"):
+        load_engine("demo", engine="vllm")
+    module = ModuleType("vllm")
+    module.LLM = FakeLLM  # type: ignore[attr-defined]
+    module.SamplingParams = SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    engine = load_engine("org/model", engine="vllm")
+    llm: FakeLLM = engine._llm  # type: ignore[attr-defined]
+    assert llm.settings["trust_remote_code"] is False
+    prefilled = (*user_turn("b"), {"role": "assistant", "content": "Sure"})
+    seen: list[int] = []
+    answers = engine.generate([user_turn("a"), prefilled, user_turn("bad")], SamplingParams(n=2, seed=5), seen.append)
+    assert [[c.text for c in group] for group in answers] == [["a!"] * 2, ["Sure!"] * 2, [""] * 2]
+    assert [c.finish_reason for c in answers[2]] == ["error"] * 2
+    assert llm.calls == [{"texts": ["a", "bad"], "goes_on": False}, {"texts": ["Sure"], "goes_on": True}]
+    assert sum(seen) == 6
