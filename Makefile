@@ -15,7 +15,7 @@ help:
 	@echo "make demo    measure, harden, attack and report on the bundled model (2 CPU cores will do)"
 	@echo "make test    all tests"
 	@echo "make check   ruff and mypy"
-	@echo "make bench   how fast it is, against TRL, transformers and CTranslate2 (bench-quick: under two minutes)"
+	@echo "make bench   how fast it is, against TRL, transformers and CTranslate2 (bench-quick: one round)"
 	@echo "make clean   remove caches and build outputs (the environment and runs/ stay)"
 
 setup: $(STAMP)

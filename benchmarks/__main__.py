@@ -24,7 +24,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "ctranslate2")
 def main(argv: list[str] | None = None) -> int:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="under two minutes: fewer rounds and contenders")
+    parser.add_argument("--quick", action="store_true", help="one round, fewer contenders, no growth")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
     parser.add_argument("--rounds", type=int, default=None, help="rounds that count (default 3; 1 with --quick)")
     parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where the figures go")

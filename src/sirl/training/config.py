@@ -80,6 +80,8 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         on_cpu = self.use_cpu or not torch.accelerator.is_available()
         if self.gradient_checkpointing is None:
             self.gradient_checkpointing = not on_cpu
+        if on_cpu:
+            self.dataloader_pin_memory = False  # there is no device to pin for, and torch would say so at every start
         if getattr(self, "bf16", None) is None and on_cpu:
             # On a CPU autocast over float32 weights costs twice what bfloat16 weights do: the model's own type decides
             self.bf16 = False
