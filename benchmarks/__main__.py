@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 from benchmarks import entropy, growth, rollouts, step, update
 from benchmarks.workers import Result, compare
 from benchmarks.workload import STEP, model_folder
+from sirl.records import write_json
 
 PARTS = ("step", "rollouts", "update", "entropy", "growth")
 LIBRARIES = ("torch", "transformers", "trl", "peft", "ctranslate2")
@@ -40,9 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\n{part}", flush=True)
             figures |= globals()[f"run_{part}"](folder, rounds, args)
     figures["machine"] = machine() | {"seconds": round(time.time() - started, 1)}
-    partial = args.output.with_name(f".{args.output.name}.partial")
-    partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    partial.replace(args.output)
+    write_json(args.output, figures)
     print("\n" + table(figures))
     print(f"\n{args.output}: written, {figures['machine']['seconds']:.0f} s")
     return 0
@@ -122,6 +120,9 @@ def run_growth(folder: Path, rounds: int, _: Any) -> dict[str, Any]:
     updates: dict[str, Result] = {}
     for contender in growth.update_contenders(folder):
         updates |= compare([contender], rounds, say=say)
+    for result in prompts.values():
+        for figures in result.rounds:
+            figures["seconds_per_prompt"] = figures["seconds"] / figures["prompts"]
     out: dict[str, Any] = {"growth": described(prompts, "seconds_per_prompt") | described(updates)}
     per_prompt = [r.median("seconds_per_prompt") for r in prompts.values() if r.rounds]
     if len(per_prompt) == len(prompts):

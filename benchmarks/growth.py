@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.update import sirl_update
@@ -30,10 +28,8 @@ def answer_prompts(turns: Turns, folder: Path, n: int, tokens: int) -> None:
     prompts = prompt_ids(folder, n)
     engine.rollout(prompts[:256], SamplingParams(max_new_tokens=tokens))  # memory is there
     while turns.next():
-        started = time.perf_counter()
         engine.rollout(prompts, SamplingParams(max_new_tokens=tokens))
-        seconds = time.perf_counter() - started
-        turns.done(seconds=seconds, seconds_per_prompt=seconds / n)
+        turns.done(prompts=n)
 
 
 def prompt_contenders(folder: Path, tokens: int = 16) -> list[Contender]:
@@ -47,8 +43,6 @@ def prompt_contenders(folder: Path, tokens: int = 16) -> list[Contender]:
 def update_contenders(folder: Path, sizes: tuple[Size, ...] = SIZES) -> list[Contender]:
     """Updates of more and more."""
     return [
-        Contender(
-            f"{s.prompts} x {s.group} x {s.tokens}", sirl_update, {"folder": folder, "size": replace(s)}, SIRL_ENV
-        )
+        Contender(f"{s.prompts} x {s.group} x {s.tokens}", sirl_update, {"folder": folder, "size": s}, SIRL_ENV)
         for s in sizes
     ]

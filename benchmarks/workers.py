@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-SIRL_ENV = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+from sirl.cli.main import HUGE_PAGES
+
+SIRL_ENV = {"GLIBC_TUNABLES": f"{HUGE_PAGES}=1"}
 """What the `sirl` command starts itself with."""
 
 

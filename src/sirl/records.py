@@ -36,6 +36,11 @@ def user_turn(text: str) -> Conversation:
     return ({"role": "user", "content": text},)
 
 
+def ends_in_prefill(conversation: Conversation) -> bool:
+    """Whether the last turn is the assistant's, to be gone on from."""
+    return bool(conversation) and conversation[-1]["role"] == "assistant"
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One unlabeled request: training prompt, benign question or the goal of an attack."""
@@ -61,6 +66,11 @@ class Completion:
     entropies: tuple[float, ...] = ()
     finish_reason: FinishReason = "stop"
     error: str | None = None
+
+    @classmethod
+    def failed(cls, reason: str) -> Completion:
+        """There is no answer."""
+        return cls(text="", finish_reason="error", error=reason)
 
     @property
     def mean_entropy(self) -> float | None:

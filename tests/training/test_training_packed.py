@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import sirl.entropy
-import sirl.training.packed
+import sirl.generation.decode
 from sirl.entropy import entropy_from_logits, score_tokens
 from sirl.training.batching import pad_pairs
 from sirl.training.packed import add_packed_forward, pack, pack_rows, packed_scores
@@ -35,7 +35,7 @@ def padded_scores(model: Any, temperature: float) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_packed_equals_padded(family: str, temperature: float, apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if apart:  # long prompts are attended to by themselves
-        monkeypatch.setattr(sirl.training.packed, "WORTH_PADDING", 1)
+        monkeypatch.setattr(sirl.generation.decode, "WORTH_PADDING", 1)
     model = tiny_model(family)
     expected_logps, expected_entropies = padded_scores(model, temperature)
     weights = torch.linspace(-1, 1, len(expected_logps))

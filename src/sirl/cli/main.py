@@ -37,6 +37,9 @@ COMMANDS = {
 HEAVY = ("demo", "run", "gap", "train", "attack")
 """Commands that hold a model in memory."""
 
+HUGE_PAGES = "glibc.malloc.hugetlb"
+"""The setting of glibc that they are started with."""
+
 
 def entry() -> int:
     """`main` as a program of its own, which may choose its memory allocator's settings."""
@@ -50,12 +53,12 @@ def _take_huge_pages() -> None:
     A model's activations touch gigabytes of new memory, and faulting that in 4 kB at a time can take longer than the
     arithmetic, above all in virtual machines. glibc reads the setting once, before Python runs.
     """
-    setting, mode = "glibc.malloc.hugetlb", Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if len(sys.argv) < 2 or sys.argv[1] not in HEAVY or setting in tunables:
+    if len(sys.argv) < 2 or sys.argv[1] not in HEAVY or HUGE_PAGES in tunables:
         return
     if mode.is_file() and "[madvise]" in mode.read_text():
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, f"{setting}=1"]))
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, f"{HUGE_PAGES}=1"]))
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

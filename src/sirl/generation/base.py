@@ -53,6 +53,17 @@ class Engine(Protocol):
         ...
 
 
+def served_completion(text: str, finish_reason: str, who: str) -> Completion:
+    """The answer of an engine that shows no logits; `who` ended it.
+
+    What ended for another reason than the model's or the token limit's, such as `content_filter`, is an error: what the
+    model would have said is not known, so it is no refusal of the model's.
+    """
+    if finish_reason not in ("stop", "length"):
+        return Completion.failed(f"{who} ended the answer with {finish_reason}")
+    return Completion(text=text, finish_reason=finish_reason)  # type: ignore[arg-type]  # one of the two
+
+
 def request_seeds(conversations: Sequence[Conversation], params: SamplingParams) -> list[int]:
     """A seed of 31 bits for each conversation, for engines that draw by themselves.
 

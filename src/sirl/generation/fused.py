@@ -119,7 +119,7 @@ class FusedModel:
     def __init__(self, model: Any) -> None:
         inner = model.base_model
         config = model.config
-        self.device, self.dtype = model.device, model.dtype
+        self.device = model.device
         self.embed, self.rotary = inner.embed_tokens, inner.rotary_emb
         with torch.inference_mode():
             self.layers = [_Layer(layer, config) for layer in inner.layers]

@@ -18,7 +18,7 @@ from sirl.generation.cache import shared_keys, supports_decode_cache
 from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
 from sirl.generation.fused import fused
 from sirl.models import contiguous_head
-from sirl.records import Completion, Conversation
+from sirl.records import Completion, Conversation, ends_in_prefill
 
 MAX_ROWS = 256
 MAX_CACHE_BYTES = 2 << 30
@@ -111,7 +111,7 @@ class LocalEngine:
 
 def encode_chat(tokenizer: Any, conversation: Conversation) -> list[int]:
     """Token ids of a conversation, ready for the model's next words; an assistant turn at the end is gone on from."""
-    prefill = conversation[-1]["role"] == "assistant"
+    prefill = ends_in_prefill(conversation)
     text = tokenizer.apply_chat_template(
         [dict(m) for m in conversation],
         tokenize=False,

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from sirl.errors import UserError
-from sirl.generation.base import SamplingParams, request_seeds
-from sirl.records import Completion, Conversation
+from sirl.generation.base import SamplingParams, request_seeds, served_completion
+from sirl.records import Completion, Conversation, ends_in_prefill
 
 CONCURRENCY = 32
 """Requests under way at a time; the server batches them."""
@@ -85,7 +85,7 @@ class ServerEngine:
 
     def _answer(self, conversation: Conversation, params: SamplingParams, seed: int) -> list[Completion]:
         extra: dict[str, Any] = {}
-        if conversation and conversation[-1]["role"] == "assistant":  # vLLM's and SGLang's names for going on from it
+        if ends_in_prefill(conversation):  # vLLM's and SGLang's names for going on from it
             extra = {"add_generation_prompt": False, "continue_final_message": True}
         try:
             response = self._client.chat.completions.create(
@@ -102,19 +102,12 @@ class ServerEngine:
             raise self._refused() from error
         except self._openai.APIError as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            return [_failed(reason)] * params.n
+            return [Completion.failed(reason)] * params.n
         answers = [_completion(choice) for choice in response.choices]
         missing = params.n - len(answers)
-        return answers[: params.n] + [_failed("the server gave fewer answers than asked for")] * missing
+        return answers[: params.n] + [Completion.failed("the server gave fewer answers than asked for")] * missing
 
 
 def _completion(choice: Any) -> Completion:
-    if choice.finish_reason not in ("stop", "length"):
-        # such as content_filter: what the model would have said is not known, so it is no refusal of the model's
-        return _failed(f"the server ended the answer with {choice.finish_reason}")
     text = choice.message.content or getattr(choice.message, "refusal", None) or ""
-    return Completion(text=text, finish_reason=choice.finish_reason)
-
-
-def _failed(reason: str) -> Completion:
-    return Completion(text="", finish_reason="error", error=reason)
+    return served_completion(text, choice.finish_reason, "the server")

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from sirl.errors import UserError
-from sirl.generation.base import SamplingParams, request_seeds
+from sirl.generation.base import SamplingParams, request_seeds, served_completion
 from sirl.models import DEMO, is_adapter
-from sirl.records import Completion, Conversation
+from sirl.records import Completion, Conversation, ends_in_prefill
 
 
 class VLLMEngine:
@@ -56,7 +56,7 @@ class VLLMEngine:
         ]
         out: list[list[Completion]] = [[] for _ in conversations]
         for prefill in (False, True):  # how a chat ends is said once for a whole call
-            rows = [i for i, c in enumerate(conversations) if (c[-1]["role"] == "assistant") is prefill]
+            rows = [i for i, c in enumerate(conversations) if ends_in_prefill(c) is prefill]
             if not rows:
                 continue
             answers = self._llm.chat(
@@ -67,14 +67,7 @@ class VLLMEngine:
                 use_tqdm=False,
             )
             for i, answer in zip(rows, answers, strict=True):
-                out[i] = [_completion(o) for o in answer.outputs]
+                out[i] = [served_completion(o.text, o.finish_reason, "vLLM") for o in answer.outputs]
             if progress is not None:
                 progress(len(rows) * params.n)
         return out
-
-
-def _completion(output: Any) -> Completion:
-    if output.finish_reason not in ("stop", "length"):
-        reason = f"vLLM ended the answer with {output.finish_reason}"
-        return Completion(text="", finish_reason="error", error=reason)
-    return Completion(text=output.text, finish_reason=output.finish_reason)

@@ -23,18 +23,12 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from sirl.entropy import score_tokens
+from sirl.generation.decode import alike
 from sirl.models import attention
 
 ATTENTION = "sirl_packed"
 
 Reader = Callable[[Tensor, Tensor], Any]
-
-
-SHORTER = 2 / 3
-"""Prompts shorter than this share of the longest they would be padded to are attended to apart."""
-
-WORTH_PADDING = 64
-"""Prompts of up to so many tokens are always padded to each other."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +112,8 @@ def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
 
 def _by_length(stems: Sequence[range]) -> list[list[int]]:
     """Which stems are padded to each other: a long prompt shall not make all others as wide as itself."""
-    parts: list[list[int]] = []
-    for i in sorted(range(len(stems)), key=lambda i: -len(stems[i])):
-        longest = len(stems[parts[-1][0]]) if parts else 0
-        if not parts or (longest > WORTH_PADDING and len(stems[i]) < SHORTER * longest):
-            parts.append([])
-        parts[-1].append(i)
-    return parts
+    order = sorted(range(len(stems)), key=lambda i: -len(stems[i]))
+    return [[order[i] for i in group] for group in alike([len(stems[i]) for i in order])]
 
 
 def _part(stems: list[range], branches: list[list[range]], dtype: torch.dtype) -> tuple[Part, tuple[Tensor, Tensor]]:
