@@ -121,9 +121,13 @@ def run_entropy(folder: Path, rounds: int, args: Any) -> dict[str, Any]:
         return out
     trained = compare(both["training"], rounds, say=say)
     out["entropy"] |= described(trained, "extra_bytes")
-    name = "sirl, 8 x 512 x 128k"
-    if trained[name].rounds:
-        out["entropy_training_extra_mb"] = round(trained[name].median("extra_bytes") / 2**20)
+    result = trained["sirl, 8 x 512 x 128k"]
+    if result.rounds:
+        out["entropy_training_extra_mb"] = {
+            "value": round(result.median("extra_bytes") / 2**20),
+            "spread": [round(b / 2**20) for b in result.spread("extra_bytes")],
+            "n": len(result.rounds),
+        }
     return out
 
 
@@ -141,7 +145,10 @@ def run_growth(folder: Path, rounds: int, _: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"growth": described(prompts, "seconds_per_prompt") | described(updates)}
     per_prompt = [r.median("seconds_per_prompt") for r in prompts.values() if r.rounds]
     if len(per_prompt) == len(prompts):
-        out["growth_per_prompt"] = {"value": round(max(per_prompt) / min(per_prompt), 3), "n": len(per_prompt)}
+        out["growth_per_prompt"] = {
+            "value": round(max(per_prompt) / min(per_prompt), 3),
+            "n": min(len(r.rounds) for r in prompts.values()),
+        }
     return out
 
 
@@ -179,11 +186,9 @@ def table(figures: Mapping[str, Any]) -> str:
     lines = []
     for name, value in figures.items():
         if isinstance(value, dict) and "value" in value:
-            spread = f"  ({value['spread'][0]:.2f} to {value['spread'][1]:.2f})" if "spread" in value else ""
+            spread = f"  ({value['spread'][0]:.3g} to {value['spread'][1]:.3g})" if "spread" in value else ""
             against = f"  against {value['against']}" if "against" in value else ""
-            lines.append(f"{name:28}{value['value']:8.3f}{spread}  n = {value['n']}{against}")
-        elif isinstance(value, int):
-            lines.append(f"{name:28}{value:8d}")
+            lines.append(f"{name:28}{value['value']:8.3g}{spread}  n = {value['n']}{against}")
     for part in PARTS:
         for name, entry in figures.get(part, {}).items():
             if "error" in entry:

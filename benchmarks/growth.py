@@ -19,14 +19,15 @@ SIZES = (
 
 
 def answer_prompts(turns: Turns, folder: Path, n: int, tokens: int) -> None:
-    """`n` prompts answered greedily, as in attack and evaluation."""
+    """`n` prompts answered greedily, as in attack and evaluation: of the same lengths, however many they are."""
     from sirl.generation.base import SamplingParams
     from sirl.generation.local import LocalEngine
     from sirl.models import load_model, load_tokenizer
 
     engine = LocalEngine(load_model(str(folder)), load_tokenizer(str(folder)))
-    prompts = prompt_ids(folder, n)
-    engine.rollout(prompts[:256], SamplingParams(max_new_tokens=tokens))  # memory is there
+    by_length = sorted(prompt_ids(folder, max(PROMPTS)), key=len)
+    prompts = by_length[:: len(by_length) // n]
+    engine.rollout(prompts, SamplingParams(max_new_tokens=tokens))  # memory is there
     while turns.next():
         engine.rollout(prompts, SamplingParams(max_new_tokens=tokens))
         turns.done(prompts=n)

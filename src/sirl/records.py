@@ -1,7 +1,7 @@
 """What flows between the stages, and how it is written to disk.
 
 Every stage reads and writes JSON or JSONL in a run folder, one record of this module a line, so that any stage can be
-run alone or again. This module imports nothing else of the package.
+run alone or again. This module imports nothing else of the package but its error.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
+
+from sirl.errors import UserError
 
 
 class Message(TypedDict):
@@ -134,6 +136,18 @@ def read_jsonl(path: str | os.PathLike[str], record: type[R]) -> list[R]:
         kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in names}
         out.append(record(**kept))
     return out
+
+
+def read_records(path: str | os.PathLike[str], record: type[R]) -> list[R]:
+    """As `read_jsonl`, for a file that a run goes on with.
+
+    Raises:
+        UserError: it is no file of such records.
+    """
+    try:
+        return read_jsonl(path, record)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a file of {record.__name__.lower()}s ({error}); move it away") from error
 
 
 def iter_json_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:

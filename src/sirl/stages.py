@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sirl.attacks.base import Attack
-from sirl.attacks.run import judge_attempts, run_attacks
+from sirl.attacks.run import run_attacks
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices
 from sirl.evals.overrefusal import run_overrefusal
 from sirl.gap import GapConfig, GapResult, Kind, analyse_gap, gap_svg, sample_gap
 from sirl.generation.base import Engine
 from sirl.judges import Judge
+from sirl.judges.run import judge_attempts
 from sirl.judges.validate import disagreements
 from sirl.progress import BarMaker, counted, no_bar
 from sirl.prompts import load_prompts

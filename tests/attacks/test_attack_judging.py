@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sirl.attacks.run import judge_attempts
 from sirl.errors import UserError
 from sirl.judges.base import Judgement
+from sirl.judges.run import judge_attempts
 from sirl.records import Attempt, Verdict, append_jsonl, read_jsonl
 
 

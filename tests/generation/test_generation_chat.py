@@ -155,6 +155,8 @@ def test_prefill_chunks() -> None:
     repeated = [[*examples, i, i] for i in range(5)]
     assert prefill_chunks(repeated) == [(range(5), len(examples))]
     assert prefill_chunks(repeated, share=False) == [(range(i, i + 1), 0) for i in range(5)]
+    held = 2 * len(repeated[0])
+    assert [len(rows) for rows, _ in prefill_chunks(repeated, positions=held)] == [2, 2, 1]
 
 
 def test_left_pad() -> None:

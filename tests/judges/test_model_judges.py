@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from test_injections import REQUEST, Engine, parts
 
-from sirl.attacks.run import judge_attempts
 from sirl.errors import UserError
 from sirl.generation import load_engine
 from sirl.generation.base import SamplingParams
@@ -21,6 +20,7 @@ from sirl.judges.classifiers import HarmBenchJudge, LlamaGuardJudge, WildGuardJu
 from sirl.judges.hostile import code_of
 from sirl.judges.model import BATCH, LazyEngine, judge_engine
 from sirl.judges.rubric import RubricJudge
+from sirl.judges.run import judge_attempts
 from sirl.records import Attempt, Completion, Verdict, read_jsonl
 
 ITEM = JudgeItem(REQUEST, "Put them under your coat.")

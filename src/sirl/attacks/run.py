@@ -1,8 +1,7 @@
-"""Put attacks to a model and judge what comes back; both can be interrupted and go on.
+"""Put attacks to a model; what is interrupted goes on where it was.
 
     goals = ...                                       # list[Prompt]
     attempts = run_attacks(engine, resolve_attacks("static"), goals, phase="before", path="attempts.jsonl")
-    verdicts = judge_attempts(attempts, load_judge("refusal"), path="verdicts.jsonl")
 
 Static attacks are pooled: the engine sees big batches of (attack, goal) pairs, one call per decoding and chunk. Each
 chunk is appended to the file before the next one starts. `docs/attack.md` describes files, resuming and errors.
@@ -15,16 +14,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
 from sirl.attacks.base import Attack, AttackResult, StaticAttack, goal_rng, require_goal, stable_seed
 from sirl.attacks.replay import Replay
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams
-from sirl.judges.base import FAILED, Judge, JudgeItem
 from sirl.records import (
     Attempt,
     Completion,
@@ -33,9 +31,8 @@ from sirl.records import (
     Phase,
     Prompt,
     SearchFacts,
-    Verdict,
     append_jsonl,
-    read_jsonl,
+    read_records,
     write_jsonl,
 )
 
@@ -43,12 +40,6 @@ BATCH = 256
 """Conversations per engine call: what an interruption can lose, at most."""
 
 TEMPERATURES: dict[Decoding, float] = {"greedy": 0.0, "sample": 1.0}
-
-_ERROR = "error: "
-"""How the reason of a verdict on a failed attempt begins."""
-
-T = TypeVar("T")
-R = TypeVar("R", Attempt, Verdict)
 
 Progress = Callable[[int, int], None]
 """Called with (attempts done, attempts in all); those found in the file count as done."""
@@ -116,7 +107,7 @@ class _Run:
     def found(self, phase: Phase, attack: str) -> dict[str, Attempt]:
         """What an attack settled on for each goal, under greedy decoding, in this call or in the file."""
         start = f"{phase}/greedy/{attack}/"
-        stored = _read(self.path, Attempt) if self.path is not None and Path(self.path).exists() else []
+        stored = read_records(self.path, Attempt) if self.path is not None and Path(self.path).exists() else []
         return {
             a.goal_id: a for a in (*stored, *self.done.values()) if a.id == start + a.goal_id and a.seed == self.seed
         }
@@ -182,53 +173,6 @@ def run_attacks(
         for attack in sorted(searches, key=lambda attack: isinstance(attack, Replay)):  # what they replay comes first
             _run_adaptive(run, attack, [job for job in jobs if job.decoding == decoding and job.attack is attack])
     return [run.done[job.id] for job in jobs]
-
-
-def judge_attempts(
-    attempts: Sequence[Attempt],
-    judge: Judge,
-    path: str | os.PathLike[str] | None = None,
-    batch: int | None = None,
-    progress: Progress | None = None,
-) -> list[Verdict]:
-    """One verdict per attempt, in order; attempts with an error are `unscored` and never shown to the judge.
-
-    With `path`, verdicts of this judge that the file already holds are kept (except "error" verdicts of attempts that
-    have since succeeded, and those for which a judge model had failed) and new ones are appended after each `batch`,
-    by default as many as the judge itself asks for.
-
-    Raises:
-        UserError: the file is not a verdicts file.
-        ValueError: the judge returned another number of judgements than it was given items.
-    """
-    done = _old_verdicts(path, attempts, judge.name)
-    missing = [attempt for attempt in attempts if attempt.id not in done]
-    count = len(attempts) - len(missing)
-    size = batch or int(getattr(judge, "batch", BATCH))
-    for chunk in _chunks(missing, size):
-        if progress is not None:
-            progress(count, len(attempts))
-        count += len(chunk)
-        scored = [attempt for attempt in chunk if attempt.error is None]
-        judgements = judge.judge([JudgeItem(attempt.goal, attempt.response) for attempt in scored]) if scored else []
-        if len(judgements) != len(scored):
-            raise ValueError(f"judge {judge.name!r} returned {len(judgements)} judgements for {len(scored)} items")
-        fresh = {
-            a.id: Verdict(a.id, judge.name, j.label, j.reason, j.score) for a, j in zip(scored, judgements, strict=True)
-        }
-        for attempt in chunk:
-            if attempt.error is not None:
-                fresh[attempt.id] = Verdict(attempt.id, judge.name, "unscored", f"{_ERROR}{attempt.error}")
-        if path is not None:
-            append_jsonl(path, [fresh[attempt.id] for attempt in chunk])
-        done.update(fresh)
-    if progress is not None:
-        progress(len(attempts), len(attempts))
-    return [done[attempt.id] for attempt in attempts]
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _check_input(attacks: Sequence[Attack], goals: Sequence[Prompt], decodings: Sequence[Decoding], batch: int) -> None:
@@ -351,7 +295,8 @@ def _run_replay(run: _Run, attack: Replay, jobs: Sequence[_Job]) -> None:
 
 def _run_again(run: _Run, jobs: Sequence[_Job], found: dict[str, Attempt], replayed: bool = False) -> None:
     """Answers to prompts that a search has already settled on."""
-    for chunk in _chunks(jobs, run.batch):
+    for start in range(0, len(jobs), run.batch):
+        chunk = jobs[start : start + run.batch]
         chosen = [
             (job, source)
             for job in chunk
@@ -379,20 +324,13 @@ def _error_of(completion: Completion) -> str | None:
     return completion.error or "the engine gave no answer and no reason"
 
 
-def _read(path: str | os.PathLike[str], record: type[R]) -> list[R]:
-    try:
-        return read_jsonl(path, record)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a file of {record.__name__.lower()}s ({error}); move it away") from error
-
-
 def _already_done(
     path: str | os.PathLike[str], jobs: Sequence[_Job], seed: int, max_new_tokens: int
 ) -> dict[str, Attempt]:
     """Attempts of the file that are wanted, after making sure that they are the ones this run would make."""
     wanted = {job.id: job for job in jobs}
     done: dict[str, Attempt] = {}
-    for old in _read(path, Attempt):
+    for old in read_records(path, Attempt):
         job = wanted.get(old.id)
         if job is None:
             continue
@@ -412,28 +350,7 @@ def _already_done(
 
 
 def _drop_errors(path: str | os.PathLike[str], ids: set[str]) -> None:
-    old = _read(path, Attempt)
+    old = read_records(path, Attempt)
     kept = [attempt for attempt in old if attempt.error is None or attempt.id not in ids]
     if len(kept) < len(old):
         write_jsonl(path, kept)
-
-
-def _old_verdicts(path: str | os.PathLike[str] | None, attempts: Sequence[Attempt], judge: str) -> dict[str, Verdict]:
-    """This judge's verdicts in a file, by attempt; those that are worth asking for again are taken out of the file."""
-    if path is None or not Path(path).exists():
-        return {}
-    answered = {attempt.id for attempt in attempts if attempt.error is None}
-
-    def is_stale(verdict: Verdict) -> bool:
-        return (
-            verdict.judge == judge
-            and verdict.attempt_id in answered
-            and verdict.label == "unscored"
-            and verdict.reason.startswith((_ERROR, FAILED))
-        )
-
-    old = _read(path, Verdict)
-    kept = [verdict for verdict in old if not is_stale(verdict)]
-    if len(kept) < len(old):
-        write_jsonl(path, kept)
-    return {verdict.attempt_id: verdict for verdict in kept if verdict.judge == judge}

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sirl.attacks.base import Attack
-from sirl.attacks.run import judge_attempts, run_attacks
+from sirl.attacks.run import run_attacks
 from sirl.diversity import commonest_sentence, sentences
 from sirl.evals.overrefusal import run_overrefusal
 from sirl.generation.base import Engine
 from sirl.judges import Judge
+from sirl.judges.run import judge_attempts
 from sirl.records import Attempt, Prompt
 
 MAX_KINDS = 6

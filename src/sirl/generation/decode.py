@@ -232,11 +232,14 @@ def alike(widths: Sequence[int]) -> list[range]:
     return groups
 
 
-def prefill_chunks(prompts: Sequence[Sequence[int]], share: bool = True) -> list[tuple[range, int]]:
+def prefill_chunks(
+    prompts: Sequence[Sequence[int]], share: bool = True, positions: int | None = None
+) -> list[tuple[range, int]]:
     """Neighbouring prompts that are prefilled together, and how many first tokens are computed once for them.
 
     A prompt joins its neighbours where that costs no more tokens, padding included, than a chunk of its own. Without
-    `share` nothing is computed once, and every token of a chunk counts.
+    `share` nothing is computed once, and every token of a chunk counts. `positions` bounds what a chunk holds in a
+    cache: rows times the longest, what they share included.
     """
     chunks: list[tuple[range, int]] = []
     shared = cost = widest = 0
@@ -248,7 +251,8 @@ def prefill_chunks(prompts: Sequence[Sequence[int]], share: bool = True) -> list
             width = max(widest, len(prompt))
             own = (i + 1 - start) * (width - joined)
             after = joined + own
-            if after <= cost + len(prompt) and own <= PREFILL_TOKENS:
+            fits = positions is None or (i + 1 - start) * width <= positions
+            if fits and after <= cost + len(prompt) and own <= PREFILL_TOKENS:
                 chunks[-1] = (range(start, i + 1), joined)
                 shared, cost, widest = joined, after, width
                 continue

@@ -18,6 +18,9 @@ from sirl.generation.decode import left_pad, prefill_chunks
 GRADIENT_TOKENS = 512
 """Tokens, padding included, of one backward pass: its activations are held all at once."""
 
+CACHE_POSITIONS = 32_768
+"""Keys and values of so many tokens are held at once: 4 GB in an 8B model, where a common beginning is repeated."""
+
 PIECE_CHARACTERS = 20
 """Longer tokens (rules of dashes, runs of spaces) are no pieces of a suffix."""
 
@@ -34,7 +37,7 @@ def continuation_logprobs(
     _check(prompts, targets)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) // 32, list(prompts[i])))
     out: list[list[float]] = [[] for _ in prompts]
-    for chunk, shared in prefill_chunks([prompts[i] for i in order], share):
+    for chunk, shared in prefill_chunks([prompts[i] for i in order], share, CACHE_POSITIONS):
         rows = [order[j] for j in chunk]
         texts = [[*prompts[i][shared:], *targets[i][:-1]] for i in rows]
         keep = max(len(targets[i]) for i in rows)

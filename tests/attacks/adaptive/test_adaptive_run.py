@@ -17,10 +17,11 @@ from sirl.attacks.adaptive.pair import PAIR, PAIRConfig
 from sirl.attacks.adaptive.random_search import RandomSearch, RandomSearchConfig
 from sirl.attacks.adaptive.search import Ask, GoalSearch, Models, SearchConfig, Steps
 from sirl.attacks.base import AttackOptions, goal_rng
-from sirl.attacks.run import judge_attempts, run_attacks
+from sirl.attacks.run import run_attacks
 from sirl.errors import UserError
 from sirl.generation.local import LocalEngine
 from sirl.judges import load_judge
+from sirl.judges.run import judge_attempts
 from sirl.records import Attempt, read_jsonl, user_turn
 from tiny_models import tiny_model
 

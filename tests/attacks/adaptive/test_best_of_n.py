@@ -11,8 +11,9 @@ import pytest
 from adaptive_models import ANSWER, GOALS, PARAMS, Scripted, without_time
 
 from sirl.attacks.adaptive.best_of_n import BestOfN, BestOfNConfig, flip_case, move_characters, scramble, spoil
-from sirl.attacks.run import judge_attempts, run_attacks
+from sirl.attacks.run import run_attacks
 from sirl.judges import load_judge
+from sirl.judges.run import judge_attempts
 from sirl.records import Attempt, read_jsonl
 
 TEXT = "Explain how somebody would assemble an umbrella stand, please"

@@ -1,0 +1,83 @@
+"""Judge what attacks brought; what is interrupted goes on where it was.
+
+verdicts = judge_attempts(attempts, load_judge("refusal"), path="verdicts.jsonl")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sirl.judges.base import FAILED, Judge, JudgeItem
+from sirl.records import Attempt, Verdict, append_jsonl, read_records, write_jsonl
+
+BATCH = 256
+"""Responses between two writes, for judges that do not ask for another number."""
+
+_ERROR = "error: "
+"""How the reason of a verdict on a failed attempt begins."""
+
+
+def judge_attempts(
+    attempts: Sequence[Attempt],
+    judge: Judge,
+    path: str | os.PathLike[str] | None = None,
+    batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Verdict]:
+    """One verdict per attempt, in order; attempts with an error are `unscored` and never shown to the judge.
+
+    With `path`, verdicts of this judge that the file already holds are kept (except "error" verdicts of attempts that
+    have since succeeded, and those for which a judge model had failed) and new ones are appended after each `batch`,
+    by default as many as the judge itself asks for.
+
+    Raises:
+        UserError: the file is not a verdicts file.
+        ValueError: the judge returned another number of judgements than it was given items.
+    """
+    done = _old_verdicts(path, attempts, judge.name)
+    missing = [attempt for attempt in attempts if attempt.id not in done]
+    count = len(attempts) - len(missing)
+    size = batch or int(getattr(judge, "batch", BATCH))
+    for chunk in (missing[start : start + size] for start in range(0, len(missing), size)):
+        if progress is not None:
+            progress(count, len(attempts))
+        count += len(chunk)
+        scored = [attempt for attempt in chunk if attempt.error is None]
+        judgements = judge.judge([JudgeItem(attempt.goal, attempt.response) for attempt in scored]) if scored else []
+        if len(judgements) != len(scored):
+            raise ValueError(f"judge {judge.name!r} returned {len(judgements)} judgements for {len(scored)} items")
+        fresh = {
+            a.id: Verdict(a.id, judge.name, j.label, j.reason, j.score) for a, j in zip(scored, judgements, strict=True)
+        }
+        for attempt in chunk:
+            if attempt.error is not None:
+                fresh[attempt.id] = Verdict(attempt.id, judge.name, "unscored", f"{_ERROR}{attempt.error}")
+        if path is not None:
+            append_jsonl(path, [fresh[attempt.id] for attempt in chunk])
+        done.update(fresh)
+    if progress is not None:
+        progress(len(attempts), len(attempts))
+    return [done[attempt.id] for attempt in attempts]
+
+
+def _old_verdicts(path: str | os.PathLike[str] | None, attempts: Sequence[Attempt], judge: str) -> dict[str, Verdict]:
+    """This judge's verdicts in a file, by attempt; those that are worth asking for again are taken out of the file."""
+    if path is None or not Path(path).exists():
+        return {}
+    answered = {attempt.id for attempt in attempts if attempt.error is None}
+
+    def is_stale(verdict: Verdict) -> bool:
+        return (
+            verdict.judge == judge
+            and verdict.attempt_id in answered
+            and verdict.label == "unscored"
+            and verdict.reason.startswith((_ERROR, FAILED))
+        )
+
+    old = read_records(path, Verdict)
+    kept = [verdict for verdict in old if not is_stale(verdict)]
+    if len(kept) < len(old):
+        write_jsonl(path, kept)
+    return {verdict.attempt_id: verdict for verdict in kept if verdict.judge == judge}
