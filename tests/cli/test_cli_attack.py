@@ -136,6 +136,23 @@ def test_adaptive_attack_with_a_budget_and_an_attacker(
     assert {a.search["written"] for a in attempts if a.search} == {3}
 
 
+def test_table_of_adaptive_attacks(sirl: Any, goals: str, tmp_path: Path, engine: FakeEngine) -> None:
+    folder = tmp_path / "run"
+    words = ("--attacks", "direct,best_of_n", "--attack_budget", "3")
+    out = sirl(*flags(goals, folder, *words)).out
+    assert "mean over 1 static attack " in out
+    assert "mean over 1 re-optimised attack " in out
+    assert "kitchen" in out  # by category
+    (row,) = (line.split() for line in out.splitlines() if line.startswith("best_of_n") and " of " in line)
+    assert row[-1] == "3"
+    assert "Withstood every attack, greedy: " in out
+    assert "Before and after" not in out
+    engine.refuses = ["snack"]
+    out = sirl(*flags(goals, folder, "--phase", "after", "--attacks", "direct,best_of_n@before")).out
+    assert "Before and after, by refusal: 4 pairs, 2 fixed, 0 regressed" in out
+    assert "mean over 1 transferred attack " in out
+
+
 @pytest.mark.usefixtures("engine")
 def test_attack_that_needs_gradients_says_so_in_one_line(sirl: Any, goals: str, tmp_path: Path) -> None:
     error = sirl(*flags(goals, tmp_path / "run", "--attacks", "direct,gcg")).error

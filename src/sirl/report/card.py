@@ -14,13 +14,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from sirl.demo import is_demo
 from sirl.errors import UserError
 from sirl.records import write_text
 from sirl.report import sections
 from sirl.report.aggregate import summarise
-from sirl.report.charts import percent
+from sirl.report.attack_sections import DECODING_NAMES, LEADS, TITLES
 from sirl.report.load import Run, load_run
-from sirl.report.verdict import KIND_NAMES, STATUS_NAMES, factor, judge_run, with_interval
+from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, STATUS_NAMES, count, factor, judge_run, with_interval
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -94,7 +95,7 @@ def render_card(run: Run) -> str:
 
 def _metadata(name: str, base: str, summary: Mapping[str, Any]) -> ModelCardData:
     known: dict[str, Any] = {}
-    if base == "demo":
+    if is_demo(base):
         known["base_model"] = DEMO_BASE
     elif HUB_ID.fullmatch(base) and not Path(base).exists():
         known["base_model"] = base
@@ -109,10 +110,11 @@ def _results(summary: Mapping[str, Any]) -> list[EvalResult]:
     """Means over attacks, and refusal rates of benign prompts, as a model page lists them."""
     rows: list[tuple[str, str, str, float]] = []
     attack, benign = summary["attack"], summary["benign"]
-    for decoding in attack["decodings"] if attack else ():
-        rate = attack["rates"][decoding].get("after", {}).get("overall", {}).get("rate")
-        tried = f"{len(attack['attacks'])} jailbreak methods x {attack['goals']} goals"
-        rows += [(tried, "dsr", f"defence success rate, {decoding}", rate)] if rate is not None else []
+    for kind, figures in attack["kinds"].items() if attack else ():
+        tried = f"{count(len(figures['attacks']), ATTACK_NOUNS[kind])} x {count(attack['goals'], 'goal')}"
+        for decoding, phases in figures["rates"].items():
+            rate = phases.get("after", {}).get("overall", {}).get("rate")
+            rows += [(tried, "dsr", f"defence success rate, {decoding}", rate)] if rate is not None else []
     for decoding in benign["decodings"] if benign else ():
         for kind, entry in benign["rates"][decoding].get("after", {}).items():
             refused = f"refusal rate of {KIND_NAMES.get(kind, kind)}, {decoding}"
@@ -131,8 +133,10 @@ def _results(summary: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _base_words(base: str) -> str:
-    if base == "demo":
-        return "SmolLM2-135M-Instruct with an adapter that taught it to refuse (a model organism, nothing to deploy),"
+    if is_demo(base):
+        scale = base.partition("@")[2]
+        adapter = f"an adapter that taught it to refuse{f', scaled by {_text(scale)}' if scale else ''}"
+        return f"SmolLM2-135M-Instruct with {adapter} (a model organism, nothing to deploy),"
     return f"{_text(base)},"
 
 
@@ -145,25 +149,42 @@ def _training(run: Run, summary: Mapping[str, Any]) -> list[str]:
 
 
 def _attacks(attack: Mapping[str, Any] | None) -> list[str]:
-    if not attack or not attack["decodings"]:
+    if not attack or not attack["covers"]:
         return []
     out = ["## Attacks", "Defence success rate (DSR): the share of attempts that the model refused."]
-    for decoding in attack["decodings"]:
-        phases = attack["rates"][decoding]
-        names = [*attack["attacks"], "mean over methods"]
-        cells = {
-            phase: {**rates["by_attack"], "mean over methods": rates["overall"]} for phase, rates in phases.items()
-        }
-        rows = [(name, *(with_interval(cells[p][name]) if name in cells[p] else "–" for p in cells)) for name in names]
-        worst = [percent(rates["worst_case"]["rate"]) for rates in phases.values()]
-        out += [f"### Decoding: {sections.DECODING_NAMES[decoding]}", _table(("attack", *cells), rows)]
-        out.append("Goals that withstand every attack: " + ", then ".join(worst) + ".")
-        change = attack["change"][decoding]
-        if change and change["reduction"]["none_left"]:
-            out.append("No attack of those tried is left.")
-        elif change:
-            out.append(f"Successful attacks: {factor(change['reduction'])} times as many before as after.")
+    for kind, figures in attack["kinds"].items():
+        out += [f"### {TITLES[kind]}", LEADS[kind]]
+        for decoding, phases in figures["rates"].items():
+            out += _attack_table(figures, decoding, phases)
+        for phase, found in figures.get("search", {}).items():
+            out.append(_searches(phase, found))
+    for decoding, phases in attack["worst_case"].items():
+        worst = ", then ".join(with_interval(table) for table in phases.values())
+        out.append(f"Goals that withstand every attack of every kind, {DECODING_NAMES[decoding]}: {worst}.")
     return out
+
+
+def _attack_table(figures: Mapping[str, Any], decoding: str, phases: Mapping[str, Any]) -> list[str]:
+    mean = "mean over methods"
+    cells = {phase: {**rates["by_attack"], mean: rates["overall"]} for phase, rates in phases.items()}
+    names = [*figures["attacks"], mean]
+    rows = [(name, *(with_interval(cells[p][name]) if name in cells[p] else "–" for p in cells)) for name in names]
+    out = [f"Decoding: {DECODING_NAMES[decoding]}", _table(("attack", *cells), rows)]
+    change = figures["change"][decoding]
+    if change and change["reduction"]["none_left"]:
+        out.append("No attack of those tried is left.")
+    elif change:
+        out.append(f"Successful attacks: {factor(change['reduction'])} times as many before as after.")
+    return out
+
+
+def _searches(phase: str, found: Mapping[str, Any]) -> str:
+    words = (
+        f"{_text(name)} {table['broken']} of {count(table['goals'], 'goal')}"
+        + (f" with at most {table['budget']} queries each" if table["budget"] else "")
+        for name, table in found.items()
+    )
+    return f"Broken by a search {phase} hardening: {'; '.join(words)}."
 
 
 def _benign(benign: Mapping[str, Any] | None) -> list[str]:
