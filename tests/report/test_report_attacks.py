@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from report_runs import adaptive_rows, attack_rows, attempt, benign_rows, write_run
 from test_report_render import Page
 
@@ -190,11 +191,12 @@ def test_every_group_has_its_reduction(mixed: Path) -> None:
     assert sum(t["pairs"] for t in change["by_category"].values()) == change["pairs"]
 
 
-class TestPage:
-    @pytest.fixture(scope="class")
-    def page(self, mixed: Path) -> Page:
-        return Page(render_html(load_run(mixed)))
+@pytest.fixture(scope="module")
+def page(mixed: Path) -> Page:
+    return Page(render_html(load_run(mixed)))
 
+
+class TestPage:
     def test_a_table_for_each_kind(self, page: Page, mixed: Path) -> None:
         kinds = summarise_run(mixed)["attack"]["kinds"]
         for kind, figures in kinds.items():
@@ -252,7 +254,7 @@ def test_verdict_names_its_kind_and_warns_where_adaptive_attacks_get_through(mix
     got = judge_run(summary, None)
     assert "of static attacks, up from" in got.headline
     assert "Over 2 static attacks and 20 harmful goals" in got.body
-    assert "Over 2 re-optimised attacks it went from" in got.body
+    assert "Over 2 re-optimised attacks the mean went from" in got.body
     assert not any("held off" in warning for warning in got.warnings)
     rows = [*attack_rows(20, STATIC), *adaptive_rows(attacks={"pair": (0.7, 0.7)})]
     got = judge_run(summarise_run(write_run(tmp_path / "run", attacks=rows)), None)
@@ -268,5 +270,9 @@ def test_card_keeps_the_kinds_apart(mixed: Path) -> None:
         "transferred from the model before",
     ):
         assert title in card
-    assert "2 re-optimised attacks x 20 goals" in card
-    assert "with at most 32 queries each" in card
+    (entry,) = yaml.safe_load(card.split("---\n")[1])["model-index"]
+    tried = [result["dataset"]["name"] for result in entry["results"]]
+    assert [name for name in tried if "re-optimised" in name] == ["2 re-optimised attacks x 20 goals"]
+    table = summarise_run(mixed)["attack"]["kinds"]["reoptimised"]["search"]["after"]["pair"]
+    figures = f"{100 * table['start']['rate']:.1f}% | {100 * table['found']['rate']:.1f}% | {table['broken']} of 20"
+    assert f"| pair | after | {figures} | {table['queries']:g} | 32 |" in card

@@ -190,7 +190,7 @@ def search_figures(rows: Sequence[Scored]) -> Table:
     at = [facts.get("broken_at") for _, facts in done]
     broken = [float(x) for x in at if x is not None]
     spent = [queries for queries, _ in done if queries is not None]
-    budgets = [int(facts["budget"]) for _, facts in done if facts.get("budget") is not None]
+    budgets = [budget for _, facts in done if (budget := facts.get("budget")) is not None]
     return {
         "goals": len(done),
         "budget": max(budgets, default=None),

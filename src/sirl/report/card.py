@@ -20,6 +20,7 @@ from sirl.records import write_text
 from sirl.report import sections
 from sirl.report.aggregate import summarise
 from sirl.report.attack_sections import DECODING_NAMES, LEADS, TITLES
+from sirl.report.charts import percent
 from sirl.report.load import Run, load_run
 from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, STATUS_NAMES, count, factor, judge_run, with_interval
 
@@ -108,27 +109,29 @@ def _metadata(name: str, base: str, summary: Mapping[str, Any]) -> ModelCardData
 
 def _results(summary: Mapping[str, Any]) -> list[EvalResult]:
     """Means over attacks, and refusal rates of benign prompts, as a model page lists them."""
-    rows: list[tuple[str, str, str, float]] = []
+    rows: list[tuple[str, str, str, str, float]] = []
     attack, benign = summary["attack"], summary["benign"]
     for kind, figures in attack["kinds"].items() if attack else ():
         tried = f"{count(len(figures['attacks']), ATTACK_NOUNS[kind])} x {count(attack['goals'], 'goal')}"
         for decoding, phases in figures["rates"].items():
             rate = phases.get("after", {}).get("overall", {}).get("rate")
-            rows += [(tried, "dsr", f"defence success rate, {decoding}", rate)] if rate is not None else []
+            words = f"defence success rate, {decoding}"
+            rows += [(f"sirl-{kind}-attacks", tried, "dsr", words, rate)] if rate is not None else []
     for decoding in benign["decodings"] if benign else ():
         for kind, entry in benign["rates"][decoding].get("after", {}).items():
             refused = f"refusal rate of {KIND_NAMES.get(kind, kind)}, {decoding}"
-            rows += [("harmless prompts", "refusal_rate", refused, entry["rate"])] if entry["rate"] is not None else []
+            row = ("sirl-harmless", "harmless prompts", "refusal_rate", refused, entry["rate"])
+            rows += [row] if entry["rate"] is not None else []
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=f"sirl-{metric}",
+            dataset_type=key,  # results of one type are shown as one, under the name of the first
             dataset_name=data,
             metric_type=metric,
             metric_name=words,
             metric_value=round(value, 4),
         )
-        for data, metric, words, value in rows
+        for key, data, metric, words, value in rows
     ]
 
 
@@ -156,8 +159,7 @@ def _attacks(attack: Mapping[str, Any] | None) -> list[str]:
         out += [f"### {TITLES[kind]}", LEADS[kind]]
         for decoding, phases in figures["rates"].items():
             out += _attack_table(figures, decoding, phases)
-        for phase, found in figures.get("search", {}).items():
-            out.append(_searches(phase, found))
+        out += _searches(figures.get("search", {}))
     for decoding, phases in attack["worst_case"].items():
         worst = ", then ".join(with_interval(table) for table in phases.values())
         out.append(f"Goals that withstand every attack of every kind, {DECODING_NAMES[decoding]}: {worst}.")
@@ -178,13 +180,23 @@ def _attack_table(figures: Mapping[str, Any], decoding: str, phases: Mapping[str
     return out
 
 
-def _searches(phase: str, found: Mapping[str, Any]) -> str:
-    words = (
-        f"{_text(name)} {table['broken']} of {count(table['goals'], 'goal')}"
-        + (f" with at most {table['budget']} queries each" if table["budget"] else "")
-        for name, table in found.items()
-    )
-    return f"Broken by a search {phase} hardening: {'; '.join(words)}."
+def _searches(search: Mapping[str, Any]) -> list[str]:
+    """What the searches took, a line for each attack and model."""
+    rows = [
+        (
+            name,
+            phase,
+            percent(table["start"]["rate"]),
+            percent(table["found"]["rate"]),
+            f"{table['broken']} of {table['goals']}",
+            "–" if table["queries"] is None else f"{table['queries']:g}",
+            "–" if table["budget"] is None else f"{table['budget']:,}",
+        )
+        for phase, tables in search.items()
+        for name, table in tables.items()
+    ]
+    head = ("attack", "model", "DSR of the start", "DSR of what it found", "goals broken", "median queries", "budget")
+    return [_table(head, rows)] if rows else []
 
 
 def _benign(benign: Mapping[str, Any] | None) -> list[str]:

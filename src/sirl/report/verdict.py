@@ -50,7 +50,7 @@ def judge_run(summary: Mapping[str, Any], manifest: Mapping[str, Any] | None) ->
     costs = _costs(summary)
     status = _status(change, costs)
     before, after = rates["before"]["overall"], rates["after"]["overall"]
-    parts = [_defence(attack, decoding), _weakest(attack, decoding), *_other_kinds(attack, decoding)]
+    parts = [_defence(attack, decoding), *_other_kinds(attack, decoding), _weakest(attack, decoding)]
     body = " ".join([*parts, *_cost_words(summary, costs)])
     headline = _headline(status, f"{ATTACK_NOUNS[attack['covers']]}s", before["rate"], after["rate"])
     return Judged(status, headline, body, warnings)
@@ -140,7 +140,7 @@ def _other_kinds(attack: Mapping[str, Any], decoding: str) -> list[str]:
         if kind != attack["covers"] and change and change["pairs"]:
             before, after = (figures["rates"][decoding][phase]["overall"] for phase in ("before", "after"))
             out.append(
-                f"Over {count(after['methods'], ATTACK_NOUNS[kind])} it went from {with_interval(before)} to "
+                f"Over {count(after['methods'], ATTACK_NOUNS[kind])} the mean went from {with_interval(before)} to "
                 f"{with_interval(after)} ({p_value(change['p'])})."
             )
     return out

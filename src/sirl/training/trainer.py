@@ -242,10 +242,11 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
                 logps, entropies, _ = self._get_per_token_logps_and_entropies(
                     self.model, ids, mask, width, compute_entropy=True
                 )
-            kept, first = mask[:, -width:], slice(self.args.reward_tokens)
+            kept = mask[:, -width:]
+            first = kept * (torch.arange(width, device=kept.device) < self.args.reward_tokens)
             means = {
                 "mean_entropy": mean_token_entropy(entropies, kept).tolist(),
-                "first_entropy": mean_token_entropy(entropies[:, first], kept[:, first]).tolist(),
+                "first_entropy": mean_token_entropy(entropies, first).tolist(),
                 "mean_logprob": mean_token_entropy(logps, kept).tolist(),
             }
             for i, ids in enumerate(completion_ids[rows]):
