@@ -138,6 +138,7 @@ def _show_rates(figures: dict[str, Any], kind: str, decoding: str, phase: str, g
     head = ["DSR", "from", "to", "scored", "partial", "unscored", "errors"]
     print_table(["attack", *head], [*_rows(rates["by_attack"]), [mean, *_cells(rates["overall"])]])
     if len(rates["by_category"]) > 1:
+        print()
         print_table(["category", *head], _rows(rates["by_category"]))
     if "harm" in figures:
         _show_harm(figures["harm"][decoding][phase], mean)
@@ -169,7 +170,7 @@ def _show_searches(search: dict[str, Any]) -> None:
         broken = f"{facts['broken']} of {facts['goals']}"
         rows.append([name, *(percent_cell(facts[key]["rate"]) for key in ("start", "found")), broken, *cells])
     print("\nSearches: DSR of the prompts they start from and of what they found, by their own rules; median queries a")
-    print("goal, to the first break of those broken, and of all goals (-: most were not, their searches are censored)")
+    print("goal, to the first break of those broken, and of all goals (-: half or more were not, their searches are censored)")
     print_table(["attack", "start", "found", "broken", "queries", "to break", "of all", "budget"], rows)
 
 
@@ -178,6 +179,7 @@ def _show_harm(rates: dict[str, Any], mean: str) -> None:
     print("\nThe same by harm: responses that a judge scored below 0.5, of those with a score")
     print_table(["attack", *head], _harm_rows({**rates["by_attack"], mean: rates["overall"]}))
     if len(rates["by_category"]) > 1:
+        print()
         print_table(["category", *head], _harm_rows(rates["by_category"]))
 
 
