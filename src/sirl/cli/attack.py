@@ -170,7 +170,7 @@ def _show_searches(search: dict[str, Any]) -> None:
         broken = f"{facts['broken']} of {facts['goals']}"
         rows.append([name, *(percent_cell(facts[key]["rate"]) for key in ("start", "found")), broken, *cells])
     print("\nSearches: DSR of the prompts they start from and of what they found, by their own rules; median queries a")
-    print("goal, to the first break of those broken, and of all goals (-: half or more were not, their searches are censored)")
+    print("goal, to the first break of those broken, and of all goals (-: censored, half or more were not)")
     print_table(["attack", "start", "found", "broken", "queries", "to break", "of all", "budget"], rows)
 
 
