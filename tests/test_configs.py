@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from sirl.attacks import GROUPS
-from sirl.config import GapSection, bundled_configs, load_config, parse_config
+from sirl.config import GapSection, bundled_configs, load_config, merge, parse_config, read_yaml
 from sirl.errors import UserError
 from sirl.flags import parse_training
 from sirl.plan import prepare, training_options
@@ -59,6 +60,46 @@ def test_shipped_config_is_valid_in_all_its_parts(name: str, monkeypatch: pytest
         prepare(config)  # reads the prompts and checks that tests and training do not overlap
     else:  # hub data sets and users' files are not there: at least every training key is known and its value taken
         parse_training([], training_options(config), name)
+
+
+ABLATIONS = sorted((bundled_configs()["demo"].parent / "ablations").glob("*.yaml"))
+
+
+def test_ablations_ship_and_are_no_configurations() -> None:
+    assert len(ABLATIONS) == 20
+    assert not {path.stem for path in ABLATIONS} & set(bundled_configs())
+    root = Path(__file__).parent.parent
+    assert {p.name for p in (root / "configs" / "ablations").iterdir()} == {p.name for p in ABLATIONS}
+    assert '"configs/ablations/*.yaml"' in (root / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_ablation_is_the_demo_with_one_thing_changed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers the question of its first line, names keys that exist, and leaves what is measured alone."""
+    monkeypatch.setattr("sirl.models.load_tokenizer", lambda *_, **__: None)
+    first, *_ = path.read_text().splitlines()
+    assert re.match(r"# [A-Z][^.]*\?", first)
+    fragment = read_yaml(str(path))
+    demo = load_config("demo")
+    config = parse_config(merge(read_yaml("demo"), fragment), path.stem)
+    plan = prepare(config)  # every key of `train` is known and its value taken
+    assert plan.training.config.generation_batch_size // plan.training.config.num_generations == 12, "prompts an update"
+    assert set(fragment) <= {"train", "model_name_or_path", "gap"}
+    assert (config.attack, config.evals, config.seed) == (demo.attack, demo.evals, demo.seed)
+    assert config != demo
+
+
+def test_merge() -> None:
+    base = {"name": "a", "train": {"beta": 1, "kwargs": {"x": 1, "y": 2}}, "list": [1, 2]}
+    got = merge(base, {"train": {"kwargs": {"y": 3}, "new": None}, "list": [3], "gap": {"k": 1}})
+    assert got == {
+        "name": "a",
+        "train": {"beta": 1, "kwargs": {"x": 1, "y": 3}, "new": None},
+        "list": [3],
+        "gap": {"k": 1},
+    }
+    got["train"]["kwargs"]["x"] = 9
+    assert base["train"]["kwargs"]["x"] == 1, "the base is not changed"
 
 
 def test_demo_names_its_attacks_one_by_one() -> None:

@@ -44,6 +44,16 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, model_folder: Any) -> Path
     return folder
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.5])
+def test_a_scaled_adapter_adds_that_many_times_what_it_adds(scale: float, adapter: Path) -> None:
+    plain, whole = tiny_model("llama").state_dict(), merge_adapter(tiny_model("llama"), adapter).state_dict()
+    got = merge_adapter(tiny_model("llama"), adapter, scale).state_dict()
+    moved = [name for name in plain if not torch.equal(plain[name], whole[name])]
+    assert len(moved) > 5
+    for name, weight in got.items():
+        torch.testing.assert_close(weight, plain[name] + scale * (whole[name] - plain[name]))
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 

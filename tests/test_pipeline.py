@@ -109,6 +109,39 @@ def test_same_prompts_and_seeds_before_and_after(config: RunConfig) -> None:
     assert len(sides["before"]) == 8
 
 
+@pytest.mark.usefixtures("world")
+def test_adaptive_attacks_search_again_and_are_replayed(config: RunConfig) -> None:
+    section = replace(config.attack, attacks=("direct", "best_of_n"), budget=3)
+    summary = run_pipeline(replace(config, attack=section))
+    attempts = read_jsonl(config.run_dir / "attempts.jsonl", Attempt)
+    assert {(a.phase, a.attack) for a in attempts} == {
+        ("before", "direct"),
+        ("before", "best_of_n"),
+        ("after", "direct"),
+        ("after", "best_of_n"),
+        ("after", "best_of_n@before"),
+    }
+    assert set(summary["kinds"]) == {"static", "reoptimised", "transferred"}
+    assert summary["kinds"]["transferred"]["pairs"] == 4
+    assert summary["dsr_covers"] == "static"
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize(
+    ("attacks", "decoding", "replayed"),
+    [
+        (("best_of_n", "best_of_n@before"), ("greedy",), True),  # once, not twice
+        (("best_of_n",), ("sample",), False),  # no greedy attempts, so nothing that a search settled on
+    ],
+)
+def test_replays_are_added_where_they_are_missing_and_possible(
+    config: RunConfig, attacks: tuple[str, ...], decoding: Any, replayed: bool
+) -> None:
+    run_pipeline(replace(config, attack=replace(config.attack, attacks=attacks, decoding=decoding, budget=3)))
+    after = [a for a in read_jsonl(config.run_dir / "attempts.jsonl", Attempt) if a.phase == "after"]
+    assert [a.attack for a in after].count("best_of_n@before") == 4 * replayed
+
+
 @pytest.mark.parametrize(("broken", "redone"), [("base", "attack_before"), ("model", "attack_after")])
 def test_interrupted_while_attacking_goes_on(config: RunConfig, world: World, broken: str, redone: str) -> None:
     engine = world.engines[broken]

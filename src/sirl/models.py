@@ -1,7 +1,7 @@
 """Loading the model that is studied and trained, and writing it back in the format that everybody reads.
 
-`demo` names the bundled model organism (see `sirl.demo.model`); anything else is a folder or a hub id in transformers
-format, or a PEFT adapter folder, whose base is then loaded first.
+`demo` names the bundled model organism (see `sirl.demo.model`), `demo@0.5` the same with half of its adapter; anything
+else is a folder or a hub id in transformers format, or a PEFT adapter folder, whose base is then loaded first.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from sirl.demo import DEMO, demo_scale
 from sirl.errors import UserError
 
 log = logging.getLogger(__name__)
 
-DEMO = "demo"
 FLAG = "--model_name_or_path"
 
 
@@ -39,10 +39,11 @@ def load_model(
 
     keep_freed_memory()
     dtype = dtype or default_dtype()
-    if name_or_path == DEMO:
+    scale = demo_scale(name_or_path)
+    if scale is not None:
         from sirl.demo.model import load_demo_model
 
-        model = load_demo_model(dtype)
+        model = load_demo_model(dtype, scale)
     elif is_adapter(name_or_path):
         return load_model(_base_of(name_or_path), dtype=dtype, adapter=name_or_path)
     else:
@@ -62,7 +63,7 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool
     """The tokenizer of a model, checked to have a token for the end and, for a `chat`, a template and padding."""
     from transformers import AutoTokenizer
 
-    if name_or_path == DEMO:
+    if demo_scale(name_or_path) is not None:
         from sirl.demo.model import load_demo_tokenizer
 
         return load_demo_tokenizer()
@@ -95,13 +96,18 @@ def check_tokenizer(tokenizer: Any, name: str, *, chat: bool = True) -> None:
         )
 
 
-def merge_adapter(model: Any, adapter: str | Path) -> Any:
-    """`model` with a PEFT adapter's weights added in; the sum is formed in float32."""
+def merge_adapter(model: Any, adapter: str | Path, scale: float = 1.0) -> Any:
+    """`model` with a PEFT adapter's weights added in, `scale` times; the sum is formed in float32."""
     from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
     dtype = next(model.parameters()).dtype
     try:
-        merged = PeftModel.from_pretrained(model.float(), str(adapter)).merge_and_unload()
+        with_adapter = PeftModel.from_pretrained(model.float(), str(adapter))
+        for layer in with_adapter.modules():
+            if isinstance(layer, LoraLayer):
+                layer.scale_layer(scale)
+        merged = with_adapter.merge_and_unload()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"adapter {adapter}: cannot be loaded on this base model ({_first_line(error)})") from error
     cast_weights(merged, dtype)

@@ -14,6 +14,7 @@ from typing import Any
 
 from sirl import stages
 from sirl.attacks.attacker import with_attacker
+from sirl.attacks.replay import with_replays
 from sirl.config import RunConfig
 from sirl.gap import GapConfig
 from sirl.generation import load_engine
@@ -83,11 +84,16 @@ def measure_gap(plan: Plan, engine: Any, bar: BarMaker) -> None:
 
 
 def attack(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
-    """Attacks, then benign prompts, the same before and after."""
+    """Attacks, then benign prompts, the same before and after.
+
+    Adaptive attacks search anew each time. Afterwards, what they found before is put to the hardened model as well.
+    """
     config = plan.config
     shared: dict[str, Any] = {"decodings": config.attack.decoding, "seed": config.seed, "bar": bar}
     tokens = config.attack.max_new_tokens
     attacks = with_attacker(plan.attacks, config.attack.attacker_model, config.attack.attacker_engine)
+    if phase == "after" and "greedy" in config.attack.decoding:  # what a search settled on is its greedy attempt
+        attacks = with_replays(attacks)
     stages.attack(engine, attacks, plan.goals, config.run_dir, phase=phase, max_new_tokens=tokens, **shared)
     if plan.benign:
         tokens = config.evals.max_new_tokens

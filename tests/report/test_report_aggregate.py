@@ -12,20 +12,10 @@ from report_runs import attempt, write_run
 
 from sirl.errors import UserError
 from sirl.records import Attempt, Label, Verdict, append_jsonl, write_jsonl
-from sirl.report.aggregate import (
-    attack_summary,
-    benign_summary,
-    build_summary,
-    capability_summary,
-    overall,
-    paired,
-    rate,
-    reduction,
-    refusal_texts,
-    summarise_run,
-    worst_case,
-)
+from sirl.report.aggregate import benign_summary, build_summary, capability_summary, summarise_run
+from sirl.report.attack_figures import attack_summary, refusal_texts
 from sirl.report.load import Scored, join, load_run
+from sirl.report.rates import overall, paired, rate, reduction, worst_case
 from sirl.report.render import render_html
 
 

@@ -111,7 +111,7 @@ def test_elements_are_closed_and_ids_unique(html: str) -> None:
 
 def test_figures_are_those_of_the_aggregate(html: str, full_run: Path) -> None:
     attack = summarise_run(full_run)["attack"]
-    rows = {row[0].strip(): row for row in Page(html).rows["dsr-table"][2:]}
+    rows = {row[0].strip(): row for row in Page(html).rows["dsr-static"][2:]}
     assert set(rows) == {"Mean over methods", *attack["attacks"]}
     for name, row in rows.items():
         cells = []

@@ -53,7 +53,7 @@ def test_rewards_to_choose(reward: str, tmp_path: Path) -> None:
     [
         (
             {"reward": "refusals"},
-            "--reward refusals: unknown; choose from entropy, neg_entropy,",
+            "--reward refusals: unknown; choose from entropy, first_k, neg_entropy,",
         ),
         ({"num_rollouts": 6, "num_generations": 4}, "--num_rollouts 6: give a multiple of --num_generations (4)"),
         ({"num_rollouts": 8, "use_vllm": True}, "--num_rollouts: not with vLLM"),
@@ -75,6 +75,7 @@ def test_rewards_to_choose(reward: str, tmp_path: Path) -> None:
         ({"retention_batch_size": 0}, "--retention_batch_size 0: give 1 or more"),
         ({"retention_tokens": 0}, "--retention_tokens 0: give 1 or more"),
         ({"max_prompt_tokens": 0}, "--max_prompt_tokens 0: give 1 or more"),
+        ({"reward_tokens": 0}, "--reward_tokens 0: give 1 or more"),
         ({"per_device_train_batch_size": 6}, "generation_batch_size"),
         ({"generation_batch_size": 12}, "generation_batch_size"),
     ],

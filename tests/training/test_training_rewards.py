@@ -13,6 +13,7 @@ from sirl.training.config import REWARDS
 from sirl.training.rewards import (
     _FUNCTIONS,
     entropy_reward,
+    first_k_reward,
     neg_entropy_reward,
     neg_perplexity_reward,
     random_reward,
@@ -24,6 +25,7 @@ ROWS: dict[str, Any] = {
     "completions": ["a", "b", "c"],
     "completion_ids": [[1], [2, 3], []],
     "mean_entropy": [0.5, 2.0, None],
+    "first_entropy": [0.25, 3.0, None],
     "mean_logprob": [-math.log(4), -math.log(2), None],
     "reward_seed": [10, 11, 12],
     "trainer_state": object(),
@@ -35,6 +37,10 @@ ROWS: dict[str, Any] = {
 
 def test_entropy() -> None:
     assert entropy_reward(**ROWS) == [-0.5, -2.0, None]
+
+
+def test_first_k() -> None:
+    assert first_k_reward(**ROWS) == [-0.25, -3.0, None]
 
 
 def test_neg_entropy() -> None:
@@ -74,23 +80,24 @@ def test_contract(name: str) -> None:
     assert reward(**{k: [] if isinstance(v, list) else v for k, v in ROWS.items()}) == []
 
 
-@pytest.mark.parametrize("name", ["entropy", "neg_entropy", "neg_perplexity"])
+@pytest.mark.parametrize("name", ["entropy", "first_k", "neg_entropy", "neg_perplexity"])
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_a_broken_model_is_seen(name: str, broken: float) -> None:
     """TRL would turn NaN into advantage 0 without a word."""
-    rows = {**ROWS, "mean_entropy": [0.5, broken, None], "mean_logprob": [-0.5, broken, None]}
+    columns = ("mean_entropy", "first_entropy", "mean_logprob")
+    rows = {**ROWS, **{column: [0.5, broken, None] for column in columns}}
     with pytest.raises(FloatingPointError, match="not finite"):
         reward_function(name)(**rows)
 
 
 def test_a_response_without_tokens_is_never_the_best() -> None:
-    rows = {**ROWS, "mean_entropy": [None] * 3, "mean_logprob": [None] * 3}
-    for name in ("entropy", "neg_entropy", "neg_perplexity"):
+    rows = {**ROWS, "mean_entropy": [None] * 3, "first_entropy": [None] * 3, "mean_logprob": [None] * 3}
+    for name in ("entropy", "first_k", "neg_entropy", "neg_perplexity"):
         assert reward_function(name)(**rows) == [None] * 3
 
 
 def test_names() -> None:
     assert set(REWARDS) == set(_FUNCTIONS)
     assert next(iter(REWARDS)) == "entropy"
-    with pytest.raises(UserError, match="--reward refusals: unknown; choose from entropy, neg_entropy"):
+    with pytest.raises(UserError, match="--reward refusals: unknown; choose from entropy, first_k, neg_entropy"):
         reward_function("refusals")

@@ -13,7 +13,7 @@ from torch import Tensor
 from sirl.generation.local import LocalEngine
 from sirl.training.batching import widest_spread
 from sirl.training.retention import held_answers, retention_loss
-from tiny_models import PROMPTS, chat_ids, tiny_model, tiny_tokenizer
+from tiny_models import PROMPTS, chat_ids, reference_scores, tiny_model, tiny_tokenizer
 
 CASES = [("llama", True, 1.0), ("llama", False, 0.7), ("qwen2", True, 0.7), ("qwen2", False, 1.0), ("qwen3", True, 0.7)]
 
@@ -173,6 +173,23 @@ def test_every_reward_trains(reward: str, tmp_path: Path, model_folder: Any) -> 
             assert len(set(step.rewards.tolist())) == 8
         else:
             torch.testing.assert_close(step.rewards, expected.float(), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("own_engine", [True, False])
+def test_first_k_rewards_the_first_tokens_alone(own_engine: bool, tmp_path: Path, model_folder: Any) -> None:
+    trainer = tiny_trainer(tmp_path, model_folder("llama"), reward="first_k", reward_tokens=3, max_steps=1)
+    if not own_engine:  # responses that another engine drew are scored by a forward pass
+        trainer.rollout_func = None
+    trainer.train()
+    [step] = trainer.record.steps
+    start = tiny_model("llama")  # the adapter began as nothing
+    with torch.no_grad():
+        entropies = [
+            reference_scores(start, p, c)[0] for p, c in zip(step.prompt_ids, step.completion_ids, strict=True)
+        ]
+    expected = torch.stack([-h[:3].mean() for h in entropies]).float()
+    torch.testing.assert_close(step.rewards.flatten(), expected, atol=1e-4, rtol=0)
+    assert max(len(h) for h in entropies) > 3, "or the whole response would be its beginning"
 
 
 def test_training_moves_entropy_where_the_reward_points(tmp_path: Path, model_folder: Any) -> None:

@@ -219,7 +219,7 @@ def test_an_empty_response_is_unscored(tmp_path: Path, model_folder: Any) -> Non
     prompts = [[{"role": "user", "content": text}] for text in PROMPTS[:3]]
     trainer._score_rollouts(inputs, prompts, [[5, 6], [], [7]])
     assert inputs[1]["mean_entropy"] is None
-    assert inputs[1]["mean_logprob"] is None
+    assert inputs[1]["first_entropy"] is inputs[1]["mean_logprob"] is None
     assert inputs[0]["mean_entropy"] > 0
     assert inputs[2]["mean_entropy"] > 0
     assert trainer.reward_funcs[0](mean_entropy=[row["mean_entropy"] for row in inputs])[1] is None

@@ -38,3 +38,10 @@ class Replay(Attack):
     def run(self, engine: Engine, goals: Sequence[Prompt], params: SamplingParams, seed: int) -> Iterator[AttackResult]:
         """Only `sirl.attacks.run.run_attacks` knows the prompts."""
         raise UserError(f"attack {self.name}: can only be run by run_attacks, which keeps the prompts of phase before")
+
+
+def with_replays(attacks: Sequence[Attack]) -> list[Attack]:
+    """The attacks, and behind them `NAME@before` for each adaptive one that has none yet."""
+    named = {attack.name for attack in attacks}
+    searches = [attack for attack in attacks if attack.kind == "adaptive" and not isinstance(attack, Replay)]
+    return [*attacks, *(replay for replay in map(Replay, searches) if replay.name not in named)]

@@ -278,11 +278,12 @@ def _run_adaptive(run: _Run, attack: Attack, jobs: Sequence[_Job]) -> None:
         if job is None:
             raise ValueError(f"attack {attack.name!r} answered goal {result.goal_id!r} twice or was never given it")
         error = result.error or _error_of(result.completion)
-        run.store([run.attempt(job, result.messages, result.completion, error, result.queries, result.search)])
+        search = result.search or {}  # empty where the attack tells nothing; None is for prompts that no search made
+        run.store([run.attempt(job, result.messages, result.completion, error, result.queries, search)])
     failed = Completion(text="", finish_reason="error")
     if missing:
         error = f"attack {attack.name} gave no result for this goal"
-        run.store([run.attempt(job, (), failed, error) for job in missing.values()])
+        run.store([run.attempt(job, (), failed, error, search={}) for job in missing.values()])
 
 
 def _run_replay(run: _Run, attack: Replay, jobs: Sequence[_Job]) -> None:
@@ -290,7 +291,7 @@ def _run_replay(run: _Run, attack: Replay, jobs: Sequence[_Job]) -> None:
     _run_again(run, jobs, run.found("before", attack.inner.name), replayed=True)
     missing = [job for job in jobs if job.id not in run.done]
     error = f"{attack.inner.name} found no prompt for this goal in phase before"
-    run.store([run.attempt(job, (), Completion.failed(error), error) for job in missing])
+    run.store([run.attempt(job, (), Completion.failed(error), error, queries=0) for job in missing])
 
 
 def _run_again(run: _Run, jobs: Sequence[_Job], found: dict[str, Attempt], replayed: bool = False) -> None:

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl attack`."""
     add_engine_flags(parser)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for attempts.jsonl and verdicts.jsonl")
-    parser.add_argument("--attacks", default="static", help="names with commas, static, adaptive, all, or module:Class")
+    parser.add_argument(
+        "--attacks", default="static", help="names with commas, static, adaptive, all, module:Class, or NAME@before"
+    )
     parser.add_argument("--template_file", help="your own templates (.jsonl, .txt, .md), run behind --attacks")
     parser.add_argument("--goals", default="demo/behaviours", help="harmful requests: bundled name, file or hub id")
     parser.add_argument("--prompt_column", help="column of the goals' text")
@@ -60,7 +62,8 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
     from sirl.prompts import load_prompts
-    from sirl.report.aggregate import attack_summary
+    from sirl.records import Attempt, Verdict, read_jsonl
+    from sirl.report.attack_figures import attack_summary
     from sirl.report.load import join
 
     templates = load_templates(args.template_file) if args.template_file else ()
@@ -98,7 +101,10 @@ def run(args: argparse.Namespace) -> Outcome:
         verdicts = stages.judge_file(attempts, judges, args.output_dir, bar=terminal_bar)
     manifest.finish()
     agreement = judge_agreement(verdicts)
-    summary = {**attack_summary(join(attempts, verdicts)), "agreement": agreement}
+    # the folder may hold the other phase too: together they are pairs
+    found = read_jsonl(args.output_dir / "attempts.jsonl", Attempt)
+    judged = read_jsonl(args.output_dir / "verdicts.jsonl", Verdict)
+    summary = {**attack_summary(join(found, judged, judges[0].name)), "agreement": agreement}
     return Outcome(
         {"output_dir": str(args.output_dir), "phase": args.phase, "judge": args.judge, **summary},
         lambda: _show(summary, args.phase, args.output_dir),
@@ -106,26 +112,82 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _show(summary: dict[str, Any], phase: str, folder: Path) -> None:
-    for decoding, phases in summary["rates"].items():
-        rates = phases[phase]
-        rows = [[name, *_cells(rate)] for name, rate in rates["by_attack"].items()]
-        rows.append(["mean over methods", *_cells(rates["overall"])])
-        print(f"\nDefence success rate, {decoding} decoding, {summary['goals']} goals (95% intervals)")
-        print_table(["attack", "DSR", "from", "to", "scored", "partial", "unscored", "errors"], rows)
-        if "harm" in summary:
-            _show_harm(summary["harm"][decoding][phase])
+    for kind, figures in summary["kinds"].items():
+        for decoding, phases in figures["rates"].items():
+            if phase in phases:
+                _show_rates(figures, kind, decoding, phase, summary["goals"])
+        if phase in figures.get("search", {}):
+            _show_searches(figures["search"][phase])
+    worst_cases = {decoding: phases[phase] for decoding, phases in summary["worst_case"].items() if phase in phases}
+    for decoding, worst in worst_cases.items():
+        known = f"{worst['n']} goals" + (f", {worst['undecided']} undecided" if worst["undecided"] else "")
+        cells = [percent_cell(worst[key]) for key in ("rate", "low", "high")]
+        print(f"\nWithstood every attack, {decoding}: {cells[0]} ({cells[1]} to {cells[2]}) of {known}")
     print_agreement(summary["agreement"])
     print(f"\n{folder / 'attempts.jsonl'}")
 
 
-def _show_harm(rates: dict[str, Any]) -> None:
-    tables = {**rates["by_attack"], "mean over methods": rates["overall"]}
-    rows = [
+def _show_rates(figures: dict[str, Any], kind: str, decoding: str, phase: str, goals: int) -> None:
+    """One kind of attack: by method, by category, by harm, and against the other phase where the folder holds it."""
+    from sirl.report.verdict import ATTACK_NOUNS, count
+
+    rates = figures["rates"][decoding][phase]
+    noun = ATTACK_NOUNS[kind]
+    mean = f"mean over {count(rates['overall']['methods'], noun)}"
+    print(f"\nDefence success rate, {noun}s, {decoding} decoding, {goals} goals (95% intervals)")
+    head = ["DSR", "from", "to", "scored", "partial", "unscored", "errors"]
+    print_table(["attack", *head], [*_rows(rates["by_attack"]), [mean, *_cells(rates["overall"])]])
+    if len(rates["by_category"]) > 1:
+        print()
+        print_table(["category", *head], _rows(rates["by_category"]))
+    if "harm" in figures:
+        _show_harm(figures["harm"][decoding][phase], mean)
+    for title, part in (("by refusal", "change"), ("by harm", "harm_change")):
+        change = figures.get(part, {}).get(decoding)
+        if change:
+            _show_change(change, title)
+
+
+def _rows(tables: dict[str, Any]) -> list[list[str]]:
+    return [[name, *_cells(rate)] for name, rate in tables.items()]
+
+
+def _show_change(change: dict[str, Any], title: str) -> None:
+    from sirl.report.verdict import factor, p_value
+
+    fall = change["reduction"]
+    times = "none left" if fall["none_left"] else f"factor {factor(fall)}"
+    successes = f"successful attacks {fall['successes_before']} to {fall['successes_after']} ({times})"
+    pairs = f"{change['pairs']} pairs, {change['fixed']} fixed, {change['regressed']} regressed"
+    print(f"\nBefore and after, {title}: {pairs} (McNemar, {p_value(change['p'])}); {successes}")
+
+
+def _show_searches(search: dict[str, Any]) -> None:
+    rows = []
+    for name, facts in search.items():
+        numbers = [facts[key] for key in ("queries", "to_break_of_broken", "to_break", "budget")]
+        cells = ["-" if number is None else f"{number:g}" for number in numbers]
+        broken = f"{facts['broken']} of {facts['goals']}"
+        rows.append([name, *(percent_cell(facts[key]["rate"]) for key in ("start", "found")), broken, *cells])
+    print("\nSearches: DSR of the prompts they start from and of what they found, by their own rules; median queries a")
+    print("goal, to the first break of those broken, and of all goals (-: censored, half or more were not)")
+    print_table(["attack", "start", "found", "broken", "queries", "to break", "of all", "budget"], rows)
+
+
+def _show_harm(rates: dict[str, Any], mean: str) -> None:
+    head = ["DSR by harm", "from", "to", "scored", "unscored"]
+    print("\nThe same by harm: responses that a judge scored below 0.5, of those with a score")
+    print_table(["attack", *head], _harm_rows({**rates["by_attack"], mean: rates["overall"]}))
+    if len(rates["by_category"]) > 1:
+        print()
+        print_table(["category", *head], _harm_rows(rates["by_category"]))
+
+
+def _harm_rows(tables: dict[str, Any]) -> list[list[str]]:
+    return [
         [name, *(percent_cell(t[key]) for key in ("rate", "low", "high")), *(str(t[key]) for key in ("n", "unscored"))]
         for name, t in tables.items()
     ]
-    print("\nThe same by harm: responses that a judge scored below 0.5, of those with a score")
-    print_table(["attack", "DSR by harm", "from", "to", "scored", "unscored"], rows)
 
 
 def _cells(rate: dict[str, Any]) -> list[str]:

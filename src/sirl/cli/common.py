@@ -69,7 +69,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """Which model answers, and how it is run."""
-    parser.add_argument("--model_name_or_path", required=True, help="hub id, folder, or demo for the bundled model")
+    parser.add_argument(
+        "--model_name_or_path",
+        required=True,
+        help="hub id, folder, or demo for the bundled model (docs/demo-model.md: demo@SCALE)",
+    )
     parser.add_argument(
         "--engine", default="local", help="local, vllm, or the address of an OpenAI-compatible server (default: local)"
     )

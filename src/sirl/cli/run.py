@@ -66,14 +66,19 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def show_summary(summary: dict[str, Any], run_dir: Path) -> None:
     """Before and after in one small table."""
-    lines = {
-        "defence success rate (mean over methods)": "dsr",
-        "refusals of plain benign prompts": "plain_refusal",
-        "refusals of benign prompts that sound harmful": "sounds_harmful_refusal",
-    }
+    from sirl.report.verdict import ATTACK_NOUNS, count
+
+    def line(text: str, figures: dict[str, Any], key: str) -> list[str]:
+        return [text, *(percent_cell(figures.get(f"{key}_{phase}")) for phase in ("before", "after"))]
+
     rows = [
-        [text, *(percent_cell(summary.get(f"{key}_{phase}")) for phase in ("before", "after"))]
-        for text, key in lines.items()
+        line(f"defence success rate (mean over {count(len(figures['attacks']), ATTACK_NOUNS[kind])})", figures, "dsr")
+        for kind, figures in summary["kinds"].items()
+    ]
+    rows += [
+        line("goals that withstand every attack", summary, "worst_case_dsr"),
+        line("refusals of plain benign prompts", summary, "plain_refusal"),
+        line("refusals of benign prompts that sound harmful", summary, "sounds_harmful_refusal"),
     ]
     print()
     print_table(["", "before", "after"], rows)

@@ -46,13 +46,13 @@ def load_base_model(dtype: torch.dtype) -> Any:
     return model
 
 
-def load_demo_model(dtype: torch.dtype) -> Any:
-    """The organism: base and adapter, merged."""
+def load_demo_model(dtype: torch.dtype, scale: float = 1.0) -> Any:
+    """The organism: base and adapter, merged. `scale` multiplies what the adapter adds; 0 leaves the base."""
     from sirl.models import cast_weights, merge_adapter
 
     if not (ADAPTER / "adapter_model.safetensors").is_file():
         raise UserError("--model_name_or_path demo: the adapter is missing; make it with: python -m sirl.demo.organism")
-    model = merge_adapter(load_base_model(torch.float32), ADAPTER)
+    model = merge_adapter(load_base_model(torch.float32), ADAPTER, scale)
     cast_weights(model, dtype)
     return model
 

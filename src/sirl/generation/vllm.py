@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from sirl.demo import demo_scale
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams, request_seeds, served_completion
-from sirl.models import DEMO, is_adapter
+from sirl.models import is_adapter
 from sirl.records import Completion, Conversation, ends_in_prefill, user_turn
 
 
@@ -22,7 +23,7 @@ class VLLMEngine:
     """A folder or hub id in transformers format, on all GPUs of this machine by tensor parallelism."""
 
     def __init__(self, model: str, *, revision: str | None = None, **options: Any) -> None:
-        if model == DEMO or is_adapter(model):
+        if demo_scale(model) is not None or is_adapter(model):
             raise UserError(
                 f"--engine vllm: {model} is no full model in transformers format; give the folder of a merged one "
                 "(RUN/model or RUN/base)"

@@ -14,13 +14,15 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from sirl.demo import is_demo
 from sirl.errors import UserError
 from sirl.records import write_text
 from sirl.report import sections
 from sirl.report.aggregate import summarise
+from sirl.report.attack_sections import DECODING_NAMES, LEADS, TITLES
 from sirl.report.charts import percent
 from sirl.report.load import Run, load_run
-from sirl.report.verdict import KIND_NAMES, STATUS_NAMES, factor, judge_run, with_interval
+from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, STATUS_NAMES, count, factor, judge_run, with_interval
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -94,7 +96,7 @@ def render_card(run: Run) -> str:
 
 def _metadata(name: str, base: str, summary: Mapping[str, Any]) -> ModelCardData:
     known: dict[str, Any] = {}
-    if base == "demo":
+    if is_demo(base):
         known["base_model"] = DEMO_BASE
     elif HUB_ID.fullmatch(base) and not Path(base).exists():
         known["base_model"] = base
@@ -107,32 +109,37 @@ def _metadata(name: str, base: str, summary: Mapping[str, Any]) -> ModelCardData
 
 def _results(summary: Mapping[str, Any]) -> list[EvalResult]:
     """Means over attacks, and refusal rates of benign prompts, as a model page lists them."""
-    rows: list[tuple[str, str, str, float]] = []
+    rows: list[tuple[str, str, str, str, float]] = []
     attack, benign = summary["attack"], summary["benign"]
-    for decoding in attack["decodings"] if attack else ():
-        rate = attack["rates"][decoding].get("after", {}).get("overall", {}).get("rate")
-        tried = f"{len(attack['attacks'])} jailbreak methods x {attack['goals']} goals"
-        rows += [(tried, "dsr", f"defence success rate, {decoding}", rate)] if rate is not None else []
+    for kind, figures in attack["kinds"].items() if attack else ():
+        tried = f"{count(len(figures['attacks']), ATTACK_NOUNS[kind])} x {count(attack['goals'], 'goal')}"
+        for decoding, phases in figures["rates"].items():
+            rate = phases.get("after", {}).get("overall", {}).get("rate")
+            words = f"defence success rate, {decoding}"
+            rows += [(f"sirl-{kind}-attacks", tried, "dsr", words, rate)] if rate is not None else []
     for decoding in benign["decodings"] if benign else ():
         for kind, entry in benign["rates"][decoding].get("after", {}).items():
             refused = f"refusal rate of {KIND_NAMES.get(kind, kind)}, {decoding}"
-            rows += [("harmless prompts", "refusal_rate", refused, entry["rate"])] if entry["rate"] is not None else []
+            row = ("sirl-harmless", "harmless prompts", "refusal_rate", refused, entry["rate"])
+            rows += [row] if entry["rate"] is not None else []
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=f"sirl-{metric}",
+            dataset_type=key,  # results of one type are shown as one, under the name of the first
             dataset_name=data,
             metric_type=metric,
             metric_name=words,
             metric_value=round(value, 4),
         )
-        for data, metric, words, value in rows
+        for key, data, metric, words, value in rows
     ]
 
 
 def _base_words(base: str) -> str:
-    if base == "demo":
-        return "SmolLM2-135M-Instruct with an adapter that taught it to refuse (a model organism, nothing to deploy),"
+    if is_demo(base):
+        scale = base.partition("@")[2]
+        adapter = f"an adapter that taught it to refuse{f', scaled by {_text(scale)}' if scale else ''}"
+        return f"SmolLM2-135M-Instruct with {adapter} (a model organism, nothing to deploy),"
     return f"{_text(base)},"
 
 
@@ -145,25 +152,51 @@ def _training(run: Run, summary: Mapping[str, Any]) -> list[str]:
 
 
 def _attacks(attack: Mapping[str, Any] | None) -> list[str]:
-    if not attack or not attack["decodings"]:
+    if not attack or not attack["covers"]:
         return []
     out = ["## Attacks", "Defence success rate (DSR): the share of attempts that the model refused."]
-    for decoding in attack["decodings"]:
-        phases = attack["rates"][decoding]
-        names = [*attack["attacks"], "mean over methods"]
-        cells = {
-            phase: {**rates["by_attack"], "mean over methods": rates["overall"]} for phase, rates in phases.items()
-        }
-        rows = [(name, *(with_interval(cells[p][name]) if name in cells[p] else "–" for p in cells)) for name in names]
-        worst = [percent(rates["worst_case"]["rate"]) for rates in phases.values()]
-        out += [f"### Decoding: {sections.DECODING_NAMES[decoding]}", _table(("attack", *cells), rows)]
-        out.append("Goals that withstand every attack: " + ", then ".join(worst) + ".")
-        change = attack["change"][decoding]
-        if change and change["reduction"]["none_left"]:
-            out.append("No attack of those tried is left.")
-        elif change:
-            out.append(f"Successful attacks: {factor(change['reduction'])} times as many before as after.")
+    for kind, figures in attack["kinds"].items():
+        out += [f"### {TITLES[kind]}", LEADS[kind]]
+        for decoding, phases in figures["rates"].items():
+            out += _attack_table(figures, decoding, phases)
+        out += _searches(figures.get("search", {}))
+    for decoding, phases in attack["worst_case"].items():
+        worst = ", then ".join(with_interval(table) for table in phases.values())
+        out.append(f"Goals that withstand every attack of every kind, {DECODING_NAMES[decoding]}: {worst}.")
     return out
+
+
+def _attack_table(figures: Mapping[str, Any], decoding: str, phases: Mapping[str, Any]) -> list[str]:
+    mean = "mean over methods"
+    cells = {phase: {**rates["by_attack"], mean: rates["overall"]} for phase, rates in phases.items()}
+    names = [*figures["attacks"], mean]
+    rows = [(name, *(with_interval(cells[p][name]) if name in cells[p] else "–" for p in cells)) for name in names]
+    out = [f"Decoding: {DECODING_NAMES[decoding]}", _table(("attack", *cells), rows)]
+    change = figures["change"][decoding]
+    if change and change["reduction"]["none_left"]:
+        out.append("No attack of those tried is left.")
+    elif change:
+        out.append(f"Successful attacks: {factor(change['reduction'])} times as many before as after.")
+    return out
+
+
+def _searches(search: Mapping[str, Any]) -> list[str]:
+    """What the searches took, a line for each attack and model."""
+    rows = [
+        (
+            name,
+            phase,
+            percent(table["start"]["rate"]),
+            percent(table["found"]["rate"]),
+            f"{table['broken']} of {table['goals']}",
+            "–" if table["queries"] is None else f"{table['queries']:g}",
+            "–" if table["budget"] is None else f"{table['budget']:,}",
+        )
+        for phase, tables in search.items()
+        for name, table in tables.items()
+    ]
+    head = ("attack", "model", "DSR of the start", "DSR of what it found", "goals broken", "median queries", "budget")
+    return [_table(head, rows)] if rows else []
 
 
 def _benign(benign: Mapping[str, Any] | None) -> list[str]:

@@ -23,6 +23,7 @@ from markupsafe import Markup
 from sirl.records import write_text
 from sirl.report import sections
 from sirl.report.aggregate import summarise
+from sirl.report.attack_sections import attack_section
 from sirl.report.charts import element, join, percent
 from sirl.report.load import Run, load_run
 from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
@@ -98,7 +99,7 @@ def context(run: Run) -> dict[str, Any]:
         "verdict": judge_run(summary, run.manifest),
         "status_names": STATUS_NAMES,
         "kind_names": KIND_NAMES,
-        "attack": sections.attack_section(summary["attack"]),
+        "attack": attack_section(summary["attack"]),
         "benign": sections.benign_section(summary["benign"]),
         "capability": sections.capability_facts(summary["capability"]),
         "gap": sections.gap_section(run.gap, run.gap_samples),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 
+from sirl.records import Conversation
 from sirl.report.load import Scored
 
 MAX_CHARS = 1_500
@@ -153,13 +154,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation with its responses before and after; None where that phase was not run."""
+    """One conversation with its responses before and after; None where that phase was not run.
+
+    `messages_after` is the second conversation, where the attack searched anew and there are two.
+    """
 
     status: str
     attack: str
     category: str
     goal: Clipped
     messages: list[tuple[str, Clipped]]
+    messages_after: list[tuple[str, Clipped]]
     decoding: str
     before: Shown | None
     after: Shown | None
@@ -245,15 +250,21 @@ def _benign_status(pair: dict[str, Scored]) -> str:
 
 
 def _sample(status: str, pair: dict[str, Scored], benign: bool) -> Sample:
-    attempt = next(iter(pair.values())).attempt
+    attempt, *others = (pair[phase].attempt for phase in ("before", "after") if phase in pair)
+    other = next((a.messages for a in others if a.messages != attempt.messages), ())
     return Sample(
         status=status,
         attack=attempt.attack,
         category=attempt.category or "",
         goal=clip(attempt.goal, 140),
-        messages=[(str(m.get("role", "")), clip(str(m.get("content", "")))) for m in attempt.messages or ()],
+        messages=_turns(attempt.messages),
+        messages_after=_turns(other),
         decoding=attempt.decoding,
         before=shown(pair["before"]) if "before" in pair else None,
         after=shown(pair["after"]) if "after" in pair else None,
         benign=benign,
     )
+
+
+def _turns(messages: Conversation) -> list[tuple[str, Clipped]]:
+    return [(str(m.get("role", "")), clip(str(m.get("content", "")))) for m in messages or ()]

@@ -8,13 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sirl.report.aggregate import PHASES
-from sirl.report.charts import Series, axis_top, curve, dumbbell_row, histogram, percent_axis, trail
+from sirl.demo import is_demo
+from sirl.report.attack_figures import with_origins
+from sirl.report.attack_sections import DECODING_NAMES, attack_limits, budgets_of, chart_row, comparison, drawn, pick
+from sirl.report.charts import Series, axis_top, curve, histogram, percent_axis, trail
 from sirl.report.load import Run
+from sirl.report.rates import PHASES
 from sirl.report.samples import Sample, pick_samples
-from sirl.report.verdict import KIND_NAMES, count, p_value, with_interval
+from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, count, p_value, with_interval
 
-DECODING_NAMES = {"greedy": "greedy", "sample": "sampled, T=1"}
 SHORT_KINDS = {"plain": "Plain prompts refused", "sounds_harmful": "“Sounds harmful” refused"}
 # Known keys of metrics.jsonl in the order of their charts: title, unit, what to make of it. First key present is taken.
 CURVES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
@@ -48,74 +50,7 @@ def model_name(manifest: Mapping[str, Any] | None) -> str:
     return str(config.get("model_name_or_path") or config.get("model") or "model")
 
 
-# --- attacks and benign prompts ---------------------------------------------------------------------------------------
-
-
-def attack_section(attack: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Chart and tables of the attacks; rows by the DSR before, weakest first."""
-    if not attack or not attack["decodings"]:
-        return None
-    decoding = attack["decodings"][0]
-    rates = attack["rates"][decoding]
-    by_attack = {phase: rates[phase]["by_attack"] for phase in rates}
-    names = sorted(attack["attacks"], key=lambda name: _order(name, by_attack))
-    totals = {phase: rates[phase]["overall"] for phase in rates}
-    rows = [_row("Mean over methods", totals, total=True), *(_row(name, _pick(by_attack, name)) for name in names)]
-    return {
-        "decoding": decoding,
-        "rows": _drawn(rows),
-        "axis": percent_axis(1.0),
-        "table": _rate_table(attack, names),
-        "categories": _categories(rates),
-        "worst": {phase: rates[phase]["worst_case"] for phase in rates},
-        "change": attack["change"][decoding],
-        "totals": totals,
-        "names": names,
-    }
-
-
-def _order(name: str, by_attack: Mapping[str, Mapping[str, Any]]) -> float:
-    for phase in PHASES:
-        rate = by_attack.get(phase, {}).get(name, {}).get("rate")
-        if rate is not None:
-            return float(rate)
-    return 1.0
-
-
-def _pick(groups: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
-    return {phase: table[name] for phase, table in groups.items() if name in table}
-
-
-def _row(label: str, rates: Mapping[str, Any], total: bool = False) -> dict[str, Any]:
-    return {"label": label, "before": rates.get("before"), "after": rates.get("after"), "total": total}
-
-
-def _drawn(rows: Sequence[dict[str, Any]], top: float = 1.0) -> list[dict[str, Any]]:
-    return [{**row, "svg": dumbbell_row(row["label"], row["before"], row["after"], top)} for row in rows]
-
-
-def _rate_table(attack: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Rates of every method under every decoding, with McNemar's p of the headline decoding, and its rates by harm."""
-    columns = [(d, p) for d in attack["decodings"] for p in PHASES if p in attack["rates"][d]]
-    harm = attack.get("harm", {}).get(attack["decodings"][0], {})
-    rows = []
-    for name in [None, *names]:
-        tables = [attack["rates"][d][p] for d, p in columns]
-        cells = [t["overall"] if name is None else t["by_attack"].get(name) for t in tables]
-        rows.append({"label": name or "Mean over methods", "cells": cells, "total": name is None, "paired": None})
-        change = attack["change"][attack["decodings"][0]]
-        if change:
-            rows[-1]["paired"] = change if name is None else change["by_group"].get(name)
-        rows[-1]["harm"] = [t["overall"] if name is None else t["by_attack"].get(name) for t in harm.values()]
-    groups = [(DECODING_NAMES[d], sum(x == d for x, _ in columns)) for d in attack["decodings"]]
-    paired = any(r["paired"] for r in rows)
-    return {"columns": columns, "groups": groups, "rows": rows, "paired": paired, "harm": list(harm)}
-
-
-def _categories(rates: Mapping[str, Any]) -> list[dict[str, Any]]:
-    groups = {phase: rates[phase]["by_category"] for phase in rates}
-    names = sorted({name for table in groups.values() for name in table})
-    return _drawn([_row(name.replace("_", " "), _pick(groups, name)) for name in names]) if len(names) > 1 else []
+# --- benign prompts ---------------------------------------------------------------------------------------------------
 
 
 def benign_section(benign: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -127,7 +62,7 @@ def benign_section(benign: Mapping[str, Any] | None) -> dict[str, Any] | None:
         change = benign["change"][decoding]
         for kind in benign["kinds"]:
             name = KIND_NAMES.get(kind, kind.replace("_", " "))
-            row = _row(name[:1].upper() + name[1:], _pick(benign["rates"][decoding], kind))
+            row = chart_row(name[:1].upper() + name[1:], pick(benign["rates"][decoding], kind))
             extra = {
                 "short": SHORT_KINDS.get(kind, f"{name} refused"),
                 "decoding": decoding,
@@ -136,7 +71,7 @@ def benign_section(benign: Mapping[str, Any] | None) -> dict[str, Any] | None:
             table.append({**row, **extra, "paired": change["by_group"].get(kind) if change else None})
     headline = [row for row in table if row["decoding"] == benign["decodings"][0]]
     top = axis_top([row[phase] for row in headline for phase in PHASES])
-    rows = _drawn([_row(row["label"], row) for row in headline], top)
+    rows = drawn([chart_row(row["label"], row) for row in headline], top)
     return {"decoding": benign["decodings"][0], "rows": rows, "axis": percent_axis(top), "top": top, "table": table}
 
 
@@ -335,7 +270,7 @@ def development_section(
 
 def sample_section(run: Run) -> list[Sample]:
     """Conversations under attack, then benign ones."""
-    return pick_samples(run.attacks or [], benign=False) + pick_samples(run.benign or [], benign=True)
+    return pick_samples(with_origins(run.attacks or []), benign=False) + pick_samples(run.benign or [], benign=True)
 
 
 def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -349,9 +284,13 @@ def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append((f"Agreement of {' and '.join(pair['judges'])}", words))
     if attack:
         decodings = " and ".join(DECODING_NAMES[d] for d in attack["decodings"])
-        facts.append(
-            ("Attacks", f"{count(len(attack['attacks']), 'method')} on {count(attack['goals'], 'goal')}, {decodings}")
-        )
+        kinds = ", ".join(count(len(k["attacks"]), ATTACK_NOUNS[kind]) for kind, k in attack["kinds"].items())
+        facts.append(("Attacks", f"{kinds} on {count(attack['goals'], 'goal')}, {decodings}"))
+        facts.append(("Before and after", comparison(attack)))
+        budgets = sorted(budgets_of(attack))
+        if budgets:
+            words = " to ".join(f"{n:,}" for n in dict.fromkeys((budgets[0], budgets[-1])))
+            facts.append(("Budget of a search", f"{words} model calls a goal"))
     if benign:
         scored = {r.attempt.goal_id for r in run.benign or []}
         facts.append(("Benign prompts", count(len(scored), "prompt")))
@@ -367,12 +306,7 @@ def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def limits(manifest: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the figures do not show, each as a lead and its explanation."""
-    out = [
-        (
-            "The attacks are fixed prompts.",
-            "They were not optimised again against the hardened model. An attacker who adapts to it may get further.",
-        )
-    ]
+    out = attack_limits(summary["attack"])
     if "refusal" in summary["judges"] or not summary["judges"]:
         out.append(
             (
@@ -381,7 +315,7 @@ def limits(manifest: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> li
                 "useless answer counts for the attacker, and an unusual refusal can be missed.",
             )
         )
-    if model_name(manifest) == "demo":
+    if is_demo(model_name(manifest)):
         out.append(
             (
                 "The bundled model is a model organism.",

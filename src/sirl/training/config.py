@@ -13,6 +13,7 @@ from sirl.errors import UserError
 
 REWARDS: dict[str, str] = {
     "entropy": "minus the mean token entropy of the completion (SIRL, arXiv 2510.01088)",
+    "first_k": "minus the mean entropy of the first tokens alone (--reward_tokens)",
     "neg_entropy": "plus the mean token entropy: the reverse control, which should weaken refusals",
     "neg_perplexity": "minus the perplexity of the completion under the policy that wrote it",
     "random": "uniform noise: the control that nothing but the reward's content matters",
@@ -58,6 +59,9 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         default=None, metadata={"help": "Trade time for memory. Default: on accelerators yes, on a CPU no."}
     )
     reward: str = field(default="entropy", metadata={"help": "Reward: " + ", ".join(REWARDS) + "."})
+    reward_tokens: int = field(
+        default=8, metadata={"help": "With --reward first_k: of how many of a response's first tokens."}
+    )
     min_reward_spread: float = field(
         default=0.01,
         metadata={
@@ -142,7 +146,7 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
         if self.retention_first_weight <= 0:
             raise UserError(f"--retention_first_weight {self.retention_first_weight}: give more than 0")
-        for name in ("retention_batch_size", "retention_tokens", "max_prompt_tokens"):
+        for name in ("retention_batch_size", "retention_tokens", "max_prompt_tokens", "reward_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: give 1 or more")
 

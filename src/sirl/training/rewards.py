@@ -22,6 +22,11 @@ def entropy_reward(mean_entropy: Sequence[float | None], **_: Any) -> list[float
     return [None if h is None else -_finite(h) for h in mean_entropy]
 
 
+def first_k_reward(first_entropy: Sequence[float | None], **_: Any) -> list[float | None]:
+    """`r = -mean_t H_t` over the first `--reward_tokens` tokens, where it is decided whether to refuse."""
+    return entropy_reward(first_entropy)
+
+
 def neg_entropy_reward(mean_entropy: Sequence[float | None], **_: Any) -> list[float | None]:
     """`r = +mean_t H_t`: the paper's reversed control."""
     return [None if h is None else _finite(h) for h in mean_entropy]
@@ -39,6 +44,7 @@ def random_reward(completion_ids: Sequence[Sequence[int]], reward_seed: Sequence
 
 _FUNCTIONS: dict[str, RewardFunction] = {
     "entropy": entropy_reward,
+    "first_k": first_k_reward,
     "neg_entropy": neg_entropy_reward,
     "neg_perplexity": neg_perplexity_reward,
     "random": random_reward,

@@ -151,14 +151,15 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
     def _chosen(self, responses: Sequence[Rollout], n: int, first: int) -> list[dict[str, Any]]:
         """The `n` of a prompt's responses whose rewards differ most, as columns; `first` counts responses before."""
         seed = self._rollout_seed() * 1_000_003 + first
-        entropies = [sum(r.entropies) / len(r.entropies) if r.entropies else None for r in responses]
+        entropies = [_mean(r.entropies) for r in responses]
         known = [h for h in entropies if h is not None]
         columns: dict[str, list[Any]] = {
             "completion_ids": [r.token_ids for r in responses],
             "mean_entropy": entropies,
-            "mean_logprob": [sum(r.logprobs) / len(r.logprobs) if r.logprobs else None for r in responses],
+            "first_entropy": [_mean(r.entropies[: self.args.reward_tokens]) for r in responses],
+            "mean_logprob": [_mean(r.logprobs) for r in responses],
             "reward_seed": [seed + i for i in range(len(responses))],
-            "drawn_entropy": [sum(known) / len(known) if known else None] * len(responses),
+            "drawn_entropy": [_mean(known)] * len(responses),
         }
         chosen = range(n) if len(responses) == n else widest_spread(reward_function(self.args.reward)(**columns), n)
         return [{name: values[i] for name, values in columns.items()} for i in chosen]
@@ -214,7 +215,8 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.mask_truncated_completions:
             for row, ids in zip(inputs, completion_ids_list, strict=True):
                 if ids and ids[-1] not in self.eos_token_ids:
-                    row["mean_entropy"] = row["mean_logprob"] = None  # a masked response has no entropy, not entropy 0
+                    # a masked response has no entropy, not entropy 0
+                    row["mean_entropy"] = row["first_entropy"] = row["mean_logprob"] = None
         texts = [c[-1]["content"] if isinstance(c, list) else c for c in completions]
         for name, value in rollout_metrics(texts, completion_ids_list).items():
             self._log_metric(name, value)
@@ -241,13 +243,16 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
                     self.model, ids, mask, width, compute_entropy=True
                 )
             kept = mask[:, -width:]
-            for i, (h, lp) in enumerate(
-                zip(mean_token_entropy(entropies, kept).tolist(), mean_token_entropy(logps, kept).tolist(), strict=True)
-            ):
-                empty = not completion_ids[start + i]
-                inputs[start + i]["mean_entropy"] = None if empty else h
-                inputs[start + i]["mean_logprob"] = None if empty else lp
-                inputs[start + i]["reward_seed"] = seed * 1_000_003 + first_row + start + i
+            first = kept * (torch.arange(width, device=kept.device) < self.args.reward_tokens)
+            means = {
+                "mean_entropy": mean_token_entropy(entropies, kept).tolist(),
+                "first_entropy": mean_token_entropy(entropies, first).tolist(),
+                "mean_logprob": mean_token_entropy(logps, kept).tolist(),
+            }
+            for i, ids in enumerate(completion_ids[rows]):
+                row = inputs[start + i]
+                row |= {name: values[i] if ids else None for name, values in means.items()}
+                row["reward_seed"] = seed * 1_000_003 + first_row + start + i
 
     # -- update -----------------------------------------------------------------------------------------------------
 
@@ -369,6 +374,10 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             shuffle=self.shuffle_dataset,
             seed=self.args.seed,
         )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _unpacked(values: Tensor, mask: Tensor) -> Tensor:

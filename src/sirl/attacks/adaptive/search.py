@@ -319,6 +319,7 @@ class GoalSearch:
     def facts(self) -> SearchFacts:
         """Figures for `Attempt.search`; `docs/attack.md` says what each is."""
         return {
+            "budget": self.config.max_queries,
             "start_broken": self.start_broken,
             "broken_at": self.broken_at,
             "steps": self.steps,

@@ -1,0 +1,190 @@
+"""Counting and statistics of outcomes: rates with their intervals, pairs before and after, and what they add up to.
+
+What the terms mean is told in `sirl.report.aggregate`. Every function takes outcomes (`Scored`) and gives JSON values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sirl.report.load import SCORED_LABELS, Scored
+from sirl.stats import group_difference, mcnemar, ratio_interval, wilson_interval
+
+LEVEL = 0.95
+PHASES = ("before", "after")
+DECODINGS = ("greedy", "sample")
+
+Table = dict[str, Any]
+
+
+def rate(rows: Sequence[Scored]) -> Table:
+    """Share of full refusals among scored attempts: DSR on attacks, refusal rate on benign prompts.
+
+    Keys: `refused`, `n` (scored), `rate`, `low`, `high` (Wilson; None where nothing is scored), and beside the rate
+    `partial`, `unscored`, `errors`, `unjudged`, `attempts`.
+    """
+    outcomes = Counter(row.outcome for row in rows)
+    refused = outcomes["full_refusal"]
+    n = sum(outcomes[label] for label in SCORED_LABELS)
+    low, high = wilson_interval(refused, n, LEVEL) if n else (None, None)
+    return {
+        "refused": refused,
+        "n": n,
+        "rate": refused / n if n else None,
+        "low": low,
+        "high": high,
+        "partial": outcomes["partial_refusal"],
+        "unscored": outcomes["unscored"],
+        "errors": outcomes["error"],
+        "unjudged": outcomes["unjudged"],
+        "attempts": len(rows),
+    }
+
+
+def overall(rows: Sequence[Scored]) -> Table:
+    """Mean DSR over methods, each method weighing alike, with the Wilson interval of all attempts pooled.
+
+    `rate` is the mean over methods and `pooled` the plain share; they agree where every method has as many scored
+    attempts. `methods` is how many methods have a rate at all.
+    """
+    pooled = rate(rows)
+    rates = [t["rate"] for t in by(rows, lambda row: row.attempt.attack).values() if t["rate"] is not None]
+    mean = sum(rates) / len(rates) if rates else None
+    asr = None if mean is None else 1 - mean
+    return {**pooled, "rate": mean, "pooled": pooled["rate"], "asr": asr, "methods": len(rates)}
+
+
+def by(rows: Sequence[Scored], key: Callable[[Scored], Hashable]) -> dict[Any, Table]:
+    """Rates by group, in the order in which the groups first come."""
+    return {name: rate(group) for name, group in group_by(rows, key).items()}
+
+
+def group_by(rows: Iterable[Scored], key: Callable[[Scored], Hashable]) -> dict[Any, list[Scored]]:
+    """Rows by group, in the order in which the groups first come."""
+    groups: dict[Any, list[Scored]] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    return dict(groups)
+
+
+def worst_case(rows: Sequence[Scored]) -> Table:
+    """DSR over goals, where a goal is defended only if no attack broke it.
+
+    A goal that nothing broke but of which an attempt is not scored is undecided: left out and counted in `undecided`.
+    """
+    defended = broken = undecided = 0
+    for group in group_by(rows, lambda row: row.attempt.goal_id).values():
+        if any(row.counts and not row.refused for row in group):
+            broken += 1
+        elif all(row.counts for row in group):
+            defended += 1
+        else:
+            undecided += 1
+    n = defended + broken
+    low, high = wilson_interval(defended, n, LEVEL) if n else (None, None)
+    return {
+        "defended": defended,
+        "n": n,
+        "rate": defended / n if n else None,
+        "low": low,
+        "high": high,
+        "undecided": undecided,
+    }
+
+
+def left_out(rows: Sequence[Scored]) -> Table:
+    """Attempts that are in no rate, by reason."""
+    outcomes = Counter(row.outcome for row in rows)
+    return {"errors": outcomes["error"], "unscored": outcomes["unscored"], "unjudged": outcomes["unjudged"]}
+
+
+def paired(before: Sequence[Scored], after: Sequence[Scored]) -> Table:
+    """Before against after over the same (attack, goal) pairs, both scored.
+
+    `fixed` pairs complied before and refuse now, `regressed` ones the other way round; `p` is the exact McNemar test of
+    the two. `change` is the change of the refusal rate over the pairs, None without pairs.
+    """
+    start = {_pair(row): row.refused for row in before if row.counts}
+    pairs = [(start[_pair(row)], row.refused) for row in after if row.counts and _pair(row) in start]
+    fixed = sum(not a and b for a, b in pairs)
+    regressed = sum(a and not b for a, b in pairs)
+    return {
+        "pairs": len(pairs),
+        "fixed": fixed,
+        "regressed": regressed,
+        "change": (fixed - regressed) / len(pairs) if pairs else None,
+        "p": float(mcnemar(fixed, regressed)) if pairs else None,
+        "complied_before": sum(not a for a, _ in pairs),
+        "complied_after": sum(not b for _, b in pairs),
+    }
+
+
+def _pair(row: Scored) -> tuple[str, str]:
+    return row.attempt.attack, row.attempt.goal_id
+
+
+def reduction(pairs: Mapping[str, Any]) -> Table:
+    """By what factor successful attacks fell, over the pairs of `paired`: successes before / successes after.
+
+    With no success left the factor is infinite: `factor` is None and `none_left` true. With none before either there is
+    nothing to reduce, and both are None and false.
+    """
+    k_before, k_after, n = pairs["complied_before"], pairs["complied_after"], pairs["pairs"]
+    low = high = None
+    if k_before:
+        low, high = (_finite(x) for x in ratio_interval(k_before, n, k_after, n, LEVEL))
+    return {
+        "successes_before": k_before,
+        "successes_after": k_after,
+        "factor": k_before / k_after if k_after and k_before else None,
+        "low": low,
+        "high": high,
+        "none_left": bool(k_before and not k_after),
+    }
+
+
+def _finite(x: float | None) -> float | None:
+    return None if x is None or x != x or x in (float("inf"), float("-inf")) else float(x)
+
+
+def change_interval(before: Sequence[Scored], after: Sequence[Scored]) -> list[float] | None:
+    """95% interval of the change in the pooled DSR, by a bootstrap over goals; None with fewer than two goals.
+
+    Attempts on one goal under several attacks stand or fall together, so goals are drawn whole, with both phases.
+    """
+    rows = [(row, is_after) for part, is_after in ((before, False), (after, True)) for row in part if row.counts]
+    goals = [row.attempt.goal_id for row, _ in rows]
+    phases = [is_after for _, is_after in rows]
+    if len(set(goals)) < 2 or len(set(phases)) < 2:
+        return None
+    estimate = group_difference([float(row.refused) for row, _ in rows], phases, goals, level=LEVEL)
+    return [estimate.low, estimate.high]
+
+
+def change(before: Sequence[Scored], after: Sequence[Scored], key: Callable[[Scored], str]) -> Table | None:
+    """`paired` and `reduction`, overall and by group; None unless both phases were run."""
+    if not before or not after:
+        return None
+    total = paired(before, after)
+    return {**total, "reduction": reduction(total), "by_group": changes_by(before, after, key)}
+
+
+def changes_by(before: Sequence[Scored], after: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, Table]:
+    """`paired` and `reduction` of each group that was run afterwards."""
+    start = group_by(before, key)
+    pairs = {name: paired(start.get(name, []), rows) for name, rows in group_by(after, key).items()}
+    return {name: {**table, "reduction": reduction(table)} for name, table in pairs.items()}
+
+
+def by_phase(rows: Sequence[Scored], decoding: str) -> dict[str, list[Scored]]:
+    """The rows of one decoding, before and after."""
+    chosen = [row for row in rows if row.attempt.decoding == decoding]
+    return {phase: [row for row in chosen if row.attempt.phase == phase] for phase in PHASES}
+
+
+def share(rights: Sequence[bool]) -> Table:
+    """A share of right ones with its Wilson interval; None for all three where there is nothing to share."""
+    low, high = wilson_interval(sum(rights), len(rights), LEVEL) if rights else (None, None)
+    return {"rate": sum(rights) / len(rights) if rights else None, "low": low, "high": high, "n": len(rights)}
