@@ -173,7 +173,7 @@ def load_config(source: str, overrides: Mapping[str, Any] | None = None) -> RunC
     """
     data = read_yaml(source)
     for key, value in (overrides or {}).items():
-        _put(data, key, value)
+        put(data, key, value)
     return parse_config(data, source)
 
 
@@ -285,7 +285,21 @@ def _type_name(hint: Any) -> str:
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _put(data: dict[str, Any], key: str, value: Any) -> None:
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `overlay` over it. Sections are merged key by key; lists and all else are replaced."""
+    out = {key: merge(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()}
+    for key, value in overlay.items():
+        old = out.get(key)
+        out[key] = merge(old if isinstance(old, Mapping) else {}, value) if isinstance(value, Mapping) else value
+    return out
+
+
+def put(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key such as `train.max_steps`.
+
+    Raises:
+        UserError: what stands before a dot is no section.
+    """
     *path, last = key.split(".")
     for part in path:
         data = data.setdefault(part, {})
