@@ -116,7 +116,7 @@ def spot(name: str, x: float, y: float, best: bool = True) -> Spot:
 
 def test_scatter_puts_the_safest_on_top_and_keeps_names_apart() -> None:
     svg = str(scatter("label", [spot("low", 5, 10), spot("high", 5, 90, False), spot("twin", 5, 90.2)]))
-    places = {n: float(y) for y, n in re.findall(r'y="([\d.]+)" class="mean-label"[^>]*>(\w+)<', svg)}
+    places = {n: float(y) for y, n in re.findall(r'y="([\d.]+)" class="spot-name"[^>]*>(\w+)<', svg)}
     assert places["twin"] < places["high"] < places["low"]
     assert places["high"] - places["twin"] >= 12
     assert svg.count('<g class="before">') == 1

@@ -48,7 +48,7 @@ class Drawn:
 
     tokenizer: Any
     rows: list[Row]
-    held: list[tuple[str, Sequence[int]]]
+    held: Sequence[tuple[str, Sequence[int]]]
     updates: int
 
 
@@ -143,7 +143,7 @@ def visited_prompts(config: SIRLConfig, prompts: Sequence[Prompt]) -> list[Promp
     """The prompts that those updates come to, in their order, each once."""
     per_batch = config.generation_batch_size // config.num_generations
     rows = count_updates(config, len(prompts)) * _rows_per_update(config)
-    wanted = math.ceil(rows / config.num_generations / config.num_iterations)
+    wanted = math.ceil(rows / (config.num_iterations * config.num_generations))
     sampler = EpochSampler(prompts, 1, per_batch, 1, shuffle=config.shuffle_dataset, seed=config.seed)
     order: list[int] = []
     while len(order) < wanted:
@@ -175,7 +175,8 @@ def _arguments(kind: type[Any], plan: Plan, updates: int, rows: int, **own: Any)
 
 def draw(plan: Plan, bar: BarMaker, held: Sequence[Prompt] = ()) -> Drawn:
     """The starting model's answers to the prompts that SIRL would visit, as many as SIRL would draw, and to `held`."""
-    config, base = plan.training.config, str(plan.training.model.model_name_or_path)
+    config: Any = plan.training.config
+    base = str(plan.training.model.model_name_or_path)
     tokenizer = load_tokenizer(base)
     prompts = training_prompts(config, plan.training.data, tokenizer)
     engine = load_engine(base)
@@ -209,7 +210,7 @@ def draw_and_judge(
             rows = [
                 {
                     "prompt": p.text,
-                    "draws": [{"text": a.text, "ids": a.token_ids, "label": next(labels)} for a in group],
+                    "draws": [{"text": a.text, "ids": list(a.token_ids), "label": next(labels)} for a in group],
                 }
                 for p, group in zip(chunk, groups, strict=True)
             ]

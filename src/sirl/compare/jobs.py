@@ -63,7 +63,7 @@ def plan_jobs(
     Raises:
         UserError: a name, key or value is wrong.
     """
-    base, own = read_yaml(config), {}
+    base, own = read_yaml(config), dict[str, dict[str, Any]]()
     for key, value in (sets or {}).items():
         name, colon, inner = key.partition(":")
         if colon:
@@ -105,7 +105,7 @@ def _entry(
     name: str, method: Method, overlay: Mapping[str, Any], source: str, own: Mapping[str, Any]
 ) -> tuple[str, Method, Mapping[str, Any], Mapping[str, Any], str]:
     """Name, method, all that goes over the configuration, the method's own settings, and what errors call it."""
-    settings, dotted = dict(method.settings), {}
+    settings, dotted = dict(method.settings), dict[str, Any]()
     for key, value in own.items():
         if key in settings:
             settings[key] = _like(settings[key], value, f"--set {name}:{key}")

@@ -14,12 +14,13 @@ from sirl.report.render import environment, frame
 
 HERE = Path(__file__).parent
 NAMES = {
-    "dsr": "Defence success rate",
-    "worst_case": "Every attack at once",
-    "over_refusal": "Harmless prompts refused",
-    "plain": "Plain harmless prompts refused",
-    "sounds_harmful": "Harmless prompts that sound harmful, refused",
+    "dsr": "DSR",
+    "worst_case": "every attack",
+    "over_refusal": "harmless, refused",
+    "plain": "of them plain",
+    "sounds_harmful": "that sound harmful",
 }
+BARS = {"dsr": "Defence success rate", "over_refusal": "Harmless prompts refused"}
 
 
 def render_comparison(found: Mapping[str, Any]) -> str:
@@ -29,7 +30,7 @@ def render_comparison(found: Mapping[str, Any]) -> str:
         **frame(),
         "found": found,
         "picture": _picture(found),
-        "bars": [_bars(methods, name) for name in ("dsr", "over_refusal")],
+        "bars": [_bars(methods, name) for name in BARS],
         "rates": RATES,
         "names": NAMES,
         "words": {name: standing(method, methods) for name, method in methods.items()},
@@ -76,7 +77,7 @@ def _bars(methods: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]
         {"label": m, "value": percent(t["rate"]), "svg": dumbbell_row(m, None if m == "none" else start, t, top)}
         for m, t in tables.items()
     ]
-    return {"title": NAMES[name], "rows": rows, "axis": percent_axis(top)}
+    return {"title": BARS[name], "rows": rows, "axis": percent_axis(top)}
 
 
 def standing(method: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> str:

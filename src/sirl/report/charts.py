@@ -392,4 +392,4 @@ def _name_beside(name: str, at: Point, taken: list[Point]) -> Markup:
     taken.append((across, down))
     left = across > 0.7
     side: Attributes = {"dx": -11 if left else 11, "text_anchor": "end" if left else "start"}
-    return element("text", name, x=f"{_number(100 * across)}%", y=down - 6, class_="mean-label", **side)
+    return element("text", name, x=f"{_number(100 * across)}%", y=down - 6, class_="spot-name", **side)
