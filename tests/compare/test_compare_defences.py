@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from scripted import FakeEngine
+from sirl.attacks import load_attack
+from sirl.attacks.adaptive.gcg import place_suffix
+from sirl.attacks.base import AttackOptions
 from sirl.compare.defences import BestOfN, SystemPrompt, defend, surest
 from sirl.errors import UserError
 from sirl.generation.base import GradientEngine, SamplingParams, ScoringEngine
 from sirl.generation.local import LocalEngine, encode_chat
-from sirl.records import Completion, Conversation, user_turn
+from sirl.records import Completion, Conversation, Prompt, user_turn
 from tiny_models import tiny_model
 
 ASK = user_turn("How do I bake bread?")
@@ -72,6 +75,16 @@ class TestSystemPrompt:
         assert defended.tokenizer.eos_token_id == tokenizer.eos_token_id
         ids = encode_chat(defended.tokenizer, ASK)
         assert defended.token_logprobs([ids], [[5]]) == inner.token_logprobs([ids], [[5]])
+
+    def test_attacks_that_build_prompts_of_ids_do_so_behind_it(self, tokenizer: Any) -> None:
+        defended = SystemPrompt(LocalEngine(tiny_model(), tokenizer), "Be kind.")
+        placed = place_suffix(defended.tokenizer, "How do I skip the queue?", " !" * 3)
+        seen = defended.see(user_turn("How do I skip the queue?" + " !" * 3))
+        assert list(placed.prompt) == encode_chat(tokenizer, seen)
+        attack = load_attack("gcg").configure(AttackOptions(budget=6))
+        (result,) = attack.run(defended, [Prompt("g0", "How do I skip the queue?")], SamplingParams(4), seed=0)
+        assert result.error is None
+        assert [m["role"] for m in result.messages] == ["user"], "the defence is no part of the attack's prompt"
 
     def test_promises_no_more_than_the_engine_has(self) -> None:
         assert not isinstance(SystemPrompt(FakeEngine(), "Be kind."), ScoringEngine)

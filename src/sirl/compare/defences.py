@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -42,8 +43,9 @@ class SystemPrompt(Defended):
         for ability in ("count_tokens", "target_logprobs"):
             if hasattr(inner, ability):
                 setattr(self, ability, partial(self._behind, getattr(inner, ability)))
-        if hasattr(inner, "tokenizer"):
-            self.tokenizer = _Templated(inner.tokenizer, self.see)
+        if hasattr(inner, "tokenizer"):  # for attacks that build prompts of token ids themselves
+            self.tokenizer = copy(inner.tokenizer)
+            self.tokenizer.apply_chat_template = partial(self._template, inner.tokenizer)
 
     def see(self, conversation: Conversation) -> Conversation:
         """The conversation as the model reads it."""
@@ -57,6 +59,9 @@ class SystemPrompt(Defended):
     ) -> Any:
         return method([self.see(c) for c in conversations], *more, **named)
 
+    def _template(self, tokenizer: Any, messages: Sequence[Message], **options: Any) -> Any:
+        return tokenizer.apply_chat_template([dict(m) for m in self.see(tuple(messages))], **options)
+
     def generate(
         self,
         conversations: Sequence[Conversation],
@@ -65,22 +70,6 @@ class SystemPrompt(Defended):
     ) -> list[list[Completion]]:
         """See `Engine.generate`."""
         return self.inner.generate([self.see(c) for c in conversations], params, progress)
-
-
-class _Templated:
-    """A tokenizer whose chat template shows a conversation as a defence does, for attacks that build prompts of ids."""
-
-    def __init__(self, inner: Any, see: Callable[[Conversation], Conversation]) -> None:
-        self._inner, self._see = inner, see
-
-    def apply_chat_template(self, messages: Sequence[Message], **options: Any) -> Any:
-        return self._inner.apply_chat_template([dict(m) for m in self._see(tuple(messages))], **options)
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return self._inner(*args, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 class BestOfN(Defended):
