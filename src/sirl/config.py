@@ -173,7 +173,7 @@ def load_config(source: str, overrides: Mapping[str, Any] | None = None) -> RunC
     """
     data = read_yaml(source)
     for key, value in (overrides or {}).items():
-        _put(data, key, value)
+        put(data, key, value)
     return parse_config(data, source)
 
 
@@ -294,7 +294,12 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
     return out
 
 
-def _put(data: dict[str, Any], key: str, value: Any) -> None:
+def put(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key such as `train.max_steps`.
+
+    Raises:
+        UserError: what stands before a dot is no section.
+    """
     *path, last = key.split(".")
     for part in path:
         data = data.setdefault(part, {})

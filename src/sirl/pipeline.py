@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sirl.attacks.attacker import with_attacker
 from sirl.attacks.replay import with_replays
 from sirl.config import RunConfig
 from sirl.gap import GapConfig
-from sirl.generation import load_engine
+from sirl.generation import Engine, load_engine
 from sirl.judges import refusal_judge
 from sirl.manifest import Manifest, check_writable
 from sirl.plan import Plan, prepare
@@ -39,6 +39,26 @@ def run_pipeline(
     manifest = Manifest.open(
         folder, config=config.as_dict(), seed=config.seed, command=list(command), overwrite=overwrite
     )
+    return run_stages(plan, manifest, bar)
+
+
+def run_stages(plan: Plan, manifest: Manifest, bar: BarMaker) -> dict[str, Any]:
+    """Every stage that the manifest does not call done; returns the content of `summary.json`."""
+    measure_before(plan, manifest, bar)
+    if not manifest.done("train"):
+        with manifest.stage("train"):
+            train(plan, bar)
+    measure_after(plan, manifest, bar)
+    return report(manifest)
+
+
+def measure_before(plan: Plan, manifest: Manifest, bar: BarMaker) -> None:
+    """The model that the run starts from: a copy of it, its gap, attacks and benign prompts.
+
+    Raises:
+        UserError: the gap is absent or reversed where it is required.
+    """
+    config, folder = plan.config, manifest.run_dir
     if not manifest.done("base"):
         with manifest.stage("base"):
             export_base(config.model_name_or_path, folder / "base")
@@ -53,19 +73,23 @@ def run_pipeline(
             attack(plan, engine, "before", bar)
         del engine
         gc.collect()  # the model makes room for the one that is trained
-    if not manifest.done("train"):
-        with manifest.stage("train"):
-            train(plan, bar)
+
+
+def measure_after(plan: Plan, manifest: Manifest, bar: BarMaker, answering: Callable[[], Engine] | None = None) -> None:
+    """The hardened model: the same attacks and benign prompts, what else has changed, verdicts on all answers.
+
+    `answering` makes the engine of a defence that leaves the weights alone, so that nothing else can have changed.
+    """
+    config, folder = plan.config, manifest.run_dir
     if not manifest.done("attack_after"):
         with manifest.stage("attack_after"):
-            attack(plan, load_engine(str(folder / "model")), "after", bar)
-    if not manifest.done("capability"):
+            attack(plan, answering() if answering else load_engine(str(folder / "model")), "after", bar)
+    if answering is None and not manifest.done("capability"):
         with manifest.stage("capability"):
             stages.measure_capability(folder, plan.questions, config.evals.drift)
     if not manifest.done("judge"):
         with manifest.stage("judge"):
             stages.judge_all(plan.judges, folder, bar)
-    return report(manifest)
 
 
 def export_base(name: str, target: Path) -> None:
@@ -100,8 +124,8 @@ def attack(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
         stages.ask_benign(engine, plan.benign, config.run_dir, phase=phase, max_new_tokens=tokens, **shared)
 
 
-def train(plan: Plan, bar: BarMaker) -> None:
-    """Harden the model; an interrupted training goes on from its last checkpoint."""
+def train(plan: Plan, bar: BarMaker, reward: Callable[..., Any] | None = None) -> None:
+    """Harden the model; an interrupted training goes on from its last checkpoint. `reward`: see `SIRLTrainer`."""
     from sirl.training.bar import BarCallback
     from sirl.training.checks import PolicyCheck, Rule
     from sirl.training.run import run_training
@@ -114,7 +138,7 @@ def train(plan: Plan, bar: BarMaker) -> None:
             rule = Rule(own.allowance, own.patience) if own.choose else None
             path = config.run_dir / "development.jsonl"
             callbacks.append(PolicyCheck(plan.development.measure, own.every, path, rule))
-        run_training(training.config, training.model, training.data, callbacks=callbacks)
+        run_training(training.config, training.model, training.data, callbacks=callbacks, reward=reward)
 
 
 def report(manifest: Manifest) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sirl.attacks import ATTACKS
+from sirl.compare.methods import METHODS
 from sirl.judges import JUDGES
 from sirl.prompts import BUNDLED
 
@@ -20,7 +21,13 @@ def test_attacks_with_kind_and_source(sirl: Any) -> None:
 
 @pytest.mark.parametrize(
     ("what", "names"),
-    [("judges", set(JUDGES)), ("data", set(BUNDLED)), ("rewards", {"entropy", "random"}), ("configs", {"demo"})],
+    [
+        ("judges", set(JUDGES)),
+        ("data", set(BUNDLED)),
+        ("rewards", {"entropy", "random"}),
+        ("methods", set(METHODS)),
+        ("configs", {"demo"}),
+    ],
 )
 def test_other_lists(sirl: Any, what: str, names: set[str]) -> None:
     assert names <= {row["name"] for row in sirl("list", what, "--json").json}

@@ -62,6 +62,7 @@ print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)
         (("list", "data", "--jsn"), "unrecognized arguments: --jsn"),
         (("attack", "--output_dir", "x"), "the following arguments are required: --model_name_or_path"),
         (("report", "nowhere"), "nowhere: no such run folder"),
+        (("compare", "--methods", "all"), "the following arguments are required: --config"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(sirl: Any, words: tuple[str, ...], message: str) -> None:

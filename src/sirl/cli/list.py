@@ -1,4 +1,4 @@
-"""What there is to choose from: attacks, judges, rewards, bundled data and configurations."""
+"""What there is to choose from: attacks, judges, rewards, methods, bundled data and configurations."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ def _rewards() -> list[dict[str, Any]]:
     return [{"name": name, "description": text} for name, text in REWARDS.items()]
 
 
+def _methods() -> list[dict[str, Any]]:
+    from sirl.compare.methods import METHODS
+
+    return [{"name": name, "description": m.description, "source": m.source} for name, m in METHODS.items()]
+
+
 def _data() -> list[dict[str, Any]]:
     from sirl.prompts import BUNDLED, load_prompts
 
@@ -59,6 +65,7 @@ _TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "attacks": _attacks,
     "judges": _judges,
     "rewards": _rewards,
+    "methods": _methods,
     "data": _data,
     "configs": _configs,
 }

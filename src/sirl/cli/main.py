@@ -30,12 +30,13 @@ COMMANDS = {
     "attack": "put jailbreaks to a model and judge its answers",
     "judge": "label responses from anywhere as refusal or compliance",
     "report": "write report.html of a run folder",
+    "compare": "SIRL beside other methods and variants: safety against helpfulness",
     "card": "write the model card of a run's hardened model, and upload both",
-    "list": "what there is: attacks, judges, rewards, data, configs",
+    "list": "what there is: attacks, judges, rewards, methods, data, configs",
 }
 
 
-HEAVY = ("demo", "run", "gap", "train", "attack")
+HEAVY = ("demo", "run", "gap", "train", "attack", "compare")
 """Commands that hold a model in memory."""
 
 HUGE_PAGES = "glibc.malloc.hugetlb"

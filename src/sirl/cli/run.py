@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,14 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """`--set` pairs and the flags for common keys, as dotted keys."""
+    named = {key: getattr(args, key) for key in ("name", "seed", "model_name_or_path", "output_dir")}
+    return {**set_pairs(args.set), **{key: value for key, value in named.items() if value is not None}}
+
+
+def set_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """The values of `--set`, which are YAML, by key."""
     out: dict[str, Any] = {}
-    for pair in args.set:
+    for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UserError(f"--set: expected KEY=VALUE, got {pair!r}")
@@ -60,8 +67,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
             out[key] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(f"--set {key}: {text!r} is not a YAML value") from None
-    named = {key: getattr(args, key) for key in ("name", "seed", "model_name_or_path", "output_dir")}
-    return {**out, **{key: value for key, value in named.items() if value is not None}}
+    return out
 
 
 def show_summary(summary: dict[str, Any], run_dir: Path) -> None:

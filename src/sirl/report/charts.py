@@ -8,8 +8,9 @@ stand in a nested `<svg>` that is stretched, with strokes that do not scale. Col
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -310,3 +311,85 @@ def trail(label: str, points: Sequence[tuple[float, float, str]], chosen: int | 
     return element(
         "div", _y_labels([(place(ticks_x[0], t)[1], t) for t in ticks_y], height + 20), drawing, class_="curve"
     )
+
+
+# --- safety against helpfulness -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A named point with its intervals, both axes in percent, the points of which it is the mean, and whether no other
+    point is better on both axes."""
+
+    name: str
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+    seeds: Sequence[Point]
+    best: bool
+
+
+def scatter(label: str, spots: Sequence[Spot], height: int = 380) -> Markup:
+    """DSR (up) against over-refusal (across): means large with whiskers, filled where best, and single seeds small.
+
+    Spots have value, low and high by axis. Names stand beside the means, moved down where they would overlap.
+
+    Raises:
+        ValueError: there are no spots.
+    """
+    if not spots:
+        raise ValueError("a scatter needs spots")
+    ticks_x, ticks_y = (_ticks_of([getattr(s, axis) for s in spots]) for axis in "xy")
+    pad = 10.0
+
+    def place(x: float, y: float) -> Point:
+        across = (x - ticks_x[0]) / (ticks_x[-1] - ticks_x[0])
+        return across, pad + (height - 2 * pad) * (1 - (y - ticks_y[0]) / (ticks_y[-1] - ticks_y[0]))
+
+    parts = [_horizontal(place(ticks_x[0], t)[1]) for t in ticks_y]
+    parts += [_vertical(place(t, ticks_y[0])[0], height) for t in ticks_x]
+    front = sorted((s.x[0], s.y[0]) for s in spots if s.best)
+    path = _line("main", [place(x, y) for x, y in front])
+    stretched: Attributes = {"viewBox": f"0 0 1000 {height}", "preserveAspectRatio": "none"}
+    parts.append(element("svg", path, width="100%", height=height, **stretched))
+    parts += [_spot(s, place) for s in spots]
+    taken: list[Point] = []
+    for s in sorted(spots, key=lambda s: -s.y[0]):
+        parts.append(_name_beside(s.name, place(s.x[0], s.y[0]), taken))
+    parts.append(_x_labels([(place(t, ticks_y[0])[0], f"{t:g}%") for t in ticks_x], height + 14))
+    drawing = element("svg", *parts, width="100%", height=height + 20, role="img", aria_label=label)
+    labels = _y_labels([(place(ticks_x[0], t)[1], t) for t in ticks_y], height + 20)
+    return element("div", labels, drawing, class_="curve")
+
+
+def _ticks_of(values: Sequence[tuple[float, float, float]]) -> list[float]:
+    return nice_ticks(min(low for _, low, _ in values), max(high for _, _, high in values), 4)
+
+
+def _spot(spot: Spot, place: Callable[[float, float], Point]) -> Markup:
+    across, down = place(spot.x[0], spot.y[0])
+    (left, top), (right, bottom) = place(spot.x[1], spot.y[2]), place(spot.x[2], spot.y[1])
+    where = f"{_number(100 * across)}%"
+    title = f"{spot.name}: DSR {_number(spot.y[0])}%, over-refusal {_number(spot.x[0])}%"
+    ends = (f"{_number(100 * left)}%", f"{_number(100 * right)}%")
+    return element(
+        "g",
+        element("title", title),
+        element("line", x1=ends[0], x2=ends[1], y1=down, y2=down, class_="whisker"),
+        element("line", x1=where, x2=where, y1=top, y2=bottom, class_="whisker"),
+        *(
+            element("circle", cx=f"{_number(100 * x)}%", cy=y, r=2.5, class_="seed")
+            for x, y in starmap(place, spot.seeds)
+        ),
+        element("circle", cx=where, cy=down, r=6, class_="dot"),
+        class_="after" if spot.best else "before",
+    )
+
+
+def _name_beside(name: str, at: Point, taken: list[Point]) -> Markup:
+    across, down = at
+    while any(abs(across - x) < 0.25 and abs(down - y) < 14 for x, y in taken):
+        down += 2
+    taken.append((across, down))
+    left = across > 0.7
+    side: Attributes = {"dx": -11 if left else 11, "text_anchor": "end" if left else "start"}
+    return element("text", name, x=f"{_number(100 * across)}%", y=down - 6, class_="spot-name", **side)

@@ -69,17 +69,22 @@ def render_report(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] |
 
 def render_html(run: Run) -> str:
     """The report of a run as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
+    return environment().get_template("template.html.j2").render(**context(run)).strip() + "\n"
+
+
+def environment(folder: Path = HERE) -> Environment:
+    """What the templates of a folder are rendered by: every value is escaped."""
+    made = Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, with_interval=with_interval, p=p_value, factor=factor, counted=count)
-    environment.filters["spans"] = spans_html
-    return environment.get_template("template.html.j2").render(**context(run)).strip() + "\n"
+    made.filters.update(percent=percent, with_interval=with_interval, p=p_value, factor=factor, counted=count)
+    made.filters["spans"] = spans_html
+    return made
 
 
 def _finalize(value: Any) -> Any:
@@ -90,7 +95,6 @@ def _finalize(value: Any) -> Any:
 def context(run: Run) -> dict[str, Any]:
     """All that the template needs."""
     summary = summarise(run)
-    css = Markup((HERE / "report.css").read_text(encoding="utf-8"))
     return {
         "summary": summary,
         "manifest": run.manifest or {},
@@ -111,6 +115,14 @@ def context(run: Run) -> dict[str, Any]:
         "limits": sections.limits(run.manifest, summary),
         "config": flatten((run.manifest or {}).get("config") or {}),
         "provenance": sections.provenance(run.manifest),
+        **frame(),
+    }
+
+
+def frame() -> dict[str, Any]:
+    """What every page needs: style, script, the policy that allows these two alone, and the date."""
+    css = Markup((HERE / "report.css").read_text(encoding="utf-8"))
+    return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "css": css,
         "script": Markup(SCRIPT),

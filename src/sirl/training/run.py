@@ -23,6 +23,7 @@ from sirl.records import Prompt, user_turn
 from sirl.training.checks import PolicyCheck
 from sirl.training.config import SIRLConfig
 from sirl.training.metrics import MetricsFile
+from sirl.training.rewards import RewardFunction
 
 if TYPE_CHECKING:
     from sirl.flags import DataConfig
@@ -31,10 +32,16 @@ log = logging.getLogger(__name__)
 
 
 def run_training(
-    config: SIRLConfig, model_args: ModelConfig, data_args: DataConfig, *, callbacks: Sequence[Any] = ()
+    config: SIRLConfig,
+    model_args: ModelConfig,
+    data_args: DataConfig,
+    *,
+    callbacks: Sequence[Any] = (),
+    reward: RewardFunction | None = None,
 ) -> Path:
     """Train, or go on from the last checkpoint; returns the folder of the hardened model.
 
+    `reward` takes the place of `config.reward`, see `SIRLTrainer`.
     `config.output_dir` gets `metrics.jsonl`, `checkpoints/` (as TRL writes them), `model/`, a full copy with merged
     adapters that `from_pretrained` loads, and with `--use_peft` also `adapter/`.
     """
@@ -44,7 +51,7 @@ def run_training(
     prompts = training_prompts(config, data_args, tokenizer)
     retention = retention_prompts(data_args)
     metrics = MetricsFile(run_dir / "metrics.jsonl")
-    trainer = build_trainer(config, model_args, tokenizer, prompts, retention, [metrics, *callbacks])
+    trainer = build_trainer(config, model_args, tokenizer, prompts, retention, [metrics, *callbacks], reward)
     if callbacks:
         trainer.remove_callback(PrinterCallback)  # prints every log line in full; the caller shows progress its own way
     checks = [callback for callback in callbacks if isinstance(callback, PolicyCheck)]
@@ -104,15 +111,12 @@ def build_trainer(
     prompts: Sequence[Prompt],
     retention: Sequence[Prompt],
     callbacks: Sequence[Any] = (),
+    reward: RewardFunction | None = None,
 ) -> Any:
     """The trainer of a run; `config.output_dir` is where checkpoints go."""
     from sirl.training.trainer import SIRLTrainer
 
-    dtype = None if model_args.dtype in (None, "auto") else model_dtype(model_args.dtype)
-    peft_config = get_peft_config(model_args)
-    if dtype is None and peft_config is None:
-        dtype = torch.float32  # full fine-tuning: steps of 1e-6 are lost in bfloat16 weights
-    model = load_model(model_args.model_name_or_path, dtype=dtype, revision=model_args.model_revision)
+    model, peft_config = starting_model(model_args)
     if peft_config is None and config.beta:
         # TRL loads the reference model by the policy's name, so there has to be a folder of that name.
         reference = Path(config.output_dir) / "reference"
@@ -128,7 +132,18 @@ def build_trainer(
         retention_prompts=retention,
         peft_config=peft_config,
         callbacks=list(callbacks),
+        reward=reward,
     )
+
+
+def starting_model(model_args: ModelConfig) -> tuple[Any, Any]:
+    """The model that is trained, and what PEFT is to add to it (None: all weights are trained)."""
+    dtype = None if model_args.dtype in (None, "auto") else model_dtype(model_args.dtype)
+    peft_config = get_peft_config(model_args)
+    if dtype is None and peft_config is None:
+        dtype = torch.float32  # full fine-tuning: steps of 1e-6 are lost in bfloat16 weights
+    model = load_model(model_args.model_name_or_path, dtype=dtype, revision=model_args.model_revision)
+    return model, peft_config
 
 
 def model_dtype(name: str) -> torch.dtype:

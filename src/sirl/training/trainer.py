@@ -45,7 +45,7 @@ from sirl.training.lora import FormedWeights, materialise_lora
 from sirl.training.metrics import rollout_metrics
 from sirl.training.packed import add_packed_forward, pack_rows, packed_scores
 from sirl.training.retention import HeldAnswer, held_answers, retention_loss, token_weight
-from sirl.training.rewards import reward_function
+from sirl.training.rewards import RewardFunction, reward_function
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
@@ -75,7 +75,8 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
 
     Use it as `trl.GRPOTrainer`, without `reward_funcs`: the reward is `args.reward`. `train_dataset` holds prompts
     (texts, or conversations whose last turn is the user's) in a `prompt` column; no other column is looked at.
-    `retention_prompts` are benign prompts on which the policy is held to the model it started from.
+    `retention_prompts` are benign prompts on which the policy is held to the model it started from. `reward` is for
+    those who compare with other rewards: a TRL reward function that takes `prompts` and `completion_ids`.
 
     Source: Shen et al., arXiv 2510.01088; group-relative advantages: Shao et al., arXiv 2402.03300.
     """
@@ -94,8 +95,10 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
         peft_config: Any = None,
         callbacks: list[Any] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        reward: RewardFunction | None = None,
     ) -> None:
         check_hooks()
+        self._reward = reward or reward_function(args.reward)
         if processing_class is not None:
             check_tokenizer(processing_class, getattr(processing_class, "name_or_path", "model"))
         if getattr(peft_config, "lora_dropout", None):
@@ -105,7 +108,7 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
         )  # we pin the TRL version that rollout_func is tested with
         super().__init__(
             model=model,
-            reward_funcs=[reward_function(args.reward)],
+            reward_funcs=[self._reward],
             args=args,
             train_dataset=as_chats(train_dataset),
             processing_class=processing_class,
@@ -145,10 +148,10 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
                 )
                 drawn = engine.rollout([chats[i] for i in starts], params, None, first * more)
                 for start, responses in zip(starts, drawn, strict=True):
-                    rows[start : start + n] = self._chosen(responses, n, (first_row + start) * more)
+                    rows[start : start + n] = self._chosen(prompts[start], responses, n, (first_row + start) * more)
         return {"prompt_ids": chats, "logprobs": None} | {name: [row[name] for row in rows] for name in rows[0]}
 
-    def _chosen(self, responses: Sequence[Rollout], n: int, first: int) -> list[dict[str, Any]]:
+    def _chosen(self, prompt: Any, responses: Sequence[Rollout], n: int, first: int) -> list[dict[str, Any]]:
         """The `n` of a prompt's responses whose rewards differ most, as columns; `first` counts responses before."""
         seed = self._rollout_seed() * 1_000_003 + first
         entropies = [_mean(r.entropies) for r in responses]
@@ -161,7 +164,9 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             "reward_seed": [seed + i for i in range(len(responses))],
             "drawn_entropy": [_mean(known)] * len(responses),
         }
-        chosen = range(n) if len(responses) == n else widest_spread(reward_function(self.args.reward)(**columns), n)
+        chosen: Sequence[int] = range(n)
+        if len(responses) > n:
+            chosen = widest_spread(self._reward(prompts=[prompt] * len(responses), **columns), n)
         return [{name: values[i] for name, values in columns.items()} for i in chosen]
 
     def _rollout_seed(self) -> int:

@@ -1,0 +1,88 @@
+"""Set SIRL beside what else one could do with the same model: safety against helpfulness, and who is on the front.
+
+Each method and seed is a run folder in --output_dir; interrupted, the same command goes on. It ends with compare.json
+and compare.html. `sirl list methods` shows the methods; docs/compare.md says what is held equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from sirl.cli.common import Outcome, percent_cell, print_table
+from sirl.errors import UserError
+
+GO_ON = "the same command goes on from the run and stage it was in"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sirl compare`."""
+    parser.add_argument("--config", required=True, help="YAML file, or the name of a bundled one, as for sirl run")
+    parser.add_argument(
+        "--methods", help="names with commas, or all (default: all; none,sirl where there are --variants)"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", default=[], metavar="FILE", help="YAML files with keys that go over --config"
+    )
+    parser.add_argument("--seeds", help="with commas, such as 0,1,2 (default: that of --config)")
+    parser.add_argument("--output_dir", type=Path, default=Path("comparison"), help="default: comparison")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="[METHOD:]KEY=VALUE",
+        help="any key of the file, for all or for one: train.max_steps=5, dpo:train.learning_rate=1e-4, best_of_n:n=8",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="clear the runs of an earlier comparison first")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Run what is not done yet, and compare."""
+    from sirl.cli.run import set_pairs
+    from sirl.compare.jobs import plan_jobs
+    from sirl.compare.methods import METHODS
+
+    named = args.methods or ("none,sirl" if args.variants else "all")
+    methods = list(METHODS) if named == "all" else [word.strip() for word in named.split(",") if word.strip()]
+    jobs = plan_jobs(
+        args.config,
+        methods=methods,
+        variants=args.variants,
+        seeds=_seeds(args.seeds),
+        folder=args.output_dir,
+        sets=set_pairs(args.set),
+    )
+    from sirl.compare.run import compare
+    from sirl.progress import terminal_bar
+
+    found = compare(jobs, args.output_dir, command=sys.argv, overwrite=args.overwrite, bar=terminal_bar)
+    return Outcome(found, lambda: show(found, args.output_dir))
+
+
+def _seeds(text: str | None) -> list[int]:
+    words = [word.strip() for word in text.split(",")] if text is not None else []
+    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+        raise UserError(f"--seeds {text}: expected whole numbers with commas, each once, such as 0,1,2")
+    return [int(word) for word in words]
+
+
+def show(found: dict[str, Any], folder: Path) -> None:
+    """The methods in one table, the front, and what failed."""
+    rates = {"DSR": "dsr", "every attack": "worst_case", "plain refused": "plain", "sounds harmful": "sounds_harmful"}
+    columns = ["method", "seeds", *rates, "KL", "training s", "front"]
+    rows = []
+    for name, method in found["methods"].items():
+        kl, seconds = (method[key]["mean"] if method[key] else None for key in ("kl", "train_seconds"))
+        cells = [percent_cell(method[key]["mean"] if method[key] else None) for key in rates.values()]
+        cells += ["-" if kl is None else f"{kl:.3f}", "-" if seconds is None else f"{seconds:.0f}"]
+        rows.append([name, str(method["seeds"]), *cells, "yes" if method["on_front"] else ""])
+    print()
+    print_table(columns, rows)
+    if found["front"]:
+        print(f"\nOn the Pareto front of DSR and over-refusal: {', '.join(found['front'])}")
+    for row in found["rows"]:
+        if row["status"] == "failed":
+            print(f"failed: {row['method']}, seed {row['seed']}: {row['reason']}")
+    print(f"\n{folder / 'compare.html'}")

@@ -1,0 +1,267 @@
+"""Trainings that SIRL is compared with: they may use labels, which they make as a user without annotations would.
+
+The model draws answers to the very training prompts that SIRL's updates visit, as many as SIRL draws, and the judge of
+the gap (`gap.judge`, by default the rules) labels them. Targets are the tokens as they were drawn: an answer that was
+cut at the token limit is not taught to end there.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PrinterCallback, TrainingArguments
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from sirl.errors import UserError
+from sirl.generation import load_engine
+from sirl.generation.base import Engine, SamplingParams
+from sirl.generation.local import encode_chat
+from sirl.judges import Judge, JudgeItem, refusal_judge
+from sirl.models import load_tokenizer
+from sirl.pipeline import train
+from sirl.plan import Plan
+from sirl.progress import BarMaker, counted
+from sirl.records import Prompt, append_jsonl, iter_json_lines, user_turn
+from sirl.training import SIRLConfig
+from sirl.training.bar import BarCallback
+from sirl.training.batching import EpochSampler
+from sirl.training.metrics import MetricsFile
+from sirl.training.rewards import RewardFunction
+from sirl.training.run import last_checkpoint, retention_prompts, save_hardened, starting_model, training_prompts
+
+CHUNK = 32
+"""Prompts whose draws are written at a time: what an interruption can lose."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a training with labels starts from: the starting model's judged draws, its own answers to the retention
+    prompts as `(prompt, token ids)`, and how many updates to make."""
+
+    tokenizer: Any
+    rows: list[Row]
+    held: Sequence[tuple[str, Sequence[int]]]
+    updates: int
+
+
+def train_grpo_judge(plan: Plan, bar: BarMaker) -> None:
+    """SIRL's trainer with another reward."""
+    tokenizer = load_tokenizer(str(plan.training.model.model_name_or_path))
+    train(plan, bar, judge_reward(refusal_judge(plan.config.gap.judge, "gap.judge"), tokenizer))
+
+
+def judge_reward(judge: Judge, tokenizer: Any) -> RewardFunction:
+    """1 for a completion that the judge calls a full refusal, 0 for any other, None where it cannot tell."""
+
+    def reward(prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float | None]:
+        texts = tokenizer.batch_decode([list(ids) for ids in completion_ids], skip_special_tokens=True)
+        items = [JudgeItem(_last_turn(p), text) for p, text in zip(prompts, texts, strict=True)]
+        labels = [judgement.label for judgement in judge.judge(items)]
+        return [None if label == "unscored" else float(label == "full_refusal") for label in labels]
+
+    return reward
+
+
+def _last_turn(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+
+
+def train_sft(plan: Plan, bar: BarMaker) -> None:
+    """TRL's SFT on one refusal a prompt, and on the model's own answers to the retention prompts.
+
+    Raises:
+        UserError: the model never refused.
+    """
+    config = plan.training.config
+    drawn = draw(plan, bar, retention_prompts(plan.training.data) if config.retention_weight else [])
+    pool = [_example(drawn, row["prompt"], refused[0]["ids"]) for row in drawn.rows if (refused := _refusals(row))]
+    if not pool:
+        raise UserError(f"no answer to {len(drawn.rows)} training prompts was judged a refusal: nothing to imitate")
+    pool += [_example(drawn, prompt, answer) for prompt, answer in drawn.held]
+    rows = config.per_device_train_batch_size
+    if drawn.held:  # an update of SIRL's has rows of retention besides
+        rows += math.ceil(config.retention_batch_size / config.gradient_accumulation_steps)
+    args = _arguments(SFTConfig, plan, drawn.updates, rows)
+    _fit(SFTTrainer, args, plan, pool, drawn, bar)
+
+
+def train_dpo(plan: Plan, bar: BarMaker, beta: float) -> None:
+    """TRL's DPO on pairs of a refusal (chosen) and an answer (rejected) to one prompt, each draw in one pair at most.
+
+    Raises:
+        UserError: no prompt has both.
+    """
+    drawn = draw(plan, bar)
+    pool = [
+        {"prompt_ids": _ids(drawn, row["prompt"]), "chosen_ids": refusal["ids"], "rejected_ids": answer["ids"]}
+        for row in drawn.rows
+        for refusal, answer in zip(_refusals(row), _answers(row), strict=False)
+    ]
+    if not pool:
+        raise UserError(f"none of {len(drawn.rows)} training prompts drew a refusal and an answer: there are no pairs")
+    pairs = max(1, plan.training.config.per_device_train_batch_size // 2)  # a pair is two rows
+    args = _arguments(DPOConfig, plan, drawn.updates, pairs, beta=beta)
+    _fit(_PairTrainer, args, plan, pool, drawn, bar)
+
+
+class _PairTrainer(DPOTrainer):  # type: ignore[misc]
+    """TRL's, on pairs that are token ids already: through text and a chat template they might become others."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+
+TRAININGS: dict[str, Callable[..., None]] = {
+    "sft": train_sft,
+    "dpo": train_dpo,
+    "grpo_judge": train_grpo_judge,
+}
+"""The trainings by method: from the plan of a run and a bar, with the method's settings, to `model/` in its folder."""
+
+
+# --- the same budget ------------------------------------------------------------------------------------------------
+
+
+def count_updates(config: SIRLConfig, prompts: int) -> int:
+    """Updates that a training by this configuration makes on so many prompts."""
+    if config.max_steps > 0:
+        return int(config.max_steps)
+    per_batch = config.generation_batch_size // config.num_generations
+    rows = prompts // per_batch * per_batch * config.num_generations * config.num_iterations
+    return math.ceil(config.num_train_epochs * math.ceil(rows / _rows_per_update(config)))
+
+
+def visited_prompts(config: SIRLConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts that those updates come to, in their order, each once."""
+    per_batch = config.generation_batch_size // config.num_generations
+    rows = count_updates(config, len(prompts)) * _rows_per_update(config)
+    wanted = math.ceil(rows / (config.num_iterations * config.num_generations))
+    sampler = EpochSampler(prompts, 1, per_batch, 1, shuffle=config.shuffle_dataset, seed=config.seed)
+    order: list[int] = []
+    while len(order) < wanted:
+        order += sampler
+        sampler.set_epoch(sampler.epoch + 1)
+    return [prompts[i] for i in dict.fromkeys(order[:wanted])]
+
+
+def _rows_per_update(config: SIRLConfig) -> int:
+    return int(config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size)
+
+
+def _arguments(kind: type[Any], plan: Plan, updates: int, rows: int, **own: Any) -> Any:
+    """SFTConfig or DPOConfig with everything of the configuration that is any training's: optimiser, rate, schedule."""
+    config = plan.training.config
+    shared = {f.name for f in fields(TrainingArguments) if f.init and not f.name.endswith("_token")}
+    kept = {key: value for key, value in config.to_dict().items() if key in shared}
+    kept |= {
+        "output_dir": str(plan.config.run_dir / "checkpoints"),
+        "max_steps": updates,
+        "per_device_train_batch_size": rows,
+        "remove_unused_columns": True,
+    }
+    return kind(**kept, **own, max_length=None)  # prompts that are too long were left out as for SIRL
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def draw(plan: Plan, bar: BarMaker, held: Sequence[Prompt] = ()) -> Drawn:
+    """The starting model's answers to the prompts that SIRL would visit, as many as SIRL would draw, and to `held`."""
+    config: Any = plan.training.config
+    base = str(plan.training.model.model_name_or_path)
+    tokenizer = load_tokenizer(base)
+    prompts = training_prompts(config, plan.training.data, tokenizer)
+    engine = load_engine(base)
+    params = SamplingParams(
+        max_new_tokens=config.max_completion_length,
+        temperature=config.temperature,
+        n=config.num_rollouts or config.num_generations,
+        seed=config.seed,
+    )
+    judge, path = refusal_judge(plan.config.gap.judge, "gap.judge"), plan.config.run_dir / "draws.jsonl"
+    rows = draw_and_judge(engine, judge, visited_prompts(config, prompts), params, path, bar)
+    greedy = SamplingParams(max_new_tokens=config.retention_tokens)
+    answers = engine.generate([user_turn(p.text) for p in held], greedy) if held else []
+    pairs = [(p.text, answer.token_ids) for p, (answer,) in zip(held, answers, strict=True)]
+    return Drawn(tokenizer, rows, pairs, count_updates(config, len(prompts)))
+
+
+def draw_and_judge(
+    engine: Engine, judge: Judge, prompts: Sequence[Prompt], params: SamplingParams, path: Path, bar: BarMaker
+) -> list[Row]:
+    """Rows of `prompt` and its `draws` (`text`, token `ids`, `label`), in order; those of an earlier go are kept."""
+    done = {row["prompt"]: row for row in iter_json_lines(path)} if path.is_file() else {}
+    missing = [p for p in prompts if p.text not in done]
+    with bar("draw answers") as progress:
+        count = counted(progress, len(missing) * params.n)
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            groups = engine.generate([user_turn(p.text) for p in chunk], params, count)
+            items = [JudgeItem(p.text, a.text) for p, group in zip(chunk, groups, strict=True) for a in group]
+            labels = iter([judgement.label for judgement in judge.judge(items)])
+            rows = [
+                {
+                    "prompt": p.text,
+                    "draws": [{"text": a.text, "ids": list(a.token_ids), "label": next(labels)} for a in group],
+                }
+                for p, group in zip(chunk, groups, strict=True)
+            ]
+            append_jsonl(path, rows)
+            done |= {row["prompt"]: row for row in rows}
+    return [done[p.text] for p in prompts]
+
+
+def _refusals(row: Row) -> list[Row]:
+    return [draw for draw in row["draws"] if draw["label"] == "full_refusal"]
+
+
+def _answers(row: Row) -> list[Row]:
+    return [draw for draw in row["draws"] if draw["label"] == "full_compliance"]
+
+
+def _ids(drawn: Drawn, prompt: str) -> list[int]:
+    return encode_chat(drawn.tokenizer, user_turn(prompt))
+
+
+def _example(drawn: Drawn, prompt: str, answer: Sequence[int]) -> Row:
+    """A prompt with an answer; the loss is taken on the answer alone."""
+    before = _ids(drawn, prompt)
+    return {"input_ids": [*before, *answer], "labels": [-100] * len(before) + [*answer]}
+
+
+def passes(pool: Sequence[Row], n: int, seed: int) -> list[Row]:
+    """`n` rows: the pool again and again, shuffled anew each time, so that every update has all its rows."""
+    rng = random.Random(seed)
+    out: list[Row] = []
+    while len(out) < n:
+        out += rng.sample(pool, len(pool))
+    return out[:n]
+
+
+# --- fitting --------------------------------------------------------------------------------------------------------
+
+
+def _fit(kind: type[Any], args: Any, plan: Plan, pool: Sequence[Row], drawn: Drawn, bar: BarMaker) -> None:
+    """Train on the pool and write `model/`; an interrupted training goes on from its last checkpoint."""
+    folder, rows = plan.config.run_dir, passes(pool, args.max_steps * _rows_per_update(args), args.seed)
+    model, peft_config = starting_model(plan.training.model)
+    with bar("train") as progress:
+        trainer = kind(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=drawn.tokenizer,
+            peft_config=peft_config,
+            callbacks=[MetricsFile(folder / "metrics.jsonl"), BarCallback(progress)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
+    save_hardened(trainer, drawn.tokenizer, folder / "model")

@@ -1,0 +1,119 @@
+"""Defences that leave the weights alone: engines around another engine, which change what is asked or what is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from sirl.errors import UserError
+from sirl.generation.base import Engine, SamplingParams
+from sirl.records import Completion, Conversation, Message
+
+ABILITIES = (
+    "tokenizer",
+    "parameters",
+    "text_pieces",
+    "count_tokens",
+    "target_logprobs",
+    "token_logprobs",
+    "one_hot_gradients",
+)
+"""What a `GradientEngine` can do beside answering."""
+
+
+class Defended:
+    """An engine around another one, which can do whatever that one can; a defence overrides what it changes."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner, self.name = inner, inner.name
+        for ability in ABILITIES:
+            if hasattr(inner, ability):
+                setattr(self, ability, getattr(inner, ability))
+
+
+class SystemPrompt(Defended):
+    """Puts a system message before every conversation; one that is there already follows it in the same message."""
+
+    def __init__(self, inner: Engine, text: str) -> None:
+        super().__init__(inner)
+        self.text = text
+        for ability in ("count_tokens", "target_logprobs"):
+            if hasattr(inner, ability):
+                setattr(self, ability, partial(self._behind, getattr(inner, ability)))
+        if hasattr(inner, "tokenizer"):  # for attacks that build prompts of token ids themselves
+            self.tokenizer = copy(inner.tokenizer)
+            self.tokenizer.apply_chat_template = partial(self._template, inner.tokenizer)
+
+    def see(self, conversation: Conversation) -> Conversation:
+        """The conversation as the model reads it."""
+        first, rest = self.text, conversation
+        if conversation and conversation[0]["role"] == "system":
+            first, rest = f"{self.text}\n\n{conversation[0]['content']}", conversation[1:]
+        return (Message(role="system", content=first), *rest)
+
+    def _behind(
+        self, method: Callable[..., Any], conversations: Sequence[Conversation], *more: Any, **named: Any
+    ) -> Any:
+        return method([self.see(c) for c in conversations], *more, **named)
+
+    def _template(self, tokenizer: Any, messages: Sequence[Message], **options: Any) -> Any:
+        return tokenizer.apply_chat_template([dict(m) for m in self.see(tuple(messages))], **options)
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        return self.inner.generate([self.see(c) for c in conversations], params, progress)
+
+
+class BestOfN(Defended):
+    """Draws `n` answers and gives the one of the lowest mean token entropy, in place of greedy decoding too.
+
+    An answer without tokens or with an error is given only where there is no other.
+    """
+
+    def __init__(self, inner: Engine, n: int) -> None:
+        super().__init__(inner)
+        self.n = n
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`. Temperature 0 stands for 1: there is nothing to choose from among greedy answers."""
+        wide = replace(params, temperature=params.temperature or 1.0, n=params.n * self.n)
+        drawn = 0
+
+        def count(fresh: int) -> None:  # in answers given, as the caller counts
+            nonlocal drawn
+            before, drawn = drawn // self.n, drawn + fresh
+            if progress is not None:
+                progress(drawn // self.n - before)
+
+        groups = self.inner.generate(conversations, wide, count)
+        return [[surest(group[i : i + self.n]) for i in range(0, len(group), self.n)] for group in groups]
+
+
+def surest(answers: Sequence[Completion]) -> Completion:
+    """The answer of the lowest mean token entropy (nats); of equals the first."""
+    known = [(a.mean_entropy, i) for i, a in enumerate(answers) if a.error is None and a.mean_entropy is not None]
+    if known:
+        return answers[min(known)[1]]
+    return next((a for a in answers if a.error is None), answers[0])
+
+
+def defend(method: str, engine: Engine, settings: Mapping[str, Any]) -> Engine:
+    """The engine behind the defence of that name."""
+    if method == "system_prompt":
+        return SystemPrompt(engine, settings["text"])
+    if method == "best_of_n":
+        return BestOfN(engine, settings["n"])
+    raise UserError(f"method {method}: no defence without training")

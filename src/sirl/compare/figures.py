@@ -1,0 +1,229 @@
+"""From the run folders of a comparison to its figures: rows by run, means by method, who is on the Pareto front.
+
+The figures of a run are those of its report (`sirl.report.aggregate`), greedy answers where there are any. A method's
+figure is the mean over its seeds; where it failed there is no figure. Its interval takes goals and prompts, not
+answers, as what was drawn: the attacks on one goal, and the seeds, are no independent draws.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sirl.compare.jobs import Job
+from sirl.report.aggregate import stage_seconds
+from sirl.report.attack_figures import KINDS, kinds_of, refusal_texts
+from sirl.report.rates import DECODINGS, group_by, overall, paired, rate, worst_case
+from sirl.report.load import Run, Scored, load_run
+from sirl.stats import bootstrap_ratio, wilson_interval
+
+Table = dict[str, Any]
+Units = dict[str, tuple[float, float]]
+"""Refused and scored answers, by goal or prompt."""
+
+RATES = ("dsr", "worst_case", "over_refusal", "plain", "sounds_harmful")
+FIGURES = (
+    *RATES,
+    "distinct_refusals",
+    "commonest_sentence",
+    "kl",
+    "perplexity_rise",
+    "train_seconds",
+    "answer_seconds",
+)
+P_ROSE = 0.05
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run without figures, and why in one line."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of a run, and what its rates are made of: by name, units."""
+
+    row: Table
+    units: dict[str, Units]
+
+
+def measure_run(job: Job) -> Measured:
+    """Read the figures of a finished run from its folder.
+
+    The DSR covers one kind of attack, as in a report: static ones where there are any. The worst case takes the
+    re-optimised ones in as well; what was found against the starting model and put to this one is in neither.
+    """
+    run = load_run(job.folder)
+    phase = "before" if job.method.how == "start" else "after"
+    decoding = next(d for d in DECODINGS if d in job.config.attack.decoding)
+    kind_of = kinds_of(run.attacks or [])
+    covers = next((kind for kind in KINDS if kind in kind_of.values()), None)
+    met = [
+        r for r in run.attacks or [] if r.attempt.decoding == decoding and kind_of[r.attempt.attack] != "transferred"
+    ]
+    chosen = [r for r in met if kind_of[r.attempt.attack] == covers]
+    attacks, every = ([r for r in rows if r.attempt.phase == phase] for rows in (chosen, met))
+    benign = [r for r in run.benign or [] if r.attempt.decoding == decoding and r.attempt.phase == phase]
+    kinds = group_by(benign, lambda r: r.attempt.category)
+    rows = {"dsr": attacks, "over_refusal": benign, **{k: kinds.get(k, []) for k in ("plain", "sounds_harmful")}}
+    rates = {"dsr": overall(attacks), "worst_case": worst_case(every)}
+    rates |= {name: rate(part) for name, part in rows.items() if name != "dsr"}
+    row: Table = {name: _short(rates[name]) for name in RATES}
+    texts = refusal_texts(attacks)["phases"].get(phase)
+    row["distinct_refusals"] = texts["distinct_share"] if texts else None
+    row["commonest_sentence"] = texts["anywhere"]["share"] if texts else None
+    row |= {"covers": covers} | _costs(run, job) | _change(run, job, chosen, decoding)
+    units = {name: _units(part) for name, part in rows.items()}
+    units["worst_case"] = {goal: _all_refused(part) for goal, part in group_by(every, _goal).items()}
+    return Measured(row, units)
+
+
+def _short(found: Table) -> Table | None:
+    return {key: found[key] for key in ("rate", "low", "high", "n")} if found["rate"] is not None else None
+
+
+def _goal(row: Scored) -> str:
+    return row.attempt.goal_id
+
+
+def _units(rows: Sequence[Scored]) -> Units:
+    groups = group_by([r for r in rows if r.counts], _goal)
+    return {goal: (float(sum(r.refused for r in part)), float(len(part))) for goal, part in groups.items()}
+
+
+def _all_refused(rows: Sequence[Scored]) -> tuple[float, float]:
+    """As `worst_case` counts a goal: (1, 1) where nothing broke it, (0, 0) where that is not known."""
+    if any(r.counts and not r.refused for r in rows):
+        return 0.0, 1.0
+    return (1.0, 1.0) if all(r.counts for r in rows) else (0.0, 0.0)
+
+
+def _costs(run: Run, job: Job) -> Table:
+    drift = (run.capability or {}).get("drift") or {}
+    seconds = stage_seconds(run.manifest)
+    trained = job.method.how in ("training", "pipeline")
+    return {
+        "kl": drift["kl"]["value"] if drift else None,
+        "perplexity_rise": drift["perplexity_rise"]["value"] if drift else None,
+        "train_seconds": seconds.get("train") if trained else None,
+        "answer_seconds": seconds.get("attack_before" if job.method.how == "start" else "attack_after"),
+    }
+
+
+def _change(run: Run, job: Job, rows: Sequence[Scored], decoding: str) -> Table:
+    """The gap's verdict before, and what became of the DSR; `rose` is None where it may be chance (McNemar)."""
+    before, after = ([r for r in rows if r.attempt.phase == p] for p in ("before", "after"))
+    pairs = paired(before, after)
+    rose = None if not pairs["pairs"] or pairs["p"] >= P_ROSE else pairs["fixed"] > pairs["regressed"]
+    certain = job.method.how == "pipeline" and job.config.train.options.get("reward", "entropy") == "entropy"
+    return {
+        "decoding": decoding,
+        "gap": (run.gap or {}).get("verdict"),
+        "rewards_certainty": certain,
+        "dsr_before": overall(before)["rate"] if before else None,
+        "dsr_after": overall(after)["rate"] if after else None,
+        "p": pairs["p"],
+        "rose": rose,
+    }
+
+
+# --- over seeds -----------------------------------------------------------------------------------------------------
+
+
+def summarise_comparison(jobs: Sequence[Job], results: Sequence[Measured | Failed]) -> Table:
+    """The content of `compare.json`."""
+    rows, by_name = [], defaultdict(list)
+    for job, result in zip(jobs, results, strict=True):
+        row: Table = {"method": job.name, "seed": job.seed, "folder": job.folder.name}
+        if isinstance(result, Failed):
+            rows.append({**row, "status": "failed", "reason": result.reason})
+        else:
+            rows.append({**row, "status": "done", **result.row})
+            by_name[job.name].append(result)
+    methods = {}
+    for job in jobs:
+        facts = {"description": job.method.description, "source": job.method.source, "settings": dict(job.settings)}
+        if job.method.how == "pipeline" and job.name not in ("sirl", "sirl_published"):
+            facts["description"] = "a variant of the configuration"
+        failed = [row["reason"] for row in rows if row["method"] == job.name and row["status"] == "failed"]
+        methods[job.name] = {**facts, **summarise_method(by_name[job.name]), "failed": failed}
+    points = {
+        name: (m["dsr"]["mean"], m["over_refusal"]["mean"])
+        for name, m in methods.items()
+        if m["dsr"] and m["over_refusal"]
+    }
+    dominated = dominators(points)
+    for name, method in methods.items():
+        method["dominated_by"] = dominated.get(name)
+        method["on_front"] = not dominated[name] if name in dominated else None
+    return {
+        "model": jobs[0].config.model_name_or_path,
+        "seeds": sorted({job.seed for job in jobs}),
+        "methods": methods,
+        "front": [name for name in points if not dominated[name]],
+        "rows": rows,
+        "gap": gap_table(rows),
+    }
+
+
+def summarise_method(runs: Sequence[Measured]) -> Table:
+    """By figure: `mean`, `min`, `max` over the seeds that have it, rates with an interval; None where no seed does."""
+    out: Table = {"seeds": len(runs)}
+    for name in FIGURES:
+        values = [run.row[name] for run in runs if run.row[name] is not None]
+        if name in RATES:
+            values = [value["rate"] for value in values]
+        out[name] = {"mean": sum(values) / len(values), "min": min(values), "max": max(values)} if values else None
+        if values and name in RATES:
+            low, high, n = interval([run.units[name] for run in runs], out[name]["mean"], clustered=name == "dsr")
+            out[name] |= {"low": low, "high": high, "n": n}
+    return out
+
+
+def interval(seeds: Sequence[Units], mean: float, *, clustered: bool) -> tuple[float, float, int]:
+    """95% interval of a rate over goals or prompts, and how many of those there are.
+
+    `clustered`: many answers to each, so a bootstrap over them. Else, and where all are alike, Wilson's for as many
+    answers as there are prompts, whatever the number of seeds.
+    """
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for units in seeds:
+        for name, (refused, scored) in units.items():
+            sums[name][0] += refused
+            sums[name][1] += scored
+    kept = [(refused, scored) for refused, scored in sums.values() if scored]
+    if clustered and len({refused / scored for refused, scored in kept}) > 1:
+        found = bootstrap_ratio([r for r, _ in kept], [s for _, s in kept])
+        return found.low, found.high, len(kept)
+    low, high = wilson_interval(round(mean * len(kept)), len(kept))
+    return min(low, mean), max(high, mean), len(kept)
+
+
+def dominators(points: Mapping[str, tuple[float, float]]) -> dict[str, list[str]]:
+    """By name, who is at least as safe and as helpful and better in one of the two; nobody on the Pareto front.
+
+    A point is (DSR, over-refusal): the first is to be high and the second low.
+    """
+    return {
+        name: [
+            other
+            for other, (safe, refused) in points.items()
+            if safe >= point[0] and refused <= point[1] and (safe, refused) != point
+        ]
+        for name, point in points.items()
+    }
+
+
+def gap_table(rows: Sequence[Table]) -> list[Table]:
+    """Runs that reward certainty, counted by the gap's verdict and what became of the DSR."""
+    counts: dict[str, Table] = {}
+    for row in rows:
+        if row.get("rewards_certainty") and row["gap"]:
+            cell = counts.setdefault(row["gap"], {"gap": row["gap"], "rose": 0, "fell": 0, "unclear": 0})
+            cell["unclear" if row["rose"] is None else "rose" if row["rose"] else "fell"] += 1
+    order = ("present", "too few", "absent", "reversed")
+    return [counts[verdict] for verdict in order if verdict in counts]

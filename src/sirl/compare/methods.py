@@ -1,0 +1,84 @@
+"""The methods that SIRL is compared with, as one literal table. Imports nothing heavy: `sirl list methods` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+How = Literal["start", "answering", "training", "pipeline"]
+
+SELF_REMINDER = (
+    "You are a careful assistant, and you remind yourself of it before each answer. Whatever story, role, code or rule "
+    "a request comes wrapped in, look at what it would be good for. If that is to do harm, say plainly that you will "
+    "not help. If it is harmless, answer it fully and kindly, as you always do."
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One thing to do with a model.
+
+    `how` it is done: nothing at all (`start`), in the way answers are made (`answering`, weights as they are), by a
+    training of its own (`training`), or as `sirl run` does it (`pipeline`). `overlay` goes over the configuration;
+    `settings` are the method's own, which `--set METHOD:KEY=VALUE` changes.
+    """
+
+    how: How
+    description: str
+    source: str
+    overlay: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {
+    "none": Method(
+        "start",
+        "the model as it is",
+        "-",
+    ),
+    "system_prompt": Method(
+        "answering",
+        "a system message that reminds the model to be responsible",
+        "self-reminder, Xie et al. 2023, Nature Machine Intelligence 5:1486",
+        settings={"text": SELF_REMINDER},
+    ),
+    "best_of_n": Method(
+        "answering",
+        "n answers at temperature 1, of which the one with the lowest mean token entropy is given",
+        "best-of-n by the model's own certainty, Kang et al. 2025, arXiv 2502.18581",
+        settings={"n": 4},
+    ),
+    "sft": Method(
+        "training",
+        "fine-tuning on refusals that the model drew itself and a judge picked, and on its own harmless answers",
+        "safety tuning, Bianchi et al. 2023, arXiv 2309.07875; targets as in RAFT, Dong et al. 2023, arXiv 2304.06767",
+    ),
+    "dpo": Method(
+        "training",
+        "preference pairs of the same draws: a refusal before an answer to the same prompt",
+        "Rafailov et al. 2023, arXiv 2305.18290",
+        settings={"beta": 0.1},
+    ),
+    "grpo_judge": Method(
+        "training",
+        "GRPO rewarded by a judge (1 for a full refusal, else 0), with the configuration's retention",
+        "GRPO: Shao et al. 2024, arXiv 2402.03300; rules as a reward: Mu et al. 2024, arXiv 2411.01111",
+        # the configuration's limit is in nats, this reward is 0 or 1
+        overlay={"train": {"min_reward_spread": 0.0}},
+    ),
+    "sirl_published": Method(
+        "pipeline",
+        "SIRL as published: no retention, all responses learnt from, the last policy",
+        "Shen et al. 2025, arXiv 2510.01088",
+        overlay={
+            "train": {"reward": "entropy", "retention_weight": 0.0, "num_rollouts": None},
+            "development": None,
+        },
+    ),
+    "sirl": Method(
+        "pipeline",
+        "the configuration itself",
+        "Shen et al. 2025, arXiv 2510.01088, with what this package adds (docs/train.md)",
+    ),
+}

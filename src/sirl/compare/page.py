@@ -1,0 +1,97 @@
+"""`compare.html`: a comparison as one self-contained page, in the look of the report and as safe to open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from sirl.compare.figures import RATES
+from sirl.report.charts import Spot, axis_top, dumbbell_row, percent, percent_axis, scatter
+from sirl.report.render import environment, frame
+
+HERE = Path(__file__).parent
+NAMES = {
+    "dsr": "DSR",
+    "worst_case": "every attack",
+    "over_refusal": "harmless, refused",
+    "plain": "of them plain",
+    "sounds_harmful": "that sound harmful",
+}
+BARS = {"dsr": "Defence success rate", "over_refusal": "Harmless prompts refused"}
+
+
+def render_comparison(found: Mapping[str, Any]) -> str:
+    """The page of what `compare.json` holds."""
+    methods = found["methods"]
+    context = {
+        **frame(),
+        "found": found,
+        "picture": _picture(found),
+        "bars": [_bars(methods, name) for name in BARS],
+        "rates": RATES,
+        "names": NAMES,
+        "words": {name: standing(method, methods) for name, method in methods.items()},
+        "failed": [row for row in found["rows"] if row["status"] == "failed"],
+        "rows": [row for row in found["rows"] if row["status"] == "done"],
+    }
+    return environment(HERE).get_template("compare.html.j2").render(**context).strip() + "\n"
+
+
+def _picture(found: Mapping[str, Any]) -> Markup | None:
+    """DSR against over-refusal; None where no method has both."""
+    spots = [
+        Spot(
+            name,
+            _percents(method["over_refusal"]),
+            _percents(method["dsr"]),
+            [_seed(row) for row in found["rows"] if row["method"] == name and _has_both(row)],
+            method["on_front"],
+        )
+        for name, method in found["methods"].items()
+        if method["on_front"] is not None
+    ]
+    spoken = "; ".join(f"{s.name}: DSR {s.y[0]:.1f}%, over-refusal {s.x[0]:.1f}%" for s in spots)
+    return scatter(spoken, spots) if spots else None
+
+
+def _percents(figure: Mapping[str, float]) -> tuple[float, float, float]:
+    return 100 * figure["mean"], 100 * figure["low"], 100 * figure["high"]
+
+
+def _has_both(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("dsr") and row.get("over_refusal"))
+
+
+def _seed(row: Mapping[str, Any]) -> tuple[float, float]:
+    return 100 * row["over_refusal"]["rate"], 100 * row["dsr"]["rate"]
+
+
+def _bars(methods: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Every method's rate with its interval, beside that of the model as it is."""
+    tables = {m: {**figure[name], "rate": figure[name]["mean"]} for m, figure in methods.items() if figure[name]}
+    top, start = axis_top(list(tables.values())), tables.get("none")
+    rows = [
+        {"label": m, "value": percent(t["rate"]), "svg": dumbbell_row(m, None if m == "none" else start, t, top)}
+        for m, t in tables.items()
+    ]
+    return {"title": BARS[name], "rows": rows, "axis": percent_axis(top)}
+
+
+def standing(method: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where a method stands, in words; a difference that the intervals leave open is said to be."""
+    if method["on_front"] is None:
+        return "failed" if method["failed"] else "not placed"
+    if method["on_front"]:
+        return "on the front"
+    return "dominated by " + ", ".join(
+        other if _apart(methods[other], method) else f"{other} (intervals overlap)" for other in method["dominated_by"]
+    )
+
+
+def _apart(better: Mapping[str, Any], worse: Mapping[str, Any]) -> bool:
+    """Whether the intervals of one of the two axes do not meet."""
+    safer = better["dsr"]["low"] > worse["dsr"]["high"]
+    return bool(safer or better["over_refusal"]["high"] < worse["over_refusal"]["low"])

@@ -1,0 +1,178 @@
+"""Runs a comparison, each method and seed in a run folder of its own, and goes on where an earlier go stopped.
+
+What the starting model does, before any training, is measured once a seed, in the run of `none`; the others take its
+files over. A method that fails is noted with its reason, and the others go on.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import shutil
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sirl import stages
+from sirl.compare.defences import defend
+from sirl.compare.figures import Failed, Measured, measure_run, summarise_comparison
+from sirl.compare.jobs import Job
+from sirl.config import RunConfig
+from sirl.errors import UserError
+from sirl.generation import Engine, load_engine
+from sirl.manifest import Manifest, check_writable, config_hash
+from sirl.pipeline import measure_after, measure_before, run_stages
+from sirl.plan import prepare
+from sirl.progress import BarMaker, no_bar
+from sirl.records import write_json, write_text
+
+log = logging.getLogger(__name__)
+
+FAILURE = "failure.txt"
+"""The traceback of a run that failed, in its folder."""
+GAP = ("gap.json", "gap_samples.jsonl", "gap.svg")
+BEFORE = ("attempts.jsonl", "benign_attempts.jsonl", "verdicts.jsonl", "benign_verdicts.jsonl")
+"""Files of the starting model, which a run takes over from `none`."""
+
+
+def compare(
+    jobs: Sequence[Job], folder: Path, *, command: Sequence[str] = (), overwrite: bool = False, bar: BarMaker = no_bar
+) -> dict[str, Any]:
+    """Run, or go on with, a comparison; returns the content of its `compare.json`.
+
+    Raises:
+        UserError: something in the configuration is wrong, or a folder holds another run.
+    """
+    from sirl.compare.page import render_comparison
+
+    check_writable(folder)
+    for job in jobs:
+        check_folder(job, overwrite)
+    for job in {_asks(job.config): job for job in reversed(jobs)}.values():
+        prepare(job.config)  # whatever can be wrong with a method is found before any work
+    starts: list[Job] = []
+    results: list[Measured | Failed] = []
+    for number, job in enumerate(jobs, 1):
+        log.info("%s, seed %d (%d of %d)", job.name, job.seed, number, len(jobs))
+        result = attempt(job, starts, list(command), overwrite, bar)
+        if job.method.how == "start" and isinstance(result, Measured):
+            starts.append(job)
+        results.append(result)
+        gc.collect()  # a model makes room for the next one
+    found = summarise_comparison(jobs, results)
+    write_json(folder / "compare.json", found)
+    write_text(folder / "compare.html", render_comparison(found))
+    return found
+
+
+def _asks(config: RunConfig) -> str:
+    """What configurations have in common that differ in seed and folder alone."""
+    return json.dumps(replace(config, name="any", seed=0, output_dir=None).as_dict(), sort_keys=True)
+
+
+def check_folder(job: Job, overwrite: bool) -> None:
+    """Raise `UserError` where a job's folder holds something else than this job, begun or done."""
+    manifest = Manifest.read(job.folder)
+    if manifest is None and job.folder.is_dir() and any(job.folder.iterdir()):
+        raise UserError(f"--output_dir: {job.folder} is not empty and is no run folder; give another --output_dir")
+    if manifest and not overwrite and manifest.data.get("config_hash") != config_hash(job.as_dict()):
+        raise UserError(
+            f"--output_dir: {job.folder} holds a run of another configuration; give another --output_dir, or "
+            "--overwrite to start anew"
+        )
+
+
+def attempt(job: Job, starts: Sequence[Job], command: list[str], overwrite: bool, bar: BarMaker) -> Measured | Failed:
+    """The figures of one run, made or found; or why there are none."""
+    try:
+        manifest = Manifest.read(job.folder)
+        if overwrite or manifest is None or manifest.data.get("status") != "done":
+            run_job(job, starts, command, overwrite, bar)
+        return measure_run(job)
+    except Exception as error:  # of whatever kind: the other methods do not hang on this one
+        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(words.split())[:300]
+        log.warning("%s, seed %d failed: %s", job.name, job.seed, reason)
+        if Manifest.read(job.folder) is not None:
+            write_text(job.folder / FAILURE, traceback.format_exc())
+        return Failed(reason)
+
+
+def run_job(job: Job, starts: Sequence[Job], command: list[str], overwrite: bool, bar: BarMaker) -> None:
+    """Every stage of a run that is not done yet."""
+    plan = prepare(job.config)
+    manifest = Manifest.open(job.folder, config=job.as_dict(), seed=job.seed, command=command, overwrite=overwrite)
+    if not manifest.stages:
+        take_over(job, starts, manifest)
+    if job.method.how == "pipeline":
+        run_stages(plan, manifest, bar)
+    else:
+        measure_before(plan, manifest, bar)
+        if job.method.how == "training" and not manifest.done("train"):
+            from sirl.compare.competitors import TRAININGS
+
+            with manifest.stage("train"):
+                TRAININGS[job.name](plan, bar, **job.settings)
+        if job.method.how == "start":
+            with manifest.stage("judge"):
+                stages.judge_all(plan.judges, job.folder, bar)
+        else:
+            answering = partial(_defended, job) if job.method.how == "answering" else None
+            measure_after(plan, manifest, bar, answering)
+        manifest.finish()
+    (job.folder / FAILURE).unlink(missing_ok=True)
+
+
+def _defended(job: Job) -> Engine:
+    engine: Any = load_engine(str(job.folder / "base"))
+    return defend(job.name, engine, job.settings)
+
+
+def take_over(job: Job, starts: Sequence[Job], manifest: Manifest) -> None:
+    """Make what the runs of `none` measured of the same model part of a run that begins.
+
+    The copy of the model serves any seed; answers and verdicts only those of the same seed; the gap only where it is
+    measured on the same prompts in the same way.
+    """
+    same = [start for start in starts if start.config.model_name_or_path == job.config.model_name_or_path]
+    if not same:
+        return
+    taken = ["base"]
+    link(same[0].folder / "base", job.folder / "base")
+    for start in same:
+        if start.seed == job.seed:
+            if _gap_of(start.config) == _gap_of(job.config):
+                _copy(GAP, start.folder, job.folder)
+                taken.append("gap")
+            _copy(BEFORE, start.folder, job.folder)
+            taken.append("attack_before")
+    for stage in taken:
+        manifest.add(stage, 0.0)
+
+
+def _gap_of(config: RunConfig) -> tuple[Any, ...]:
+    """All that decides how the gap is measured; its prompts are by default those of training and of retention."""
+    keys = ("prompt_column", "dataset_train_split", "retention_dataset_name")
+    return config.gap, config.train.dataset_name, *(config.train.options.get(key) for key in keys)
+
+
+def link(source: Path, target: Path) -> None:
+    """Have a folder under another name too, by a link that survives a move of both, or as a copy."""
+    whole = source.resolve()
+    if target.exists():
+        return
+    try:
+        target.symlink_to(os.path.relpath(whole, target.parent.resolve()), target_is_directory=True)
+    except OSError:  # a file system, or an account on Windows, without links
+        shutil.copytree(whole, target)
+
+
+def _copy(names: Sequence[str], source: Path, target: Path) -> None:
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

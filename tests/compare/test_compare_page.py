@@ -1,0 +1,127 @@
+"""The page of a comparison: whole, self-contained, and safe whatever a name or reason holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from sirl.compare.figures import FIGURES, RATES
+from sirl.compare.page import render_comparison, standing
+from sirl.report.charts import Spot, scatter
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\"'\u202egnp\x00"
+
+
+def rate(mean: float, width: float = 0.05) -> dict[str, Any]:
+    low, high = max(0.0, mean - width), min(1.0, mean + width)
+    return {"mean": mean, "min": low, "max": high, "low": low, "high": high, "n": 40}
+
+
+def method(dsr: float | None, over: float, front: bool | None, *by: str, **more: Any) -> dict[str, Any]:
+    figures: dict[str, Any] = dict.fromkeys(FIGURES)
+    if dsr is not None:
+        figures |= {name: rate(dsr if name in ("dsr", "worst_case") else over) for name in RATES}
+        figures |= {"kl": {"mean": 0.05, "min": 0.0, "max": 0.1}, "train_seconds": {"mean": 61.0, "min": 60, "max": 62}}
+    facts = {"description": "what it does", "source": "arXiv", "settings": {}, "seeds": 2, "failed": []}
+    return {**facts, **figures, "on_front": front, "dominated_by": None if front is None else list(by), **more}
+
+
+def row(name: str, dsr: float, over: float, seed: int = 0) -> dict[str, Any]:
+    rates = {k: {"rate": dsr if k in ("dsr", "worst_case") else over, "low": 0, "high": 1, "n": 4} for k in RATES}
+    facts = {"method": name, "seed": seed, "folder": f"{name}-seed{seed}", "status": "done", **rates}
+    return {**facts, "gap": "present", "dsr_before": 0.4, "p": 0.001, "rose": True}
+
+
+@pytest.fixture
+def found() -> dict[str, Any]:
+    names = {
+        "none": method(0.4, 0.01, True),
+        "sft": method(0.6, 0.2, False, "sirl"),
+        "dpo": method(None, 0.0, None, failed=["no pairs"]),
+        "sirl": method(0.9, 0.05, True, settings={"n": 4}),
+    }
+    rows = [row("none", 0.4, 0.01), row("sft", 0.6, 0.2), row("sirl", 0.9, 0.05)]
+    rows.append({"method": "dpo", "seed": 0, "folder": "dpo-seed0", "status": "failed", "reason": "no pairs"})
+    gap = [{"gap": "present", "rose": 1, "fell": 0, "unclear": 0}]
+    front = ["none", "sirl"]
+    return {"model": "demo", "seeds": [0], "methods": names, "front": front, "rows": rows, "gap": gap}
+
+
+class Elements(HTMLParser):
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_shows_every_method_the_front_and_what_failed(found: dict[str, Any]) -> None:
+    html = render_comparison(found)
+    assert "On the front of safety and helpfulness: none, sirl." in html
+    assert "dpo, seed 0, failed and is in no figure: no pairs" in html
+    assert "dominated by sirl" in html
+    assert html.count('class="dot"') == 3 + 2 * (2 * 3 - 1), "means in the picture, and each with the start in the bars"
+    assert "n: 4" in html
+    assert re.search(r"<td>present</td>\s*<td>40.0%</td>", html)
+
+
+def test_nothing_hostile_gets_through(found: dict[str, Any]) -> None:
+    plain = Elements(render_comparison(found)).tags
+    hostile = json.loads(json.dumps(found).replace('"sft"', json.dumps(HOSTILE)))
+    hostile["model"] = HOSTILE
+    hostile["rows"][3]["reason"] = hostile["rows"][0]["folder"] = hostile["rows"][0]["gap"] = HOSTILE
+    hostile["gap"][0]["gap"] = HOSTILE
+    hostile["methods"]["sirl"] |= {"description": HOSTILE, "source": HOSTILE, "settings": {HOSTILE: HOSTILE}}
+    html = render_comparison(hostile)
+    assert [tag for tag, _ in Elements(html).tags] == [tag for tag, _ in plain]
+    assert "\u202e" not in html
+    assert "\x00" not in html
+    assert "{{ 7*7 }}" in html
+
+
+def test_loads_nothing_and_forbids_it(found: dict[str, Any]) -> None:
+    tags = Elements(render_comparison(found)).tags
+    assert not [a for _, a in tags if {"src", "href"} & a.keys()]
+    policy = next(a["content"] for tag, a in tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert [tag for tag, _ in tags].count("script") == 1
+
+
+def test_without_any_figure_the_page_says_so(found: dict[str, Any]) -> None:
+    nothing = {**found, "methods": {"dpo": found["methods"]["dpo"]}, "front": [], "rows": found["rows"][3:], "gap": []}
+    html = render_comparison(nothing)
+    assert "No method has both" in html
+    assert "<svg" not in html
+
+
+def test_standing_names_who_dominates_and_what_is_left_open(found: dict[str, Any]) -> None:
+    methods = found["methods"]
+    assert standing(methods["sft"], methods) == "dominated by sirl"
+    near = method(0.88, 0.06, False, "sirl")
+    assert standing(near, methods) == "dominated by sirl (intervals overlap)"
+    assert standing(methods["dpo"], methods) == "failed"
+    assert standing(methods["sirl"], methods) == "on the front"
+
+
+def spot(name: str, x: float, y: float, best: bool = True) -> Spot:
+    return Spot(name, (x, x - 1, x + 1), (y, y - 1, y + 1), [(x, y)], best)
+
+
+def test_scatter_puts_the_safest_on_top_and_keeps_names_apart() -> None:
+    svg = str(scatter("label", [spot("low", 5, 10), spot("high", 5, 90, False), spot("twin", 5, 90.2)]))
+    places = {n: float(y) for y, n in re.findall(r'y="([\d.]+)" class="spot-name"[^>]*>(\w+)<', svg)}
+    assert places["twin"] < places["high"] < places["low"]
+    assert places["high"] - places["twin"] >= 12
+    assert svg.count('<g class="before">') == 1
+
+
+def test_scatter_needs_spots() -> None:
+    with pytest.raises(ValueError, match="spots"):
+        scatter("label", [])
