@@ -15,8 +15,8 @@ from typing import Any
 from sirl.compare.jobs import Job
 from sirl.report.aggregate import stage_seconds
 from sirl.report.attack_figures import KINDS, kinds_of, refusal_texts
-from sirl.report.rates import DECODINGS, group_by, overall, paired, rate, worst_case
 from sirl.report.load import Run, Scored, load_run
+from sirl.report.rates import DECODINGS, group_by, overall, paired, rate, worst_case
 from sirl.stats import bootstrap_ratio, wilson_interval
 
 Table = dict[str, Any]
