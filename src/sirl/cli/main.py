@@ -29,13 +29,14 @@ COMMANDS = {
     "train": "harden a model with its own confidence (flags as in `trl grpo`)",
     "attack": "put jailbreaks to a model and judge its answers",
     "judge": "label responses from anywhere as refusal or compliance",
+    "referee": "have garak or Inspect examine a model",
     "report": "write report.html of a run folder",
     "card": "write the model card of a run's hardened model, and upload both",
     "list": "what there is: attacks, judges, rewards, data, configs",
 }
 
 
-HEAVY = ("demo", "run", "gap", "train", "attack")
+HEAVY = ("demo", "run", "gap", "train", "attack", "referee")
 """Commands that hold a model in memory."""
 
 HUGE_PAGES = "glibc.malloc.hugetlb"
