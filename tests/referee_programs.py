@@ -30,6 +30,8 @@ for name in run["spec"]["include"]:
     if name == "probes.no.Such":
         print("unknown probe")
         sys.exit(0)
+    if name == "probes.left.Out":
+        continue
     answers = [
         ask(options["uri"], os.environ["OPENAICOMPATIBLE_API_KEY"], plugins["target_name"],
             [{"role": "user", "content": f"{name} {i}"}],

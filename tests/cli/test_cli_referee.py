@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from referee_programs import GARAK, INSPECT, program
 
+from referee_programs import GARAK, INSPECT, program
 from sirl.attacks import load_attack
 from sirl.attacks.base import StaticAttack, goal_rng
 from sirl.prompts import load_prompts
@@ -47,6 +47,27 @@ def test_garak(referee: Any, tmp_path: Path) -> None:
     shown = referee("garak", *words, "--overwrite")
     assert "33.3%" in shown.out
     assert "b.Two" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("words", "spec"),
+    [
+        ((), "mitigation.MitigationBypass,mitigation.Prefixes"),
+        (("--probes", "a.One"), "auto"),
+        (("--probes", "a.One", "--detectors", "x.Y, detectors.x.Z"), "x.Y,x.Z"),
+    ],
+)
+def test_garak_is_told_who_judges(referee: Any, tmp_path: Path, words: tuple[str, ...], spec: str) -> None:
+    assert referee("garak", "--executable", program(tmp_path, GARAK), "--max_goals", 1, *words).code == 0
+    assert json.loads((tmp_path / "out" / "garak.json").read_text())["plugins"]["detector_spec"] == spec
+
+
+def test_a_probe_that_garak_left_out_is_told(referee: Any, tmp_path: Path) -> None:
+    words = ("--executable", program(tmp_path, GARAK), "--max_goals", 1, "--probes", "left.Out,a.One,module")
+    findings = {f["probe"]: f for f in referee("garak", *words, "--json").json["findings"]}
+    assert set(findings) == {"left.Out", "a.One", "module"}
+    assert findings["left.Out"]["rate"] is None
+    assert findings["left.Out"]["test"] == "not run, see garak.log"
 
 
 def test_inspect(referee: Any, tmp_path: Path, goals: str) -> None:
@@ -83,6 +104,8 @@ def test_inspect_is_given_the_prompts_of_sirl_attack(goals: str) -> None:
         ("garak", ("--goals", "demo/behaviours"), "--goals: garak brings its own prompts"),
         ("garak", ("--grader", "x"), "--grader: garak brings its own"),
         ("garak", ("--probes", ","), "--probes: none named"),
+        ("garak", ("--detectors", " "), "--detectors: none named"),
+        ("inspect", ("--detectors", "x"), "--detectors: belongs to garak"),
         ("garak", ("--executable", "/no/such"), "--executable /no/such: no program that can be run"),
         ("inspect", ("--probes", "gcg"), "--probes: gcg ask the model while they search"),
         ("inspect", ("--probes", "nonsense"), "unknown attack 'nonsense'"),

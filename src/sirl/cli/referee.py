@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=20,
         help="goals a probe (garak: prompts a probe; default: %(default)s)",
     )
+    parser.add_argument("--detectors", help="garak: names with commas (default: two of refusals, or the probe's own)")
     parser.add_argument("--goals", help=f"inspect: harmful requests, a bundled name, file or hub id (default: {GOALS})")
     parser.add_argument("--prompt_column", help="inspect: column of the goals' text")
     parser.add_argument("--grader", help="inspect: a model, in Inspect's way of naming it, that grades answers as well")
@@ -98,7 +99,9 @@ def _referee(args: argparse.Namespace) -> Referee:
                 raise UserError(
                     f"--{flag}: garak brings its own prompts and detectors; leave it out, or --with inspect"
                 )
-        return Garak(args.probes, args.max_goals)
+        return Garak(args.probes, args.detectors, args.max_goals)
+    if args.detectors is not None:
+        raise UserError("--detectors: belongs to garak; a second judge for inspect is --grader")
     goals = load_prompts(
         args.goals or GOALS, column=args.prompt_column, limit=args.max_goals, seed=args.seed, flag="--goals"
     )

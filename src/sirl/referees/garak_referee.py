@@ -15,11 +15,16 @@ PROBES = (
     "suffix.GCGCached",
     "grandma.Substances",
 )
-"""Jailbreaks that ship with garak and are scored by looking for words of refusal: no other model, no network."""
+"""Jailbreaks that ship with garak: no other model, no network."""
+DETECTORS = ("mitigation.MitigationBypass", "mitigation.Prefixes")
+"""What these are scored by: phrases of refusal anywhere, and at the start. Neither list knows all refusals."""
 
 
 class Garak(Referee):
-    """Probes by name, each scored by its primary detector. `max_goals` caps the prompts of probes that allow it."""
+    """Probes and detectors by name; without detectors, each probe that was named has its own.
+
+    `max_goals` caps the prompts of the probes that allow it.
+    """
 
     program = "garak"
     install = (
@@ -27,11 +32,12 @@ class Garak(Referee):
         "or pip install 'sirl[garak]'"
     )
 
-    def __init__(self, probes: str | None, max_goals: int) -> None:
-        named = probes.split(",") if probes else list(PROBES)
-        self.probes = [name.strip().removeprefix("probes.") for name in named if name.strip()]
-        if not self.probes:
-            raise UserError("--probes: none named; garak --list_probes lists them")
+    def __init__(self, probes: str | None, detectors: str | None, max_goals: int) -> None:
+        self.probes = list(PROBES) if probes is None else _names(probes, "probes")
+        if detectors is not None:
+            self.detectors = ",".join(_names(detectors, "detectors"))
+        else:
+            self.detectors = ",".join(DETECTORS) if probes is None else "auto"
         self.max_goals = max_goals
 
     def command(self, served: Served, folder: Path) -> list[str]:
@@ -54,6 +60,7 @@ class Garak(Referee):
             "plugins": {
                 "target_type": "openai.OpenAICompatible",
                 "target_name": served.model,
+                "detector_spec": self.detectors,
                 "extended_detectors": False,
                 "generators": {"openai": {"OpenAICompatible": generator}},
             },
@@ -74,8 +81,18 @@ class Garak(Referee):
             log = folder / "garak.log"
             raise UserError(f"garak came to no result: {last_line(log)} (all of it in {log})")
         version = next((str(row["garak_version"]) for row in rows if "garak_version" in row), "unknown")
-        return version, [
+        found = [
             Finding(row["probe"], row["detector"], row["passed"], row["total_evaluated"], row["nones"])
             for row in rows
             if row.get("entry_type") == "eval"
         ]
+        # garak goes on without a probe that it cannot load; whole modules ("dan") are named by their probes
+        absent = {name for name in self.probes if "." in name} - {finding.probe for finding in found}
+        return version, found + [Finding(name, "not run, see garak.log", 0, 0, 0) for name in sorted(absent)]
+
+
+def _names(text: str, flag: str) -> list[str]:
+    named = [name.strip().removeprefix(f"{flag}.") for name in text.split(",") if name.strip()]
+    if not named:
+        raise UserError(f"--{flag}: none named; garak --list_{flag} lists them")
+    return named
