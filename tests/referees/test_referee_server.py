@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,6 +59,14 @@ def post(server: EngineServer, body: Any, key: str | None = None, path: str = "/
     return response.status, json.loads(response.read())
 
 
+def until(done: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if done():
+            return
+        time.sleep(0.005)
+    raise TimeoutError
+
+
 def turn(text: str, **more: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": [{"role": "user", "content": text}], **more}
 
@@ -102,11 +111,9 @@ def test_requests_under_way_are_one_batch(server: EngineServer, engine: Engine) 
     engine.go.clear()
     with ThreadPoolExecutor(9) as pool:
         first = pool.submit(post, server, turn("first", temperature=0))
-        while not engine.calls:
-            pass
+        until(lambda: bool(engine.calls))
         others = [pool.submit(post, server, turn(f"t{i}", temperature=0, max_tokens=5 + i % 2)) for i in range(8)]
-        while server._waiting.qsize() < 8:
-            pass
+        until(lambda: server._waiting.qsize() == 8)
         engine.go.set()
         texts = [done.result()[1]["choices"][0]["message"]["content"] for done in [first, *others]]
     assert texts == ["you said first", *(f"you said t{i}" for i in range(8))]
@@ -117,11 +124,9 @@ def test_one_bad_conversation_does_not_fail_its_neighbours(server: EngineServer,
     engine.go.clear()
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(post, server, turn("first"))
-        while not engine.calls:
-            pass
+        until(lambda: bool(engine.calls))
         others = [pool.submit(post, server, turn(text)) for text in ("good", "poison", "too long")]
-        while server._waiting.qsize() < 3:
-            pass
+        until(lambda: server._waiting.qsize() == 3)
         engine.go.set()
         found = [done.result() for done in [first, *others]]
     assert [status for status, _ in found] == [200, 200, 400, 400]
@@ -164,7 +169,8 @@ def test_only_who_has_the_key(server: EngineServer, engine: Engine) -> None:
     assert connection.getresponse().status == 401
     assert engine.calls == []
     assert server.server_address[0] == "127.0.0.1"
-    assert server.key != EngineServer(engine, "tiny").key
+    with EngineServer(engine, "tiny") as other:
+        assert other.key != server.key
 
 
 def test_other_addresses_and_lengths(server: EngineServer) -> None:
