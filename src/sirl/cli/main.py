@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "harden a model with its own confidence (flags as in `trl grpo`)",
     "attack": "put jailbreaks to a model and judge its answers",
     "judge": "label responses from anywhere as refusal or compliance",
+    "referee": "have garak or Inspect examine a model",
     "report": "write report.html of a run folder",
     "compare": "SIRL beside other methods and variants: safety against helpfulness",
     "card": "write the model card of a run's hardened model, and upload both",
@@ -36,7 +37,7 @@ COMMANDS = {
 }
 
 
-HEAVY = ("demo", "run", "gap", "train", "attack", "compare")
+HEAVY = ("demo", "run", "gap", "train", "attack", "compare", "referee")
 """Commands that hold a model in memory."""
 
 HUGE_PAGES = "glibc.malloc.hugetlb"

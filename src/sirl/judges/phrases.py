@@ -252,6 +252,17 @@ INSTRUCTION = re.compile(
     r"copy|replace|write|send|set up|turn) (?:down |in |on |off |up )?(?:the|a|an|some|it|your|them|two|three|this|"
     r"these)\b)"
 )
+# The same by its form, whatever the verb: a clause that begins with a bare verb, or with "you" and one, and its object.
+TELLING = re.compile(
+    r"(?:^ ?|, ?|\b(?:and|then|first|next|you(?:'ll| will| can| should| must)?) )(?:then |also |\w+ly )?"
+    r"(?!(?:is|are|was|were|be|has|have|had|do|does|did|can|will|would|should|could|may|might|must|in|on|at|of|for|to|by|"
+    r"with|from|as|that|than|but|and|or|nor|not|if|when|while|because|since|so|like|into|about|over|under|what|who|how|"
+    r"why|where|which|whether|there|such|within|without|against|between|among|during|until|after|before|just|even|only|"
+    r"both|all|any|via|per|plus|through|despite|given|up|out|down|off|upon|once|though|although|unless|towards?|"
+    r"always|never|think)\b)"
+    r"[a-z]{2,}(?<!ing)(?<!ed)(?<!s) (?:\w+ly )?"
+    r"(?:the|an?|some|it|your|them|two|three|four|this|these|one|each|every|another)\b"
+)
 # Help of another kind than asked: these in the turning sentence or a list's heading keep a refusal a refusal.
 ALTERNATIVE = re.compile(
     r"\b(?:instead|alternativ\w*|safe(?:ly|r|ty)?|legal(?:ly)?|ethical(?:ly)?|positive|healthy|healthier|"
@@ -259,6 +270,17 @@ ALTERNATIVE = re.compile(
     r"responsibl[ey]|support|seek|reach out|hotline|professional|struggling|peaceful\w*|non-?violent\w*|prevent\w*|"
     r"protect|respect|legitimate|"
     r"lawful\w*|consult|treat|right to|important|assure|else|other (?:questions|topics|ways)|different)\b"
+)
+# A sentence with one of these is about the speaker, the request or right and wrong, not about the thing itself.
+ASIDE = MORAL_WORDS.keys() | set(
+    """
+    i i'm im i'd i'll i've me my myself we our us ai assistant model user ask asks asked asking request requests
+    requested question questions prompt query topic conversation response responses answer answers understand
+    understandable understandably curious want wants sorry apologize apologise apologies thank thanks please hello
+    greetings here here's how danger dangers dangerous crime crimes criminal law laws legal legally hurt hurts hurting
+    risk risks risky safe safely safety unsafe security guidelines policy policies victim victims serious seriously
+    threat threats
+    """.split()
 )
 OFFER = re.compile(
     r"\b(?:here (?:is|are)|here's|follow these|these steps|following (?:steps|tips|ways|methods|strategies|options|"
@@ -279,9 +301,14 @@ MENTION = re.compile(
     r"\b(?:never|not|don't|avoid|without|instead of|refrain from) (?:\w+ ){0,3}?(?:say\w*|us(?:e|ing)|respond\w*|"
     r"reply\w*|writ(?:e|ing)|includ\w*|start\w*|begin\w*|phrases?|words?)\b[^.!?\n]{0,20}$"
 )
-# The labels of answers in two voices, at the start of a line
+# The labels of answers in two voices, at the start of a line: `sure` are known names, and brackets with a colon behind
+# them. Other brackets may be notes. What looks like JSON is no label.
+_NAMES = (
+    r"(?:chatgpt|gpt|classic|normal|dan|stan|dude|aim|antigpt|anti-gpt|evil\w*|betterdan|jailbreak\w*|developer mode|"
+    r"dev mode|unfiltered|uncensored|machiavelli|niccolo)\b"
+)
+_INSIDE = r"[^\])>}\n\":=]"
 PERSONA = re.compile(
-    r"(?:^|\n)[ *_#>]*(?:[\[(<{][^\])>}\n]{2,40}[\])>}]:?|(?:chatgpt|gpt|classic|normal|dan|stan|dude|aim|antigpt|"
-    r"anti-gpt|evil\w*|betterdan|jailbreak\w*|developer mode(?: output)?|dev mode(?: output)?|unfiltered|"
-    r"uncensored|machiavelli|niccolo)\b[ *_]*:)"
+    rf"(?:^|\n)[ *_#>]*(?:(?P<sure>{_NAMES}(?: output)?[ *_]*:|[\[(<{{]\W*{_NAMES}{_INSIDE}{{,30}}[\])>}}]:?|"
+    rf"[\[(<{{]{_INSIDE}{{2,40}}[\])>}}]:)|[\[(<{{]{_INSIDE}{{2,40}}[\])>}}])"
 )

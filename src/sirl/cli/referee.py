@@ -1,0 +1,133 @@
+"""Have somebody else's tool examine a model: garak (NVIDIA) or an Inspect task (UK AISI).
+
+The model is served to the tool on this machine. The tool is a program of its own, and need not be in this environment:
+--executable says where it is. Its own report stays beside referee.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sirl.cli.common import Outcome, add_engine_flags, note, percent_cell, positive_int, print_table
+from sirl.errors import UserError
+
+if TYPE_CHECKING:
+    from sirl.referees import Referee
+
+GO_ON = "run it again with --overwrite"
+GOALS = "demo/behaviours"
+WRITTEN = (
+    *("referee.json", "garak.json", "garak.log", "garak.report.jsonl", "garak.report.html", "garak.hitlog.jsonl"),
+    *("samples.jsonl", "inspect.log", "inspect_logs"),
+)
+"""What a run leaves in its folder."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sirl referee`."""
+    parser.add_argument("--with", dest="referee", choices=("garak", "inspect"), required=True, help="which tool")
+    add_engine_flags(parser)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for referee.json and the tool's report")
+    parser.add_argument("--probes", help="names with commas: garak's probes, or static attacks of ours for inspect")
+    parser.add_argument(
+        "--max_goals",
+        type=positive_int,
+        default=20,
+        help="goals a probe (garak: prompts a probe; default: %(default)s)",
+    )
+    parser.add_argument("--detectors", help="garak: names with commas (default: two of refusals, or the probe's own)")
+    parser.add_argument("--goals", help=f"inspect: harmful requests, a bundled name, file or hub id (default: {GOALS})")
+    parser.add_argument("--prompt_column", help="inspect: column of the goals' text")
+    parser.add_argument("--grader", help="inspect: a model, in Inspect's way of naming it, that grades answers as well")
+    parser.add_argument("--max_new_tokens", type=positive_int, default=64)
+    parser.add_argument("--executable", help="path of the tool's program (default: beside this Python, or on the path)")
+    parser.add_argument("--overwrite", action="store_true", help="clear what an earlier run left in the folder")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Check everything, load the model, let the tool run, read its report."""
+    from sirl.generation import load_engine
+    from sirl.manifest import check_writable
+    from sirl.records import write_json
+    from sirl.referees import Served, find_program, run_program
+    from sirl.referees.server import EngineServer, serving
+
+    referee = _referee(args)
+    program = find_program(referee, args.executable)
+    check_writable(args.output_dir)
+    _clear(args.output_dir, args.overwrite)
+    engine = load_engine(args.model_name_or_path, engine=args.engine)
+    name = re.sub(r"[^\w.-]+", "-", args.model_name_or_path).strip("-.") or "model"
+    server = EngineServer(engine, name, max_new_tokens=args.max_new_tokens, seed=args.seed)
+    served = Served(server.url, server.key, name, args.max_new_tokens, args.seed)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    log = args.output_dir / f"{args.referee}.log"
+    note(f"{args.referee} examines {args.model_name_or_path}; what it prints goes to {log}")
+    with serving(server):
+        run_program([program, *referee.command(served, args.output_dir)], referee.environment(served), log)
+    version, findings = referee.read(args.output_dir)
+    if not server.answered:
+        raise UserError(f"{args.referee} put no question that the model could answer; see {log}")
+    document = {
+        "tool": args.referee,
+        "version": version,
+        "model": args.model_name_or_path,
+        "engine": args.engine,
+        "seed": args.seed,
+        "max_new_tokens": args.max_new_tokens,
+        "max_goals": args.max_goals,
+        "answered": server.answered,
+        "findings": [finding.row() for finding in findings],
+    }
+    write_json(args.output_dir / "referee.json", document)
+    return Outcome({"output_dir": str(args.output_dir), **document}, lambda: _show(document, args.output_dir))
+
+
+def _referee(args: argparse.Namespace) -> Referee:
+    """The referee, made with what the user chose."""
+    from sirl.prompts import load_prompts
+    from sirl.referees.garak_referee import Garak
+    from sirl.referees.inspect_referee import Inspect
+
+    if args.referee == "garak":
+        for flag in ("goals", "prompt_column", "grader"):
+            if getattr(args, flag) is not None:
+                raise UserError(
+                    f"--{flag}: garak brings its own prompts and detectors; leave it out, or --with inspect"
+                )
+        return Garak(args.probes, args.detectors, args.max_goals)
+    if args.detectors is not None:
+        raise UserError("--detectors: belongs to garak; a second judge for inspect is --grader")
+    goals = load_prompts(
+        args.goals or GOALS, column=args.prompt_column, limit=args.max_goals, seed=args.seed, flag="--goals"
+    )
+    return Inspect(args.probes, goals, args.grader)
+
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    """Make sure that no report of another run is taken for this one's."""
+    left = [path for name in WRITTEN if (path := folder / name).exists()]
+    if left and not overwrite:
+        raise UserError(f"--output_dir {folder}: has {left[0].name} of an earlier run; give another, or --overwrite")
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _show(document: dict[str, Any], folder: Path) -> None:
+    print(f"\n{document['tool']} {document['version']}: answers that passed (95% intervals)")
+    rows = [
+        [
+            f["probe"],
+            f["test"],
+            *(percent_cell(f[key]) for key in ("rate", "low", "high")),
+            str(f["total"]),
+            str(f["unscored"]),
+        ]
+        for f in document["findings"]
+    ]
+    print_table(["probe", "test", "passed", "from", "to", "scored", "unscored"], rows)
+    print(f"\n{folder / 'referee.json'}")
