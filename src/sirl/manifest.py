@@ -43,6 +43,8 @@ ARTEFACTS = (
     "draws.jsonl",
     "failure.txt",
     "evals.json",
+    "benchmarks",
+    "benchmarks.json",
     "summary.json",
     "report.html",
     "base",

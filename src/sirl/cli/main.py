@@ -28,6 +28,7 @@ COMMANDS = {
     "gap": "is there an instinct to train? entropy of refusals against that of compliance",
     "train": "harden a model with its own confidence (flags as in `trl grpo`)",
     "attack": "put jailbreaks to a model and judge its answers",
+    "eval": "what hardening costs: capability and over-refusal, before and after",
     "judge": "label responses from anywhere as refusal or compliance",
     "report": "write report.html of a run folder",
     "compare": "SIRL beside other methods and variants: safety against helpfulness",
@@ -36,7 +37,7 @@ COMMANDS = {
 }
 
 
-HEAVY = ("demo", "run", "gap", "train", "attack", "compare")
+HEAVY = ("demo", "run", "gap", "train", "attack", "compare", "eval")
 """Commands that hold a model in memory."""
 
 HUGE_PAGES = "glibc.malloc.hugetlb"
