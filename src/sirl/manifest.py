@@ -149,6 +149,12 @@ class Manifest:
         found._save()
         return found
 
+    def forget(self, stage: str) -> None:
+        """Take a stage out, so that it can be made again."""
+        self.stages.pop(stage, None)
+        self.data["config"].pop(stage, None)
+        self._save()
+
     @classmethod
     def _prepare(cls, run_dir: Path, overwrite: bool) -> Manifest | None:
         """The manifest to go on with, or None for a folder that is empty or was cleared."""

@@ -44,7 +44,9 @@ def test_overrefusal_needs_no_extra(sirl: Any, words: list[object], data: Path, 
         assert [found["rates"]["greedy"][phase][kind]["n"] for kind in "ab"] == [2, 2]
     assert json.loads((tmp_path / "out" / "benchmarks.json").read_text())["overrefusal"] == found
     assert "holds a finished eval" in sirl(*words, "--overrefusal", data / "chat.jsonl").error
+    (tmp_path / "out" / "model").mkdir()  # as in the folder of a run
     shown = sirl(*[w for w in words if w != "--json"], "--overrefusal", data / "chat.jsonl", "--overwrite")
+    assert (tmp_path / "out" / "model").is_dir()
     assert "Refusals of benign prompts" in shown.out
     assert "partly before" in shown.out
 

@@ -156,8 +156,8 @@ def test_a_prefilled_turn_is_gone_on_from(lm: EngineLM) -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_our_definitions_run(name: str, tmp_path: Path, tokenizer: Any) -> None:
-    lm = EngineLM(LocalEngine(tiny_model("llama"), tokenizer), ignore)
+def test_our_definitions_run(name: str, tmp_path: Path, endless: EngineLM) -> None:
+    lm = endless
     path = write(tmp_path, name)
     path.write_text(path.read_text() * 3)
     (benchmark,) = resolve(f"{name}={path}", None, allow_code_execution=True)
@@ -179,7 +179,7 @@ def test_our_definitions_run(name: str, tmp_path: Path, tokenizer: Any) -> None:
         assert rows[0]["response"]
 
 
-def test_definitions_are_the_harnesss_own_form(tmp_path: Path, tokenizer: Any) -> None:
+def test_definitions_are_the_harnesss_own_form(tmp_path: Path, endless: EngineLM) -> None:
     """A definition of the user's, found by its path, with a function in a file beside it."""
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps({"q": q, "a": "yes"}) + "\n" for q in PROMPTS[:3]))
@@ -193,11 +193,9 @@ def test_definitions_are_the_harnesss_own_form(tmp_path: Path, tokenizer: Any) -
         "    higher_is_better: true\n"
     )
     (benchmark,) = resolve(f"file:{task}", None, allow_code_execution=False)
-    lm = EngineLM(LocalEngine(tiny_model("llama"), tokenizer), ignore)
-    assert [row["figures"] for row in run_benchmark(benchmark, lm)] == [{"said": 1.0}] * 3
+    assert [row["figures"] for row in run_benchmark(benchmark, endless)] == [{"said": 1.0}] * 3
 
 
-def test_unknown_task(tokenizer: Any) -> None:
-    lm = EngineLM(LocalEngine(tiny_model("llama"), tokenizer), ignore)
+def test_unknown_task(endless: EngineLM) -> None:
     with pytest.raises(UserError, match="--tasks no_such_task: lm-evaluation-harness cannot run it"):
-        run_benchmark(Benchmark("no_such_task"), lm)
+        run_benchmark(Benchmark("no_such_task"), endless)

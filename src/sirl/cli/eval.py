@@ -32,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_prompts", type=positive_int, help="that many of them, drawn under the seed")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and the rows")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--overwrite", action="store_true", help="clear the folder of an earlier run first")
+    parser.add_argument("--overwrite", action="store_true", help="measure anew; nothing else in the folder is touched")
 
 
 def run(args: argparse.Namespace) -> Outcome:
     """Check everything, then one model after the other, then compare."""
     from sirl.evals.benchmarks import resolve
-    from sirl.evals.measure import check_extra, measure
+    from sirl.evals.measure import check_extra, clear, measure
     from sirl.evals.overrefusal import load_benign
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> Outcome:
         check_extra()
     benign = load_benign(args.overrefusal, args.max_prompts, args.seed, "--overrefusal") if args.overrefusal else []
     settings = {k: v for k, v in vars(args).items() if k not in ("output_dir", "overwrite", "json", "command")}
-    manifest = Manifest.join(
-        args.output_dir, "eval", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
-    )
+    if args.overwrite:
+        clear(args.output_dir)
+    manifest = Manifest.join(args.output_dir, "eval", settings, seed=args.seed, command=sys.argv)
     with manifest.stage("eval"):
         found = measure(
             {"before": args.reference, "after": args.model_name_or_path},
@@ -112,4 +112,5 @@ def _cells(table: dict[str, Any]) -> list[str]:
         return "-" if t is None else f"{t['value']:{sign}{spec}} ({t['low']:{sign}{spec}} to {t['high']:{sign}{spec}})"
 
     p = "-" if table.get("p") is None else f"{table['p']:.3f}"
-    return [cell(table["before"]), cell(table["after"]), cell(table["difference"], "+"), str(table["n"]), p]
+    n = f"{table['n']} (+{table['unscored']} unscored)" if table["unscored"] else str(table["n"])
+    return [cell(table["before"]), cell(table["after"]), cell(table["difference"], "+"), n, p]

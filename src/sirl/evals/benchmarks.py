@@ -174,6 +174,6 @@ def statement(found: Mapping[str, Any]) -> str:
     if first["difference"] is None:
         return "nothing could be scored"
     if found["able"] is False:
-        return "beyond the starting model: not above chance, so nothing can be lost"
+        return "beyond the starting model"
     change = first["change"]
     return "within the noise" if change == "none" else f"{change} by more than the noise"

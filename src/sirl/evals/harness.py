@@ -66,6 +66,12 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # untyped
         )
         return text
 
+    def _encode_pair(self, context: str, continuation: str) -> tuple[Tokens, Tokens]:
+        """A continuation's tokens as the model would write them behind the context. The harness would count spaces at
+        the context's end among them: the line break of a chat template, which the model never writes."""
+        first, whole = self.tok_encode(context), self.tok_encode(context + continuation)
+        return first, whole[len(first) :] if whole[: len(first)] == first else self.tok_encode(continuation)
+
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
         tell = counted(self.progress, len(requests))
         out: list[tuple[float, bool]] = []
@@ -184,12 +190,12 @@ def run_benchmark(benchmark: Benchmark, lm: EngineLM, limit: int | None = None) 
         UserError: the harness has no such task, or its data cannot be reached.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    ours = bool(benchmark.config)
+    ours, own = bool(benchmark.config), not benchmark.config and benchmark.include is None
     try:
         found = simple_evaluate(
             model=lm,
             tasks=[ConfigurableTask(config=dict(benchmark.config)) if ours else benchmark.name],
-            task_manager=TaskManager(include_path=str(benchmark.include or FOLDER), include_defaults=not ours),
+            task_manager=TaskManager(include_path=str(benchmark.include or FOLDER), include_defaults=own),
             limit=limit,
             bootstrap_iters=0,
             apply_chat_template=True,

@@ -6,6 +6,7 @@ What is written whole is not measured again, so an interrupted measurement goes 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from sirl.evals.benchmarks import Benchmark, Table, compare, statement
 from sirl.evals.drift import Text, measure_drift, read_texts
 from sirl.generation.local import LocalEngine
 from sirl.judges import load_judge
+from sirl.manifest import Manifest
 from sirl.progress import BarMaker, no_bar
 from sirl.records import Phase, Prompt, iter_json_lines, user_turn, write_json, write_jsonl
 
@@ -29,6 +31,15 @@ def check_extra() -> None:
     """Raise `UserError` where lm-evaluation-harness is not installed."""
     if find_spec("lm_eval") is None:
         raise UserError("--tasks: needs the extra `eval` (pip install 'sirl[eval]')")
+
+
+def clear(folder: Path) -> None:
+    """Forget an earlier measurement in a folder, and touch nothing else: it may be that of a whole run."""
+    found = Manifest.read(folder)
+    if found is not None:
+        found.forget("eval")
+        shutil.rmtree(folder / "benchmarks", ignore_errors=True)
+        (folder / "benchmarks.json").unlink(missing_ok=True)
 
 
 def measure(
