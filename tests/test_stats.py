@@ -15,10 +15,27 @@ from sirl.stats import (
     group_difference,
     mann_whitney,
     mcnemar,
+    paired_difference,
     ratio_interval,
     spearman,
     wilson_interval,
 )
+
+
+def test_paired_difference() -> None:
+    found = paired_difference(15, 0, 40)
+    half = 1.959964 * math.sqrt(16 / 42 - (15 / 42) ** 2) / math.sqrt(42)  # (0.5 + 15.5) / 42, (0.5 - 15.5) / 42
+    assert found.value == -15 / 40
+    assert (found.low, found.high) == (
+        pytest.approx(-15 / 42 - half, abs=1e-6),
+        pytest.approx(-15 / 42 + half, abs=1e-6),
+    )
+    same = paired_difference(0, 0, 200)
+    assert (same.value, same.low) == (0.0, pytest.approx(-same.high))
+    assert 0.005 < same.high < 0.015
+    assert paired_difference(0, 2, 2).high == 1.0
+    with pytest.raises(ValueError, match="lost \\+ gained <= n"):
+        paired_difference(3, 3, 5)
 
 
 def test_wilson_by_hand() -> None:

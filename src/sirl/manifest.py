@@ -43,6 +43,8 @@ ARTEFACTS = (
     "draws.jsonl",
     "failure.txt",
     "evals.json",
+    "benchmarks",
+    "benchmarks.json",
     "summary.json",
     "report.html",
     "base",
@@ -146,6 +148,12 @@ class Manifest:
         found.data["status"] = "running"
         found._save()
         return found
+
+    def forget(self, stage: str) -> None:
+        """Take a stage out, so that it can be made again."""
+        self.stages.pop(stage, None)
+        self.data["config"].pop(stage, None)
+        self._save()
 
     @classmethod
     def _prepare(cls, run_dir: Path, overwrite: bool) -> Manifest | None:

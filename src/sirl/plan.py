@@ -15,6 +15,7 @@ from sirl.config import RunConfig
 from sirl.errors import UserError
 from sirl.evals.choices import Question, load_questions
 from sirl.evals.development import DevelopmentSet
+from sirl.evals.overrefusal import load_benign
 from sirl.flags import Training, parse_training
 from sirl.gap import Kind
 from sirl.judges import Judge, load_judges, refusal_judge
@@ -62,7 +63,7 @@ def prepare(config: RunConfig) -> Plan:
     benign: list[Prompt] = []
     if config.evals.overrefusal:
         limit = config.evals.max_prompts
-        benign = load_prompts(config.evals.overrefusal, limit=limit, seed=seed, flag=benign_flag, with_category=True)
+        benign = load_benign(config.evals.overrefusal, limit, seed, benign_flag)
     seen = _trained_on(training)
     development = _development(config, judges[0])
     if development is not None:
@@ -101,8 +102,7 @@ def _development(config: RunConfig, judge: Judge) -> DevelopmentSet | None:
     goals = load_prompts(own.goals, limit=own.max_goals, seed=seed, flag="development.goals", with_category=True)
     benign: Sequence[Prompt] = ()
     if own.overrefusal:
-        flag = "development.overrefusal"
-        benign = load_prompts(own.overrefusal, limit=own.max_prompts, seed=seed, flag=flag, with_category=True)
+        benign = load_benign(own.overrefusal, own.max_prompts, seed, "development.overrefusal")
     return DevelopmentSet(resolve_attacks(own.attacks), goals, benign, judge, own.max_new_tokens, seed)
 
 

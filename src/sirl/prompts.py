@@ -202,15 +202,22 @@ def _text_rows(path: Path, column: str | None, flag: str, with_category: bool) -
 
 
 def _hub_rows(source: str, column: str | None, split: str, flag: str, with_category: bool) -> Iterator[_Row]:
+    columns, rows = hub_table(source, split, flag, lambda header: _columns(header, column, source, flag, with_category))
+    return (_row(row, f"{source}, row {n}", columns[0], with_category) for n, row in enumerate(rows, 1))
+
+
+def hub_table(
+    source: str, split: str, flag: str, choose: Callable[[Sequence[str]], list[str]]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Some columns of a hub dataset, those that `choose` picks of all, and their rows; no other is fetched."""
     import datasets
 
     path, _, config = source.partition(":")
     log.info("reading %s (%s) from the hub", source, split)
     try:
         stream = datasets.load_dataset(path, config or None, split=split, streaming=True)
-        header = stream.column_names or list(next(iter(stream), {}))
-        columns = _columns(header, column, source, flag, with_category)
-        rows = list(stream.select_columns(columns))
+        columns = choose(stream.column_names or list(next(iter(stream), {})))
+        return columns, list(stream.select_columns(columns))
     except UserError:
         raise
     except Exception as error:  # a builder can fail in any way; what the user can do about it is the same
@@ -218,7 +225,6 @@ def _hub_rows(source: str, column: str | None, split: str, flag: str, with_categ
             f"{flag}: {source!r} is no file and no bundled set ({', '.join(BUNDLED)}), and the hub gave no dataset of "
             f"this name, split {split!r} ({type(error).__name__}: {_first_line(error)})"
         ) from error
-    return (_row(row, f"{source}, row {n}", columns[0], with_category) for n, row in enumerate(rows, 1))
 
 
 _Reader = Callable[[Path, "str | None", str, bool], Iterator[_Row]]

@@ -17,6 +17,7 @@ from sirl.report.attack_figures import attack_summary, refusal_texts
 from sirl.report.load import Scored, join, load_run
 from sirl.report.rates import overall, paired, rate, reduction, worst_case
 from sirl.report.render import render_html
+from sirl.stats import wilson_interval
 
 
 def scored(attack: str, goal: str, phase: str, outcome: str, response: str = "text") -> Scored:
@@ -184,6 +185,10 @@ def test_benign_summary_puts_known_kinds_first() -> None:
     assert got["kinds"] == ["plain", "sounds_harmful", "other"]
     assert got["rates"]["greedy"]["before"]["sounds_harmful"]["rate"] == 0.0  # partial is reported beside
     assert got["rates"]["greedy"]["before"]["sounds_harmful"]["partial"] == 1
+    total = got["overall"]["greedy"]["before"]
+    assert (total["n"], total["refused"], total["partial"]) == (3, 1, 1)
+    assert (total["partial_low"], total["partial_high"]) == wilson_interval(1, 3)
+    assert total["partial_rate"] == 1 / 3
     assert got["change"]["greedy"] is None  # no phase after
 
 

@@ -135,10 +135,27 @@ def test_benign_figures_are_those_of_the_aggregate(html: str, full_run: Path) ->
         for d in ("greedy", "sample")
         for kind in ("plain", "sounds_harmful")
     ]
+    totals = summarise_run(full_run)["benign"]["overall"]
+    expected += [[totals[d][p] for p in ("before", "after")] for d in ("greedy", "sample")]
     assert len(rows) == len(expected)
     for row, cells in zip(rows, expected, strict=True):
         for text, cell in zip(row[1:3], cells, strict=True):
             assert "".join(text.split()).startswith(f"{100 * cell['rate']:.1f}%")
+        for text, cell in zip(row[3:5], cells, strict=True):
+            bounds = f"{100 * cell['partial_low']:.1f}–{100 * cell['partial_high']:.1f}"
+            assert "".join(text.split()) == f"{100 * cell['partial_rate']:.1f}%{bounds}"
+
+
+def test_many_categories_are_folded_away(tmp_path: Path) -> None:
+    kinds = ("history", "law", "medicine", "privacy", "figures_of_speech")
+    asked = [(kind, f"{kind}-{i}", phase) for kind in kinds for i in range(3) for phase in ("before", "after")]
+    benign = [attempt("benign", name, phase, category=kind) for kind, name, phase in asked]
+    html = rendered(write_run(tmp_path / "run", attacks=None, benign=benign))
+    page = Page(html)
+    assert [row[0].split()[:3] for row in page.rows["benign-table"][1:]] == [["All", "harmless", "prompts"]]
+    assert len(page.rows["benign-categories"][1:]) == len(kinds)
+    assert html.index("By category (5)") < html.index("benign-categories")
+    assert "Figures of speech" in html
 
 
 def test_it_says_how_it_was_made(html: str) -> None:
@@ -292,3 +309,15 @@ def test_what_else_has_changed(full_run: Path, tmp_path: Path) -> None:
     assert "1.500 before, 1.530 after: +2.1% (+1.5 to +3.0)" in page
     assert "0 lost, 1 gained (p = 1.000)" in page
     assert "What else has changed" not in render_html(load_run(full_run))
+
+
+def test_benchmarks_of_sirl_eval(full_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(full_run, tmp_path / "run"))
+    before, after = {"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 0.48, "low": 0.38, "high": 0.58}
+    difference = {"value": -0.02, "low": -0.05, "high": 0.01}
+    figure = {"n": 90, "before": before, "after": after, "difference": difference}
+    found = {"figures": {"exact_match": figure}, "statement": "within the noise"}
+    write_json(run / "benchmarks.json", {"benchmarks": {"gsm8k": found}})
+    page = render_html(load_run(run))
+    assert "Benchmark gsm8k, exact match, 90 rows" in page
+    assert "50.0% before, 48.0% after: -2.0 points (-5.0 to +1.0); within the noise" in page

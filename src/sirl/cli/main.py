@@ -28,6 +28,7 @@ COMMANDS = {
     "gap": "is there an instinct to train? entropy of refusals against that of compliance",
     "train": "harden a model with its own confidence (flags as in `trl grpo`)",
     "attack": "put jailbreaks to a model and judge its answers",
+    "eval": "what hardening costs: capability and over-refusal, before and after",
     "judge": "label responses from anywhere as refusal or compliance",
     "referee": "have garak or Inspect examine a model",
     "report": "write report.html of a run folder",
@@ -37,7 +38,7 @@ COMMANDS = {
 }
 
 
-HEAVY = ("demo", "run", "gap", "train", "attack", "compare", "referee")
+HEAVY = ("demo", "run", "gap", "train", "attack", "eval", "compare", "referee")
 """Commands that hold a model in memory."""
 
 HUGE_PAGES = "glibc.malloc.hugetlb"

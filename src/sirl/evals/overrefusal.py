@@ -7,12 +7,61 @@ a harmless request counts as a failure; prompts that only sound harmful are told
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sirl.attacks.base import PLACEHOLDER, TemplateAttack
 from sirl.attacks.run import BATCH, Progress, run_attacks
+from sirl.errors import UserError
 from sirl.generation.base import Engine
+from sirl.prompts import hub_table, load_prompts
 from sirl.records import Attempt, Decoding, Phase, Prompt
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """A published set on the hub: its columns, and for each category's sake which rows are harmless (all for None)."""
+
+    source: str
+    split: str
+    category: str
+    safe: tuple[str, str] | None = None
+
+
+HUB_SETS = {
+    "xstest": HubSet("walledai/XSTest", "test", "type", safe=("label", "safe")),
+    "or-bench": HubSet("bench-llm/or-bench:or-bench-hard-1k", "train", "category"),
+    "or-bench-80k": HubSet("bench-llm/or-bench:or-bench-80k", "train", "category"),
+}
+"""Names for published sets, both CC BY 4.0: the 250 harmless prompts of XSTest, and OR-Bench, hard or whole."""
+
+
+def load_benign(source: str, limit: int | None, seed: int, flag: str) -> list[Prompt]:
+    """Benign prompts with their categories: one of `HUB_SETS`, or anything that `load_prompts` takes.
+
+    Raises:
+        UserError: there is no such set, or the hub cannot be reached.
+    """
+    known = HUB_SETS.get(source)
+    if known is None:
+        return load_prompts(source, limit=limit, seed=seed, flag=flag, with_category=True)
+    label, wanted = known.safe or (known.category, "")
+    try:
+        _, rows = hub_table(known.source, known.split, flag, lambda _: list({"prompt", known.category, label}))
+    except UserError as error:
+        raise UserError(
+            f"{flag}: {source} stands for {known.source} on the hub, which cannot be read from here; download it and "
+            f"give the file ({error.__cause__})"
+        ) from error
+    prompts = [
+        Prompt(f"{source}-{n}", str(row["prompt"]).strip(), str(row[known.category]), known.source)
+        for n, row in enumerate(rows, 1)
+        if known.safe is None or row[label] == wanted
+    ]
+    if not prompts:
+        raise UserError(f"{flag}: {source} ({known.source}) holds no harmless prompts; has it changed?")
+    return random.Random(seed).sample(prompts, limit) if limit is not None and limit < len(prompts) else prompts
 
 
 class Benign(TemplateAttack):

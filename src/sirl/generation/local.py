@@ -18,7 +18,7 @@ from sirl.generation.base import SamplingParams
 from sirl.generation.cache import shared_keys, supports_decode_cache
 from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
 from sirl.generation.fused import fused
-from sirl.generation.scoring import continuation_logprobs, one_hot_gradients, printable_pieces
+from sirl.generation.scoring import continuation_scores, one_hot_gradients, printable_pieces
 from sirl.models import contiguous_head
 from sirl.records import Completion, Conversation, ends_in_prefill
 
@@ -120,9 +120,15 @@ class LocalEngine:
 
     def token_logprobs(self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
         """See `GradientEngine.token_logprobs`. What prompts begin with alike is computed once for neighbours."""
+        return [logprobs for logprobs, _ in self.token_scores(prompts, targets)]
+
+    def token_scores(
+        self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> list[tuple[list[float], bool]]:
+        """As `token_logprobs`, and whether greedy decoding would give the target."""
         fast = supports_decode_cache(self.model.config)
         with shared_keys(self.model) if fast else nullcontext():
-            return continuation_logprobs(self._fused or self.model, prompts, targets, self.pad_id, share=fast)
+            return continuation_scores(self._fused or self.model, prompts, targets, self.pad_id, share=fast)
 
     def one_hot_gradients(
         self, prompts: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], targets: Sequence[Sequence[int]]

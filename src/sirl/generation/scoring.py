@@ -26,17 +26,18 @@ PIECE_CHARACTERS = 20
 
 
 @torch.inference_mode()
-def continuation_logprobs(
+def continuation_scores(
     model: Any, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad_id: int, share: bool = True
-) -> list[list[float]]:
-    """Log-probability (nats, temperature 1) of every token of each target behind its prompt.
+) -> list[tuple[list[float], bool]]:
+    """Log-probability (nats, temperature 1) of every token of each target behind its prompt, and whether each of them
+    is the most probable one there.
 
     With `share`, which needs plain full attention, tokens that neighbouring prompts begin with go through the model
     once. Nothing is approximated: a row is what a forward pass of its own gives, up to rounding.
     """
     _check(prompts, targets)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) // 32, list(prompts[i])))
-    out: list[list[float]] = [[] for _ in prompts]
+    out: list[tuple[list[float], bool]] = [([], True) for _ in prompts]
     for chunk, shared in prefill_chunks([prompts[i] for i in order], share, CACHE_POSITIONS):
         rows = [order[j] for j in chunk]
         texts = [[*prompts[i][shared:], *targets[i][:-1]] for i in rows]
@@ -45,7 +46,8 @@ def continuation_logprobs(
         for row, i in enumerate(rows):
             wanted = torch.tensor(targets[i], device=logits.device)
             logprobs = logits[row, keep - len(wanted) :].float().log_softmax(-1)
-            out[i] = logprobs.gather(-1, wanted[:, None]).squeeze(-1).tolist()
+            greedy = bool((logprobs.argmax(-1) == wanted).all())
+            out[i] = (logprobs.gather(-1, wanted[:, None]).squeeze(-1).tolist(), greedy)
     return out
 
 

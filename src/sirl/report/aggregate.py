@@ -24,7 +24,7 @@ from typing import Any, TypeGuard
 
 from sirl.report.attack_figures import attack_summary
 from sirl.report.load import Run, Scored, load_run
-from sirl.report.rates import DECODINGS, PHASES, Table, by, by_phase, change, group_by, left_out, share
+from sirl.report.rates import DECODINGS, PHASES, Table, by, by_phase, change, group_by, left_out, rate, share
 from sirl.stats import mcnemar
 
 BENIGN_KINDS = ("plain", "sounds_harmful")
@@ -36,27 +36,32 @@ INTERVAL_NOTE = (
 
 
 def benign_summary(rows: Sequence[Scored]) -> Table:
-    """Refusals of benign prompts by kind (`plain`, `sounds_harmful`, any other category), decoding and phase."""
+    """Refusals of benign prompts by kind (`plain`, `sounds_harmful`, any other category), decoding and phase; `overall`
+    is of all kinds together."""
     kinds = list(group_by(rows, _kind))
     out: Table = {
         "kinds": [k for k in BENIGN_KINDS if k in kinds] + [k for k in kinds if k not in BENIGN_KINDS],
         "decodings": [d for d in DECODINGS if any(row.attempt.decoding == d for row in rows)],
         "phases": [p for p in PHASES if any(row.attempt.phase == p for row in rows)],
         "rates": {},
+        "overall": {},
         "change": {},
         "left_out": left_out(rows),
     }
     for decoding in out["decodings"]:
         split = by_phase(rows, decoding)
         out["rates"][decoding] = {phase: by(part, _kind) for phase, part in split.items() if part}
+        out["overall"][decoding] = {phase: rate(part) for phase, part in split.items() if part}
         out["change"][decoding] = change(split["before"], split["after"], _kind)
     return out
 
 
-def capability_summary(found: Mapping[str, Any]) -> Table | None:
-    """`drift` as measured, and `choices` as accuracies with Wilson intervals and a paired test; None without either."""
+def capability_summary(found: Mapping[str, Any], measured: Mapping[str, Any] | None = None) -> Table | None:
+    """`drift` as measured, `choices` as accuracies with Wilson intervals and a paired test, and the benchmarks that
+    `sirl eval` measured; None without any of them."""
     drift, choices = found.get("drift"), found.get("choices")
-    out: Table = {"drift": drift, "choices": None}
+    benchmarks = (measured or {}).get("benchmarks") or None
+    out: Table = {"drift": drift, "choices": None, "benchmarks": benchmarks}
     if choices:
         before, after = choices["before"], choices["after"]
         lost, gained = (
@@ -70,7 +75,7 @@ def capability_summary(found: Mapping[str, Any]) -> Table | None:
             "gained": gained,
             "p": mcnemar(lost, gained),
         }
-    return out if drift or choices else None
+    return out if drift or choices or benchmarks else None
 
 
 def _kind(row: Scored) -> str:
@@ -91,7 +96,7 @@ def summarise(run: Run) -> Table:
         "gap": run.gap,
         "attack": attack_summary(run.attacks) if run.attacks else None,
         "benign": benign_summary(run.benign) if run.benign else None,
-        "capability": capability_summary(run.capability) if run.capability else None,
+        "capability": capability_summary(run.capability or {}, run.benchmarks),
         "steps": _steps(run.metrics),
         "seconds": stage_seconds(run.manifest),
         "interval_note": INTERVAL_NOTE,

@@ -236,7 +236,7 @@ def _by_harm(tables: Table) -> Table:
 
 
 def _renamed(table: Table) -> Table:
-    kept = {key: value for key, value in table.items() if key not in ("partial", "unjudged", "asr")}
+    kept = {key: value for key, value in table.items() if key not in ("unjudged", "asr") and "partial" not in key}
     return {("harmless" if key == "refused" else key): value for key, value in kept.items()}
 
 

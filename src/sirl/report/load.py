@@ -79,6 +79,7 @@ class Run:
     development: list[dict[str, Any]] | None
     chosen: dict[str, Any] | None
     capability: dict[str, Any] | None
+    benchmarks: dict[str, Any] | None
     attacks: list[Scored] | None
     benign: list[Scored] | None
     judges: tuple[str, ...]
@@ -103,6 +104,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         development=_rows(path / "development.jsonl"),
         chosen=_json(path / "chosen.json"),
         capability=_json(path / "capability.json"),
+        benchmarks=_json(path / "benchmarks.json"),
         attacks=join(attempts, verdicts) if attempts else None,
         benign=join(benign, benign_verdicts) if benign else None,
         judges=tuple(dict.fromkeys(v.judge for v in [*verdicts, *benign_verdicts])),

@@ -11,13 +11,14 @@ from markupsafe import Markup
 from sirl.demo import is_demo
 from sirl.report.attack_figures import with_origins
 from sirl.report.attack_sections import DECODING_NAMES, attack_limits, budgets_of, chart_row, comparison, drawn, pick
-from sirl.report.charts import Series, axis_top, curve, histogram, percent_axis, trail
+from sirl.report.charts import Series, axis_top, curve, histogram, percent, percent_axis, trail
 from sirl.report.load import Run
 from sirl.report.rates import PHASES
 from sirl.report.samples import Sample, pick_samples
 from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, count, p_value, with_interval
 
 SHORT_KINDS = {"plain": "Plain prompts refused", "sounds_harmful": "“Sounds harmful” refused"}
+FEW_KINDS = 4
 # Known keys of metrics.jsonl in the order of their charts: title, unit, what to make of it. First key present is taken.
 CURVES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("rollout_entropy", "entropy"), "Mean token entropy", "nats", "What SIRL lowers: its reward is minus this."),
@@ -54,25 +55,38 @@ def model_name(manifest: Mapping[str, Any] | None) -> str:
 
 
 def benign_section(benign: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Chart and table of refusals of benign prompts, by kind and decoding."""
+    """Chart and tables of refusals of benign prompts, by kind and decoding. Of more than `FEW_KINDS` kinds the chart
+    and the first table show all together, and `details` has each."""
     if not benign or not benign["decodings"]:
         return None
-    table = []
+    kinds: list[dict[str, Any]] = []
+    totals: list[dict[str, Any]] = []
     for decoding in benign["decodings"]:
-        change = benign["change"][decoding]
+        change = benign["change"][decoding] or {"by_group": {}}
         for kind in benign["kinds"]:
             name = KIND_NAMES.get(kind, kind.replace("_", " "))
             row = chart_row(name[:1].upper() + name[1:], pick(benign["rates"][decoding], kind))
-            extra = {
-                "short": SHORT_KINDS.get(kind, f"{name} refused"),
-                "decoding": decoding,
-                "note": DECODING_NAMES[decoding],
-            }
-            table.append({**row, **extra, "paired": change["by_group"].get(kind) if change else None})
-    headline = [row for row in table if row["decoding"] == benign["decodings"][0]]
-    top = axis_top([row[phase] for row in headline for phase in PHASES])
-    rows = drawn([chart_row(row["label"], row) for row in headline], top)
-    return {"decoding": benign["decodings"][0], "rows": rows, "axis": percent_axis(top), "top": top, "table": table}
+            row["short"] = SHORT_KINDS.get(kind, f"{name} refused")
+            kinds.append({**row, **_decoded(decoding), "paired": change["by_group"].get(kind)})
+        row = chart_row("All harmless prompts", benign["overall"][decoding], total=True)
+        row["short"] = "Harmless refused"
+        totals.append({**row, **_decoded(decoding), "paired": change if "fixed" in change else None})
+    many, single = len(benign["kinds"]) > FEW_KINDS, len(benign["kinds"]) == 1
+    table = totals if many else kinds if single else [*kinds, *totals]
+    charted = [row for row in (totals if many else kinds) if row["decoding"] == benign["decodings"][0]]
+    top = axis_top([row[phase] for row in charted for phase in PHASES])
+    return {
+        "decoding": benign["decodings"][0],
+        "rows": drawn([chart_row(row["label"], row) for row in charted], top),
+        "axis": percent_axis(top),
+        "top": top,
+        "table": table,
+        "details": kinds if many else [],
+    }
+
+
+def _decoded(decoding: str) -> dict[str, str]:
+    return {"decoding": decoding, "note": DECODING_NAMES[decoding]}
 
 
 def capability_facts(capability: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -101,7 +115,20 @@ def capability_facts(capability: Mapping[str, Any] | None) -> list[tuple[str, st
                 f"{choices['lost']} lost, {choices['gained']} gained ({p_value(choices['p'])})",
             )
         )
-    return facts
+    return facts + [_benchmark_fact(name, found) for name, found in (_dig(capability, "benchmarks") or {}).items()]
+
+
+def _benchmark_fact(name: str, found: Mapping[str, Any]) -> tuple[str, str]:
+    """The first figure of a benchmark (`sirl.evals.benchmarks.compare`), and what it says."""
+    figure, table = next(iter(found["figures"].items()))
+    label = f"Benchmark {name}, {figure.replace('_', ' ')}, {count(table['n'], 'row')}"
+    if table["difference"] is None:
+        return label, found["statement"]
+    before, after, gap = (table[key] for key in ("before", "after", "difference"))
+    return label, (
+        f"{percent(before['value'])} before, {percent(after['value'])} after: {100 * gap['value']:+.1f} points "
+        f"({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}); {found['statement']}"
+    )
 
 
 # --- the entropy gap --------------------------------------------------------------------------------------------------

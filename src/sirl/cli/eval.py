@@ -1,0 +1,116 @@
+"""What hardening costs beyond refusals: capability and over-refusal of a model against the one it was made from.
+
+--tasks takes names with commas: gsm8k, math, mbpp, humaneval, arc, ifeval, chat over their files in --data_dir
+(gsm8k*.jsonl and so on), NAME=FILE over that file, file:TASK.yaml for a task definition of lm-evaluation-harness, and
+any name of the harness's own where the hub can be reached. Interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from sirl.cli.common import Outcome, percent_cell, positive_int, print_table
+from sirl.errors import UserError
+
+GO_ON = "the same command goes on from here"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sirl eval`."""
+    parser.add_argument("--model_name_or_path", required=True, help="the hardened model: hub id or folder")
+    parser.add_argument("--reference", required=True, help="the model it was made from, or demo for the bundled one")
+    parser.add_argument("--tasks", default="", help="benchmarks, see above (extra `eval`)")
+    parser.add_argument("--data_dir", help="folder with the files of our tasks")
+    parser.add_argument("--limit", type=positive_int, help="the first so many rows of each benchmark")
+    parser.add_argument(
+        "--allow_code_execution", action="store_true", help="run the programs of mbpp and humaneval, within limits"
+    )
+    parser.add_argument("--overrefusal", help="benign prompts: xstest, or-bench, a bundled name, file or hub id")
+    parser.add_argument("--max_prompts", type=positive_int, help="that many of them, drawn under the seed")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and the rows")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true", help="measure anew; nothing else in the folder is touched")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Check everything, then one model after the other, then compare."""
+    from sirl.evals.benchmarks import resolve
+    from sirl.evals.measure import check_extra, clear, measure
+    from sirl.evals.overrefusal import load_benign
+    from sirl.manifest import Manifest
+    from sirl.progress import terminal_bar
+
+    benchmarks = resolve(args.tasks, args.data_dir, args.allow_code_execution)
+    if not benchmarks and not args.overrefusal:
+        raise UserError("--tasks: nothing to measure; give --tasks, --overrefusal or both")
+    if benchmarks:
+        check_extra()
+    benign = load_benign(args.overrefusal, args.max_prompts, args.seed, "--overrefusal") if args.overrefusal else []
+    settings = {k: v for k, v in vars(args).items() if k not in ("output_dir", "overwrite", "json", "command")}
+    if args.overwrite:
+        clear(args.output_dir)
+    manifest = Manifest.join(args.output_dir, "eval", settings, seed=args.seed, command=sys.argv)
+    with manifest.stage("eval"):
+        found = measure(
+            {"before": args.reference, "after": args.model_name_or_path},
+            benchmarks,
+            benign,
+            args.output_dir,
+            limit=args.limit,
+            seed=args.seed,
+            bar=terminal_bar,
+        )
+    manifest.finish()
+    return Outcome({"output_dir": str(args.output_dir), **found}, lambda: _show(found, args.output_dir))
+
+
+def _show(found: dict[str, Any], folder: Path) -> None:
+    if found["benchmarks"]:
+        rows = [
+            [name if i == 0 else "", figure, *_cells(table), one["statement"] if i == 0 else ""]
+            for name, one in found["benchmarks"].items()
+            for i, (figure, table) in enumerate(one["figures"].items())
+        ]
+        print("\nBefore and after, on the same rows (95% intervals)")
+        print_table(["benchmark", "figure", "before", "after", "difference", "n", "McNemar p", "so"], rows)
+    drift = found["drift"]
+    if drift:
+        rise = drift["perplexity_rise"]
+        print(
+            f"\nOn the starting model's chat answers: divergence {drift['kl']['value']:.3f} nats a token, perplexity "
+            f"{rise['value']:+.1%} ({rise['low']:+.1%} to {rise['high']:+.1%})"
+        )
+    if found["overrefusal"]:
+        kinds, phases = found["overrefusal"]["rates"]["greedy"], ("before", "after")
+        tables = {kind: {p: kinds[p].get(kind) for p in phases} for kind in found["overrefusal"]["kinds"]}
+        cells = [
+            [kind, *(words(table[p], key) for key in ("rate", "partial_rate") for p in phases)]
+            for kind, table in {"all": found["overrefusal"]["overall"]["greedy"], **tables}.items()
+        ]
+        print("\nRefusals of benign prompts (95% Wilson intervals)")
+        print_table(["category", "refused before", "after", "partly before", "after"], cells)
+    print(f"\n{folder / 'benchmarks.json'}")
+
+
+def words(rate: dict[str, Any] | None, key: str) -> str:
+    """A rate of `report.aggregate.rate` with its interval."""
+    if rate is None or rate[key] is None:
+        return "-"
+    low, high = ("low", "high") if key == "rate" else ("partial_low", "partial_high")
+    return f"{percent_cell(rate[key])} ({percent_cell(rate[low])} to {percent_cell(rate[high])})"
+
+
+def _cells(table: dict[str, Any]) -> list[str]:
+    """One figure: shares in percent, anything else as a number."""
+    share = all(t is None or 0 <= t["value"] <= 1 for t in (table["before"], table["after"]))
+    spec = ".1%" if share else ".1f"
+
+    def cell(t: dict[str, float] | None, sign: str = "") -> str:
+        return "-" if t is None else f"{t['value']:{sign}{spec}} ({t['low']:{sign}{spec}} to {t['high']:{sign}{spec}})"
+
+    p = "-" if table.get("p") is None else f"{table['p']:.3f}"
+    n = f"{table['n']} (+{table['unscored']} unscored)" if table["unscored"] else str(table["n"])
+    return [cell(table["before"]), cell(table["after"]), cell(table["difference"], "+"), n, p]

@@ -1,0 +1,130 @@
+"""Two models through benchmarks and benign prompts, one after the other, into the files of one folder.
+
+What is written whole is not measured again, so an interrupted measurement goes on with the next benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sirl import stages
+from sirl.errors import UserError
+from sirl.evals.benchmarks import Benchmark, Table, compare, statement
+from sirl.evals.drift import Text, measure_drift, read_texts
+from sirl.generation.local import LocalEngine
+from sirl.judges import load_judge
+from sirl.manifest import Manifest
+from sirl.progress import BarMaker, no_bar
+from sirl.records import Phase, Prompt, iter_json_lines, user_turn, write_json, write_jsonl
+
+PHASES: tuple[Phase, ...] = ("before", "after")
+DRIFT_ANSWERS = 100
+"""Chat answers of the starting model that drift is measured on: their distributions are held in memory."""
+
+
+def check_extra() -> None:
+    """Raise `UserError` where lm-evaluation-harness is not installed."""
+    if find_spec("lm_eval") is None:
+        raise UserError("--tasks: needs the extra `eval` (pip install 'sirl[eval]')")
+
+
+def clear(folder: Path) -> None:
+    """Forget an earlier measurement in a folder, and touch nothing else: it may be that of a whole run."""
+    found = Manifest.read(folder)
+    if found is not None:
+        found.forget("eval")
+        shutil.rmtree(folder / "benchmarks", ignore_errors=True)
+        (folder / "benchmarks.json").unlink(missing_ok=True)
+
+
+def measure(
+    models: Mapping[str, str],
+    benchmarks: Sequence[Benchmark],
+    benign: Sequence[Prompt],
+    folder: Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    bar: BarMaker = no_bar,
+) -> Table:
+    """The content of `benchmarks.json`; `models` has `before` and `after`.
+
+    Keys: `models`, `benchmarks` (by name: see `sirl.evals.benchmarks.compare`, and its `statement`), `drift` (see
+    `sirl.evals.drift`; None without the benchmark `chat`) and `overrefusal` (see `report.aggregate.benign_summary`).
+    """
+    chat = next((one for one in benchmarks if one.name == "chat"), None)
+    drift = chat is not None and not _drift_file(folder).is_file()
+    texts: list[Text] = []
+    for phase in PHASES:
+        todo = [one for one in benchmarks if not _rows_file(folder, one, phase).is_file()]
+        if not (todo or benign or drift):
+            continue
+        engine = _load(models[phase])
+        if benign:  # goes on by itself
+            settings: dict[str, Any] = {"phase": phase, "decodings": ["greedy"], "max_new_tokens": 64, "seed": seed}
+            stages.ask_benign(engine, benign, folder / "benchmarks", **settings, bar=bar)
+        _run(engine, todo, folder, phase, limit, bar)
+        if chat is not None and drift and phase == "before":
+            answers = [r for r in iter_json_lines(_rows_file(folder, chat, phase)) if r["response"].strip()]
+            texts = read_texts(engine, [(user_turn(r["prompt"]), r["response"]) for r in answers[:DRIFT_ANSWERS]])
+        elif drift:
+            write_json(_drift_file(folder), measure_drift(engine, texts))
+        del engine  # one model at a time
+    return _compared(models, benchmarks, folder, bool(benign), bar)
+
+
+def _run(
+    engine: LocalEngine, todo: Sequence[Benchmark], folder: Path, phase: str, limit: int | None, bar: BarMaker
+) -> None:
+    for one in todo:
+        from sirl.evals.harness import EngineLM, run_benchmark
+
+        with bar(f"{one.name} ({phase})") as progress:
+            rows = run_benchmark(one, EngineLM(engine, progress), limit)
+        write_jsonl(_rows_file(folder, one, phase), rows)
+
+
+def _compared(
+    models: Mapping[str, str], benchmarks: Sequence[Benchmark], folder: Path, benign: bool, bar: BarMaker
+) -> Table:
+    found: Table = {"models": dict(models), "benchmarks": {}, "drift": None, "overrefusal": None}
+    for one in benchmarks:
+        result = compare(*(list(iter_json_lines(_rows_file(folder, one, phase))) for phase in PHASES))
+        found["benchmarks"][one.name] = {**result, "statement": statement(result)}
+    if _drift_file(folder).is_file():
+        found["drift"] = json.loads(_drift_file(folder).read_text(encoding="utf-8"))
+    if benign:
+        found["overrefusal"] = _judged(folder / "benchmarks", bar)
+    write_json(folder / "benchmarks.json", found)
+    return found
+
+
+def _load(name: str) -> LocalEngine:
+    from sirl.models import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(name)  # the cheap checks come before the weights
+    return LocalEngine(load_model(name), tokenizer, name=name)
+
+
+def _judged(folder: Path, bar: BarMaker) -> Table:
+    """Refusals of the benign prompts in a folder, by category, before and after."""
+    from sirl.records import Attempt, read_jsonl
+    from sirl.report.aggregate import benign_summary
+    from sirl.report.load import join
+
+    attempts = read_jsonl(folder / "benign_attempts.jsonl", Attempt)
+    verdicts = stages.judge_file(attempts, [load_judge("refusal")], folder, "benign_", bar)
+    return benign_summary(join(attempts, verdicts))
+
+
+def _rows_file(folder: Path, benchmark: Benchmark, phase: str) -> Path:
+    return folder / "benchmarks" / f"{benchmark.slug}.{phase}.jsonl"
+
+
+def _drift_file(folder: Path) -> Path:
+    return folder / "benchmarks" / "drift.json"
