@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,27 @@ def test_export_is_read_by_everybody(tmp_path: Path) -> None:
 def test_keep_freed_memory_can_be_called_twice() -> None:
     keep_freed_memory()
     keep_freed_memory()
+
+
+HOLES = """
+from pathlib import Path
+import torch
+from sirl.models import give_back_memory, keep_freed_memory
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+keep_freed_memory()
+blocks = [torch.ones(1 << 18) for _ in range(400)]  # of 1 MiB
+del blocks[::2]
+before = resident()
+give_back_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the settings are glibc's")
+def test_gaps_between_blocks_are_given_back() -> None:
+    out = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(out.stdout) > 150  # MiB of the 200 that were freed
 
 
 # -- what the user got wrong -------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerState
+from transformers.trainer_callback import TrainerCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -36,7 +36,7 @@ from sirl.generation.base import SamplingParams
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
 from sirl.generation.local import LocalEngine, encode_chat
-from sirl.models import check_tokenizer
+from sirl.models import check_tokenizer, give_back_memory
 from sirl.records import Prompt
 from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs, widest_spread
 from sirl.training.config import SIRLConfig
@@ -121,6 +121,7 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.accelerator.device.type == "cpu" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             materialise_lora(self.model)
             self.add_callback(FormedWeights())
+        self.add_callback(GivesBackMemory())
         self._prepare_packing()
         self._retention_prompts = [
             p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention_prompts)
@@ -379,6 +380,13 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             shuffle=self.shuffle_dataset,
             seed=self.args.seed,
         )
+
+
+class GivesBackMemory(TrainerCallback):  # type: ignore[misc]
+    """Gives freed memory back with every checkpoint, see `sirl.models.give_back_memory`."""
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        give_back_memory()
 
 
 def _mean(values: Sequence[float]) -> float | None:
