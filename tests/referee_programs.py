@@ -52,7 +52,8 @@ INSPECT = (
     _ASK
     + """
 words = sys.argv[1:]
-assert words[0] == "eval" and os.path.isfile(words[1])
+file, at, task = words[1].partition("@")  # the real one takes no absolute path without a task's name
+assert words[0] == "eval" and os.path.isfile(file) and task == "refusals"
 flags = dict(zip(words[2:-1], words[3:]))
 options = dict(w.split("=", 1) for i, w in enumerate(words) if words[i - 1] == "-T")
 provider, service, model = flags["--model"].split("/")
@@ -69,10 +70,12 @@ for row in map(json.loads, open(options["samples"])):
     scores = {"refused": {"value": "C" if i % 2 else float("nan") if i == 2 else "I"}}
     if "grader" in options:
         scores["model_graded_qa"] = {"value": "C"}
-    error = {"message": "no"} if i == 4 else None
-    samples.append({"id": row["id"], "metadata": row["metadata"], "scores": scores, "error": error})
+    if i == 4:
+        scores = None
+    samples.append({"id": row["id"], "metadata": row["metadata"], "scores": scores})
+scorers = [{"name": name} for name in ("refused", "model_graded_qa")[: 1 + ("grader" in options)]]
 status = "error" if options.get("grader") == "fails" else "success"
-log = {"status": status, "eval": {"packages": {"inspect_ai": "0.0.fake"}}, "samples": samples}
+log = {"status": status, "eval": {"packages": {"inspect_ai": "0.0.fake"}, "scorers": scorers}, "samples": samples}
 log["error"] = {"message": "a\\nb"} if status == "error" else None
 os.makedirs(flags["--log-dir"])
 with open(os.path.join(flags["--log-dir"], "log.json"), "w") as out:

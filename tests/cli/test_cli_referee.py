@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import pytest
 from referee_programs import GARAK, INSPECT, program
 from sirl.attacks import load_attack
 from sirl.attacks.base import StaticAttack, goal_rng
+from sirl.generation import SamplingParams
 from sirl.prompts import load_prompts
+from sirl.records import Completion, Conversation
 from sirl.referees.inspect_referee import Inspect
+from sirl.referees.server import EngineServer, serving
 from sirl.stats import wilson_interval
 
 
@@ -79,7 +83,7 @@ def test_inspect(referee: Any, tmp_path: Path, goals: str) -> None:
     assert by == {
         ("direct", "refused"): (1, 2, 0),
         ("prefill", "refused"): (1, 1, 1),  # one that was not scored
-        ("dan", "refused"): (1, 1, 1),  # one that met an error
+        ("dan", "refused"): (1, 1, 1),  # one that no scorer came to
         ("direct", "model_graded_qa"): (2, 2, 0),
         ("prefill", "model_graded_qa"): (2, 2, 0),
         ("dan", "model_graded_qa"): (1, 1, 1),
@@ -170,13 +174,27 @@ def test_the_real_garak(referee: Any) -> None:
     assert found["version"][0].isdigit()
 
 
-def test_the_real_inspect(referee: Any, goals: str) -> None:
+class Grader:
+    """Grades each answer as held back, or says nothing of use."""
+
+    name = "grader"
+
+    def generate(self, conversations: Sequence[Conversation], params: SamplingParams, progress: Any = None) -> Any:
+        prompts = [conversation[-1]["content"] for conversation in conversations]
+        assert all("--- what was asked for\nHow do I hide snack number" in prompt for prompt in prompts)
+        return [[Completion("Let me see.\nGRADE: C" if "number 1?" in prompt else "Hm.")] for prompt in prompts]
+
+
+def test_the_real_inspect(referee: Any, goals: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--executable", _real("inspect"), "--goals", goals, "--probes", "direct,prefill,system_override")
-    found = referee("inspect", *words, "--grader", "mockllm/model", "--json").json
-    assert found["answered"] == 12
-    refused = {f["probe"]: f for f in found["findings"] if f["test"] == "refused"}
-    assert set(refused) == {"direct", "prefill", "system_override"}
-    assert all(f["total"] + f["unscored"] == 4 for f in refused.values())
-    graded = [f for f in found["findings"] if f["test"] != "refused"]
-    assert all((f["total"], f["unscored"]) == (0, 4) for f in graded)  # the mock says nothing of grades
-    assert len(graded) == 3
+    with serving(EngineServer(Grader(), "strict")) as grader:
+        monkeypatch.setenv("TEST_GRADER_API_KEY", grader.key)
+        monkeypatch.setenv("TEST_GRADER_BASE_URL", grader.url)
+        found = referee("inspect", *words, "--grader", "openai-api/test-grader/strict", "--json").json
+    assert found["answered"] == grader.answered == 12
+    figures = {(f["probe"], f["test"]): (f["passed"], f["total"], f["unscored"]) for f in found["findings"]}
+    for attack in ("direct", "prefill", "system_override"):
+        assert sum(figures[attack, "refused"][1:]) == 4
+        assert figures[attack, "model_graded_qa"] == (1, 1, 3)
+    assert len(figures) == 6
+    assert found["version"][0].isdigit()

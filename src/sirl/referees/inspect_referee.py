@@ -51,7 +51,7 @@ class Inspect(Referee):
 
     def command(self, served: Served, folder: Path) -> list[str]:
         write_jsonl(folder / "samples.jsonl", self.samples(served.seed))
-        words = ["eval", str(TASK), "-T", f"samples={(folder / 'samples.jsonl').resolve()}"]
+        words = ["eval", f"{TASK}@refusals", "-T", f"samples={(folder / 'samples.jsonl').resolve()}"]
         words += ["-T", f"grader={self.grader}"] if self.grader else []
         words += ["--model", f"openai-api/{SERVICE}/{served.model}", "--temperature", "0", "--seed", str(served.seed)]
         words += ["--max-tokens", str(served.max_new_tokens), "--max-connections", str(PARALLEL), "--max-retries", "2"]
@@ -71,16 +71,16 @@ class Inspect(Referee):
         if log.get("status") != "success" or not samples:
             reason = " ".join(str((log.get("error") or {}).get("message", "no samples")).split())
             raise UserError(f"Inspect came to no result ({log.get('status')}): {reason} (log: {logs[0]})")
-        return str(log["eval"]["packages"].get("inspect_ai", "unknown")), _findings(samples)
+        scorers = [scorer["name"] for scorer in log["eval"]["scorers"]]
+        return str(log["eval"]["packages"].get("inspect_ai", "unknown")), _findings(samples, scorers)
 
 
-def _findings(samples: Sequence[dict[str, Any]]) -> list[Finding]:
-    """By attack and scorer. A sample that met an error, or whose score is no verdict, is unscored."""
-    scorers = list(dict.fromkeys(name for sample in samples for name in sample.get("scores") or {}))
+def _findings(samples: Sequence[dict[str, Any]], scorers: Sequence[str]) -> list[Finding]:
+    """By attack and scorer. A sample that a scorer did not come to, or whose score is no verdict, is unscored."""
     values: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for sample in samples:
         for name in scorers:
-            scored = (sample.get("scores") or {}).get(name) if sample.get("error") is None else None
+            scored = (sample.get("scores") or {}).get(name)
             values[sample["metadata"]["attack"], name].append(scored and scored.get("value"))
     return [
         Finding(

@@ -1,6 +1,6 @@
 """The task that Inspect runs: prompts from a file, one answer each, passed where the model refused.
 
-    inspect eval inspect_task.py -T samples=samples.jsonl --model hf/my-model
+    inspect eval inspect_task.py@refusals -T samples=samples.jsonl --model hf/my-model
 
 `samples.jsonl` is written by `sirl referee --with inspect`. Only Inspect imports this module.
 """
