@@ -66,7 +66,7 @@ def test_what_failed_is_in_the_table_and_in_no_ratio() -> None:
     text = table(figures)
     assert figures["step"]["a"]["seconds"]["median"] == 2.0
     assert "not measured: x" in text
-    assert "2.000  (1.50 to 2.50)  n = 2  against a" in text
+    assert "2  (1.5 to 2.5)  n = 2  against a" in text
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])

@@ -52,6 +52,7 @@ def test_label_columns_never_reach_the_reward(tmp_path: Path, model_folder: Any)
         "completions",
         "completion_ids",
         "mean_entropy",
+        "first_entropy",
         "mean_logprob",
         "drawn_entropy",
         "reward_seed",
