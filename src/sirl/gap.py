@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -29,7 +29,7 @@ from sirl.gap_view import explain, gap_svg, render_gap_table
 from sirl.generation.base import Engine, SamplingParams
 from sirl.judges.base import Judge, JudgeItem, Judgement
 from sirl.records import Completion, Conversation, FinishReason, Label, Prompt, user_turn
-from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, spearman
+from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, mean_of, spearman
 
 __all__ = [
     "Comparison",
@@ -262,11 +262,6 @@ def analyse_gap(samples: Sequence[GapSample], config: GapConfig) -> GapResult:
     )
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    kept = list(values)
-    return sum(kept) / len(kept) if kept else None
-
-
 def _entropy(sample: GapSample, tokens: int | None = None) -> float:
     kept = sample.entropies[:tokens]
     return sum(kept) / len(kept)
@@ -292,7 +287,7 @@ def _compare(samples: Sequence[GapSample], config: GapConfig, tokens: int | None
     a = [v for v, is_answer in zip(values, answered, strict=True) if is_answer]
     b = [v for v, is_answer in zip(values, answered, strict=True) if not is_answer]
     if not a or not b:
-        return Comparison(len(b), len(a), _mean(b), _mean(a))
+        return Comparison(len(b), len(a), mean_of(b), mean_of(a))
     estimate = group_difference(
         values, answered, _clusters(samples), None, config.level, config.n_bootstrap, config.seed
     )
@@ -300,8 +295,8 @@ def _compare(samples: Sequence[GapSample], config: GapConfig, tokens: int | None
     return Comparison(
         n_refused=len(b),
         n_answered=len(a),
-        mean_refused=_mean(b),
-        mean_answered=_mean(a),
+        mean_refused=mean_of(b),
+        mean_answered=mean_of(a),
         difference=estimate.value,
         low=estimate.low,
         high=estimate.high,
@@ -340,8 +335,8 @@ def _length_check(samples: Sequence[GapSample], config: GapConfig) -> LengthChec
         adjusted = group_difference(values, answered, clusters, lengths, config.level, config.n_bootstrap, config.seed)
     if samples:
         correlation = spearman(values, lengths)
-    means = {key: _mean(float(len(s.entropies)) for s in part) for key, part in groups.items()}
-    cut = {key: _mean(float(s.finish_reason == "length") for s in part) for key, part in groups.items()}
+    means = {key: mean_of(float(len(s.entropies)) for s in part) for key, part in groups.items()}
+    cut = {key: mean_of(float(s.finish_reason == "length") for s in part) for key, part in groups.items()}
     return LengthCheck(
         mean_refused=means[True],
         mean_answered=means[False],

@@ -73,10 +73,14 @@ def load_prompts(
     prompts = _deduplicate(_prompts(rows, name, flag, lenient=from_hub), name)
     if not prompts:
         raise UserError(f"{flag}: {name} holds no prompts")
-    if limit is not None and limit < len(prompts):
-        kept = sorted(random.Random(seed).sample(range(len(prompts)), limit))
-        prompts = [prompts[i] for i in kept]
-    return prompts
+    return drawn_prompts(prompts, limit, seed)
+
+
+def drawn_prompts(prompts: Sequence[Prompt], limit: int | None, seed: int) -> list[Prompt]:
+    """`limit` of the prompts (None: all), drawn under `seed`, in their order."""
+    if limit is None or limit >= len(prompts):
+        return list(prompts)
+    return [prompts[i] for i in sorted(random.Random(seed).sample(range(len(prompts)), limit))]
 
 
 def bundled_path(name: str) -> Path:

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sirl.attacks.base import Attack
 from sirl.attacks.run import run_attacks
@@ -14,6 +14,7 @@ from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices
 from sirl.evals.overrefusal import run_overrefusal
 from sirl.gap import GapConfig, GapResult, Kind, analyse_gap, gap_svg, sample_gap
+from sirl.generation import load_local
 from sirl.generation.base import Engine
 from sirl.judges import Judge
 from sirl.judges.run import judge_attempts
@@ -21,9 +22,6 @@ from sirl.judges.validate import disagreements
 from sirl.progress import BarMaker, counted, no_bar
 from sirl.prompts import load_prompts
 from sirl.records import Attempt, Decoding, Phase, Prompt, Verdict, read_jsonl, write_json, write_jsonl, write_text
-
-if TYPE_CHECKING:
-    from sirl.generation.local import LocalEngine
 
 log = logging.getLogger(__name__)
 
@@ -141,22 +139,15 @@ def measure_capability(folder: Path, questions: Sequence[Question], drift: bool)
     answers = starting_answers(read_jsonl(asked, Attempt)) if drift and asked.is_file() else []
     out: dict[str, Any] = {"drift": None, "choices": None}
     if answers or questions:
-        start = _in_this_process(folder / "base")
+        start = load_local(str(folder / "base"))
         texts, before = read_texts(start, answers), answer_choices(start, questions)
         del start  # one model at a time
-        hardened = _in_this_process(folder / "model")
+        hardened = load_local(str(folder / "model"))
         out["drift"] = measure_drift(hardened, texts)
         if questions:
             out["choices"] = {"before": before, "after": answer_choices(hardened, questions)}
     write_json(folder / "capability.json", out)
     return out
-
-
-def _in_this_process(folder: Path) -> LocalEngine:
-    from sirl.generation.local import LocalEngine
-    from sirl.models import load_model, load_tokenizer
-
-    return LocalEngine(load_model(str(folder)), load_tokenizer(str(folder)))
 
 
 def judge_all(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> list[Verdict]:

@@ -1,12 +1,13 @@
 """Statistics of the measurements: intervals, tests and effect sizes, as pure functions of numbers.
 
 Where two samples are compared, the first is `a`, and every sign and direction reads "a against b". Inputs that have no
-answer (an empty sample, a level outside (0, 1)) raise ValueError; an answer that is not a number is `nan`.
+answer (an empty sample, a level outside (0, 1)) raise ValueError; an answer that is not a number is `nan`. `mean_of`
+alone takes empty samples, for tables with gaps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,12 @@ Values = Sequence[float] | Floats
 
 _RESAMPLES_AT_ONCE = 1_000_000
 """Numbers drawn at once by the bootstrap: bounds its memory, not its result."""
+
+
+def mean_of(values: Iterable[float]) -> float | None:
+    """The mean; None where there are no values."""
+    kept = list(values)
+    return sum(kept) / len(kept) if kept else None
 
 
 @dataclass(frozen=True)

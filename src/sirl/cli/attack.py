@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sirl.cli.common import (
     Outcome,
@@ -21,6 +22,9 @@ from sirl.cli.common import (
     print_table,
 )
 from sirl.errors import UserError
+
+if TYPE_CHECKING:
+    from sirl.records import Verdict
 
 GO_ON = "the same command goes on from here"
 
@@ -58,13 +62,9 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.attacks.templates import load_templates
     from sirl.generation import load_engine
     from sirl.judges import load_judges
-    from sirl.judges.validate import judge_agreement
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
     from sirl.prompts import load_prompts
-    from sirl.records import Attempt, Verdict, read_jsonl
-    from sirl.report.attack_figures import attack_summary
-    from sirl.report.load import join
 
     templates = load_templates(args.template_file) if args.template_file else ()
     attacks = resolve_attacks(args.attacks, templates, AttackOptions(budget=args.attack_budget))
@@ -100,15 +100,23 @@ def run(args: argparse.Namespace) -> Outcome:
         del engine  # a judge's model may need the room
         verdicts = stages.judge_file(attempts, judges, args.output_dir, bar=terminal_bar)
     manifest.finish()
-    agreement = judge_agreement(verdicts)
-    # the folder may hold the other phase too: together they are pairs
-    found = read_jsonl(args.output_dir / "attempts.jsonl", Attempt)
-    judged = read_jsonl(args.output_dir / "verdicts.jsonl", Verdict)
-    summary = {**attack_summary(join(found, judged, judges[0].name)), "agreement": agreement}
+    summary = _summary(args.output_dir, judges[0].name, verdicts)
     return Outcome(
         {"output_dir": str(args.output_dir), "phase": args.phase, "judge": args.judge, **summary},
         lambda: _show(summary, args.phase, args.output_dir),
     )
+
+
+def _summary(folder: Path, judge: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Figures of all that the folder holds, which may be the other phase too: together they are pairs."""
+    from sirl.judges.validate import judge_agreement
+    from sirl.records import Attempt, Verdict, read_jsonl
+    from sirl.report.attack_figures import attack_summary
+    from sirl.report.load import join
+
+    found = read_jsonl(folder / "attempts.jsonl", Attempt)
+    judged = read_jsonl(folder / "verdicts.jsonl", Verdict)
+    return {**attack_summary(join(found, judged, judge)), "agreement": judge_agreement(verdicts)}
 
 
 def _show(summary: dict[str, Any], phase: str, folder: Path) -> None:

@@ -16,7 +16,7 @@ from sirl.compare.jobs import Job
 from sirl.report.aggregate import stage_seconds
 from sirl.report.attack_figures import KINDS, kinds_of, refusal_texts
 from sirl.report.load import Run, Scored, load_run
-from sirl.report.rates import DECODINGS, group_by, overall, paired, rate, worst_case
+from sirl.report.rates import DECODINGS, group_by, overall, paired, rate, withstood, worst_case
 from sirl.stats import bootstrap_ratio, wilson_interval
 
 Table = dict[str, Any]
@@ -78,7 +78,8 @@ def measure_run(job: Job) -> Measured:
     row["commonest_sentence"] = texts["anywhere"]["share"] if texts else None
     row |= {"covers": covers} | _costs(run, job) | _change(run, job, chosen, decoding)
     units = {name: _units(part) for name, part in rows.items()}
-    units["worst_case"] = {goal: _all_refused(part) for goal, part in group_by(every, _goal).items()}
+    ends = {goal: withstood(part) for goal, part in group_by(every, _goal).items()}
+    units["worst_case"] = {goal: (float(end), 1.0) for goal, end in ends.items() if end is not None}
     return Measured(row, units)
 
 
@@ -93,13 +94,6 @@ def _goal(row: Scored) -> str:
 def _units(rows: Sequence[Scored]) -> Units:
     groups = group_by([r for r in rows if r.counts], _goal)
     return {goal: (float(sum(r.refused for r in part)), float(len(part))) for goal, part in groups.items()}
-
-
-def _all_refused(rows: Sequence[Scored]) -> tuple[float, float]:
-    """As `worst_case` counts a goal: (1, 1) where nothing broke it, (0, 0) where that is not known."""
-    if any(r.counts and not r.refused for r in rows):
-        return 0.0, 1.0
-    return (1.0, 1.0) if all(r.counts for r in rows) else (0.0, 0.0)
 
 
 def _costs(run: Run, job: Job) -> Table:

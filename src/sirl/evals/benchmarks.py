@@ -18,7 +18,7 @@ import yaml
 from sirl.diversity import commonest_sentence, sentences
 from sirl.errors import UserError
 from sirl.evals.tasks import glue
-from sirl.stats import bootstrap_ratio, mcnemar, paired_difference, wilson_interval
+from sirl.stats import bootstrap_ratio, mcnemar, mean_of, paired_difference, wilson_interval
 
 FOLDER = Path(str(resources.files("sirl.evals.tasks")))
 OURS = ("gsm8k", "math", "mbpp", "humaneval", "arc", "ifeval", "chat")
@@ -120,8 +120,7 @@ def compare(before: Sequence[Table], after: Sequence[Table]) -> Table:
         raise ValueError("the two models have no row in common")
     names = list(dict.fromkeys(name for row, _ in pairs for name in row["figures"]))
     figures = {name: _figure([(a["figures"].get(name), b["figures"].get(name)) for a, b in pairs]) for name in names}
-    chances = [a["chance"] for a, _ in pairs if a["chance"] is not None]
-    chance = sum(chances) / len(chances) if chances else None
+    chance = mean_of(a["chance"] for a, _ in pairs if a["chance"] is not None)
     start = figures[names[0]]["before"]
     out: Table = {
         "rows": len(pairs),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sirl.errors import UserError
 from sirl.generation.base import ScoringEngine
-from sirl.records import iter_json_lines, user_turn
+from sirl.records import read_json_rows, user_turn
 
 OPTION = re.compile(r"^\s*([A-Z])[.)]\s", re.MULTILINE)
 ASK = "Answer with the letter of the right option alone."
@@ -36,14 +36,8 @@ def load_questions(file: str, limit: int | None = None, flag: str = "evals.choic
         UserError: naming the file and the row.
     """
     path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"{flag}: no such file: {file}")
-    try:
-        rows = list(iter_json_lines(path))
-    except ValueError as error:
-        raise UserError(f"{flag}: {error}") from None
     out = []
-    for number, row in enumerate(rows[:limit], 1):
+    for number, row in enumerate(read_json_rows(file, flag)[:limit], 1):
         text, answer = (row.get(key) if isinstance(row, dict) else None for key in ("prompt", "answer"))
         letters = tuple(dict.fromkeys(OPTION.findall(text))) if isinstance(text, str) else ()
         if len(letters) < 2 or answer not in letters:

@@ -16,6 +16,7 @@ from sirl import stages
 from sirl.errors import UserError
 from sirl.evals.benchmarks import Benchmark, Table, compare, statement
 from sirl.evals.drift import Text, measure_drift, read_texts
+from sirl.generation import load_local
 from sirl.generation.local import LocalEngine
 from sirl.judges import load_judge
 from sirl.manifest import Manifest
@@ -64,7 +65,7 @@ def measure(
         todo = [one for one in benchmarks if not _rows_file(folder, one, phase).is_file()]
         if not (todo or benign or drift):
             continue
-        engine = _load(models[phase])
+        engine = load_local(models[phase])
         if benign:  # goes on by itself
             settings: dict[str, Any] = {"phase": phase, "decodings": ["greedy"], "max_new_tokens": 64, "seed": seed}
             stages.ask_benign(engine, benign, folder / "benchmarks", **settings, bar=bar)
@@ -102,13 +103,6 @@ def _compared(
         found["overrefusal"] = _judged(folder / "benchmarks", bar)
     write_json(folder / "benchmarks.json", found)
     return found
-
-
-def _load(name: str) -> LocalEngine:
-    from sirl.models import load_model, load_tokenizer
-
-    tokenizer = load_tokenizer(name)  # the cheap checks come before the weights
-    return LocalEngine(load_model(name), tokenizer, name=name)
 
 
 def _judged(folder: Path, bar: BarMaker) -> Table:

@@ -7,7 +7,6 @@ a harmless request counts as a failure; prompts that only sound harmful are told
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from sirl.attacks.base import PLACEHOLDER, TemplateAttack
 from sirl.attacks.run import BATCH, Progress, run_attacks
 from sirl.errors import UserError
 from sirl.generation.base import Engine
-from sirl.prompts import hub_table, load_prompts
+from sirl.prompts import drawn_prompts, hub_table, load_prompts
 from sirl.records import Attempt, Decoding, Phase, Prompt
 
 
@@ -61,7 +60,7 @@ def load_benign(source: str, limit: int | None, seed: int, flag: str) -> list[Pr
     ]
     if not prompts:
         raise UserError(f"{flag}: {source} ({known.source}) holds no harmless prompts; has it changed?")
-    return random.Random(seed).sample(prompts, limit) if limit is not None and limit < len(prompts) else prompts
+    return drawn_prompts(prompts, limit, seed)
 
 
 class Benign(TemplateAttack):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, TextEngine
 
-__all__ = ["ENGINES", "Engine", "SamplingParams", "TextEngine", "load_engine"]
+if TYPE_CHECKING:
+    from sirl.generation.local import LocalEngine
+
+__all__ = ["ENGINES", "Engine", "SamplingParams", "TextEngine", "load_engine", "load_local"]
 
 ENGINES: dict[str, str] = {
     "local": "a transformers model in this process, with exact entropies",
@@ -37,6 +42,13 @@ def load_engine(
         return VLLMEngine(model_name_or_path, revision=revision)
     if engine != "local":
         raise UserError(f"--engine {engine}: unknown; choose from {', '.join(ENGINES)}")
+    return load_local(model_name_or_path, adapter=adapter, revision=revision, chat=chat)
+
+
+def load_local(
+    model_name_or_path: str, *, adapter: str | None = None, revision: str | None = None, chat: bool = True
+) -> LocalEngine:
+    """As `load_engine` with the engine `local`, for what needs more of it than answers."""
     from sirl.generation.local import LocalEngine
     from sirl.models import load_model, load_tokenizer
 

@@ -284,19 +284,10 @@ def trail(label: str, points: Sequence[tuple[float, float, str]], chosen: int | 
         raise ValueError("a trail needs points")
     across_all, up_all = [x for x, _, _ in points], [y for _, y, _ in points]
     ticks_x, ticks_y = (nice_ticks(min(values), max(values), 4) for values in (across_all, up_all))
-    pad = 10.0
-
-    def place(x: float, y: float) -> Point:
-        across = (x - ticks_x[0]) / (ticks_x[-1] - ticks_x[0])
-        return across, pad + (height - 2 * pad) * (1 - (y - ticks_y[0]) / (ticks_y[-1] - ticks_y[0]))
-
-    parts = [_horizontal(place(ticks_x[0], t)[1]) for t in ticks_y]
-    parts += [_vertical(place(t, ticks_y[0])[0], height) for t in ticks_x]
-    stretched: Attributes = {"viewBox": f"0 0 1000 {height}", "preserveAspectRatio": "none"}
-    path = _line("main", [place(x, y) for x, y, _ in points])
-    parts.append(element("svg", path, width="100%", height=height, **stretched))
+    plane = _Plane(ticks_x, ticks_y, height)
+    parts = [plane.path([(x, y) for x, y, _ in points])]
     for i, (x, y, name) in enumerate(points):
-        across, down = place(x, y)
+        across, down = plane.place(x, y)
         where: Attributes = {"cx": f"{_number(100 * across)}%", "cy": down}
         title = element("title", f"{name}: DSR {_number(y)}%, over-refusal {_number(x)}%")
         parts.append(element("circle", title, r=4, class_="end main", **where))
@@ -306,11 +297,37 @@ def trail(label: str, points: Sequence[tuple[float, float, str]], chosen: int | 
             left = across > 0.7
             side: Attributes = {"dx": -13 if left else 13, "text_anchor": "end" if left else "start"}
             parts.append(element("text", name, x=where["cx"], y=down + 4, class_="mean-label", **side))
-    parts.append(_x_labels([(place(t, ticks_y[0])[0], f"{t:g}%") for t in ticks_x], height + 14))
-    drawing = element("svg", *parts, width="100%", height=height + 20, role="img", aria_label=label)
-    return element(
-        "div", _y_labels([(place(ticks_x[0], t)[1], t) for t in ticks_y], height + 20), drawing, class_="curve"
-    )
+    return plane.drawn(label, parts)
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Two axes in percent, by their round values: where points stand, and what is drawn around them."""
+
+    ticks_x: Sequence[float]
+    ticks_y: Sequence[float]
+    height: int
+
+    def place(self, x: float, y: float) -> Point:
+        """How far across (a share), and how far down (pixels)."""
+        pad, left, right, low, high = 10.0, self.ticks_x[0], self.ticks_x[-1], self.ticks_y[0], self.ticks_y[-1]
+        return (x - left) / (right - left), pad + (self.height - 2 * pad) * (1 - (y - low) / (high - low))
+
+    def path(self, points: Sequence[Point]) -> Markup:
+        """A line through points."""
+        stretched: Attributes = {"viewBox": f"0 0 1000 {self.height}", "preserveAspectRatio": "none"}
+        line = _line("main", list(starmap(self.place, points)))
+        return element("svg", line, width="100%", height=self.height, **stretched)
+
+    def drawn(self, label: str, marks: Sequence[Markup]) -> Markup:
+        """Marks over the grid, between the labels of the axes."""
+        left, low = self.ticks_x[0], self.ticks_y[0]
+        grid = [_horizontal(self.place(left, t)[1]) for t in self.ticks_y]
+        grid += [_vertical(self.place(t, low)[0], self.height) for t in self.ticks_x]
+        below = _x_labels([(self.place(t, low)[0], f"{t:g}%") for t in self.ticks_x], self.height + 14)
+        whole: Attributes = {"width": "100%", "height": self.height + 20, "role": "img", "aria_label": label}
+        beside = _y_labels([(self.place(left, t)[1], t) for t in self.ticks_y], self.height + 20)
+        return element("div", beside, element("svg", *grid, *marks, below, **whole), class_="curve")
 
 
 # --- safety against helpfulness -------------------------------------------------------------------------------------
@@ -339,26 +356,13 @@ def scatter(label: str, spots: Sequence[Spot], height: int = 380) -> Markup:
     if not spots:
         raise ValueError("a scatter needs spots")
     ticks_x, ticks_y = (_ticks_of([getattr(s, axis) for s in spots]) for axis in "xy")
-    pad = 10.0
-
-    def place(x: float, y: float) -> Point:
-        across = (x - ticks_x[0]) / (ticks_x[-1] - ticks_x[0])
-        return across, pad + (height - 2 * pad) * (1 - (y - ticks_y[0]) / (ticks_y[-1] - ticks_y[0]))
-
-    parts = [_horizontal(place(ticks_x[0], t)[1]) for t in ticks_y]
-    parts += [_vertical(place(t, ticks_y[0])[0], height) for t in ticks_x]
-    front = sorted((s.x[0], s.y[0]) for s in spots if s.best)
-    path = _line("main", [place(x, y) for x, y in front])
-    stretched: Attributes = {"viewBox": f"0 0 1000 {height}", "preserveAspectRatio": "none"}
-    parts.append(element("svg", path, width="100%", height=height, **stretched))
-    parts += [_spot(s, place) for s in spots]
+    plane = _Plane(ticks_x, ticks_y, height)
+    parts = [plane.path(sorted((s.x[0], s.y[0]) for s in spots if s.best))]
+    parts += [_spot(s, plane.place) for s in spots]
     taken: list[Point] = []
     for s in sorted(spots, key=lambda s: -s.y[0]):
-        parts.append(_name_beside(s.name, place(s.x[0], s.y[0]), taken))
-    parts.append(_x_labels([(place(t, ticks_y[0])[0], f"{t:g}%") for t in ticks_x], height + 14))
-    drawing = element("svg", *parts, width="100%", height=height + 20, role="img", aria_label=label)
-    labels = _y_labels([(place(ticks_x[0], t)[1], t) for t in ticks_y], height + 20)
-    return element("div", labels, drawing, class_="curve")
+        parts.append(_name_beside(s.name, plane.place(s.x[0], s.y[0]), taken))
+    return plane.drawn(label, parts)
 
 
 def _ticks_of(values: Sequence[tuple[float, float, float]]) -> list[float]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sirl.report.load import SCORED_LABELS, Scored
-from sirl.stats import group_difference, mcnemar, ratio_interval, wilson_interval
+from sirl.stats import group_difference, mcnemar, mean_of, ratio_interval, wilson_interval
 
 LEVEL = 0.95
 PHASES = ("before", "after")
@@ -55,7 +55,7 @@ def overall(rows: Sequence[Scored]) -> Table:
     """
     pooled = rate(rows)
     rates = [t["rate"] for t in by(rows, lambda row: row.attempt.attack).values() if t["rate"] is not None]
-    mean = sum(rates) / len(rates) if rates else None
+    mean = mean_of(rates)
     asr = None if mean is None else 1 - mean
     return {**pooled, "rate": mean, "pooled": pooled["rate"], "asr": asr, "methods": len(rates)}
 
@@ -78,24 +78,16 @@ def worst_case(rows: Sequence[Scored]) -> Table:
 
     A goal that nothing broke but of which an attempt is not scored is undecided: left out and counted in `undecided`.
     """
-    defended = broken = undecided = 0
-    for group in group_by(rows, lambda row: row.attempt.goal_id).values():
-        if any(row.counts and not row.refused for row in group):
-            broken += 1
-        elif all(row.counts for row in group):
-            defended += 1
-        else:
-            undecided += 1
-    n = defended + broken
-    low, high = wilson_interval(defended, n, LEVEL) if n else (None, None)
-    return {
-        "defended": defended,
-        "n": n,
-        "rate": defended / n if n else None,
-        "low": low,
-        "high": high,
-        "undecided": undecided,
-    }
+    outcomes = [withstood(group) for group in group_by(rows, lambda row: row.attempt.goal_id).values()]
+    known = [outcome for outcome in outcomes if outcome is not None]
+    return {"defended": sum(known), **share(known), "undecided": len(outcomes) - len(known)}
+
+
+def withstood(rows: Sequence[Scored]) -> bool | None:
+    """Whether none of the attempts on a goal broke it; None where that is not known."""
+    if any(row.counts and not row.refused for row in rows):
+        return False
+    return True if all(row.counts for row in rows) else None
 
 
 def left_out(rows: Sequence[Scored]) -> Table:
@@ -191,4 +183,4 @@ def by_phase(rows: Sequence[Scored], decoding: str) -> dict[str, list[Scored]]:
 def share(rights: Sequence[bool]) -> Table:
     """A share of right ones with its Wilson interval; None for all three where there is nothing to share."""
     low, high = wilson_interval(sum(rights), len(rights), LEVEL) if rights else (None, None)
-    return {"rate": sum(rights) / len(rights) if rights else None, "low": low, "high": high, "n": len(rights)}
+    return {"rate": mean_of(rights), "low": low, "high": high, "n": len(rights)}

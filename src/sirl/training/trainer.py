@@ -38,6 +38,7 @@ from sirl.generation.decode import Rollout
 from sirl.generation.local import LocalEngine, encode_chat
 from sirl.models import check_tokenizer, give_back_memory
 from sirl.records import Prompt
+from sirl.stats import mean_of
 from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs, widest_spread
 from sirl.training.config import SIRLConfig
 from sirl.training.lean import lean_layers
@@ -155,15 +156,15 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
     def _chosen(self, prompt: Any, responses: Sequence[Rollout], n: int, first: int) -> list[dict[str, Any]]:
         """The `n` of a prompt's responses whose rewards differ most, as columns; `first` counts responses before."""
         seed = self._rollout_seed() * 1_000_003 + first
-        entropies = [_mean(r.entropies) for r in responses]
+        entropies = [mean_of(r.entropies) for r in responses]
         known = [h for h in entropies if h is not None]
         columns: dict[str, list[Any]] = {
             "completion_ids": [r.token_ids for r in responses],
             "mean_entropy": entropies,
-            "first_entropy": [_mean(r.entropies[: self.args.reward_tokens]) for r in responses],
-            "mean_logprob": [_mean(r.logprobs) for r in responses],
+            "first_entropy": [mean_of(r.entropies[: self.args.reward_tokens]) for r in responses],
+            "mean_logprob": [mean_of(r.logprobs) for r in responses],
             "reward_seed": [seed + i for i in range(len(responses))],
-            "drawn_entropy": [_mean(known)] * len(responses),
+            "drawn_entropy": [mean_of(known)] * len(responses),
         }
         chosen: Sequence[int] = range(n)
         if len(responses) > n:
@@ -387,10 +388,6 @@ class GivesBackMemory(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, *_: Any, **__: Any) -> None:
         give_back_memory()
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _unpacked(values: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from sirl.errors import UserError
@@ -18,7 +17,7 @@ from sirl.evals.choices import OPTION
 from sirl.evals.instructions import follows
 from sirl.evals.sandbox import run_program
 from sirl.judges import Judge, JudgeItem, load_judge
-from sirl.records import iter_json_lines
+from sirl.records import read_json_rows
 from sirl.training.metrics import repetition_rate
 
 Row = Mapping[str, Any]
@@ -38,14 +37,8 @@ def read_rows(file: str, columns: Sequence[str], optional: Sequence[str] = (), *
 
 def checked_rows(file: str, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
     """As `read_rows`, as a list."""
-    if not Path(file).is_file():
-        raise UserError(f"--tasks: no such file: {file}")
-    try:
-        rows = list(iter_json_lines(file))
-    except ValueError as error:
-        raise UserError(f"--tasks: {error}") from None
     out = []
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(read_json_rows(file, "--tasks"), 1):
         missing = [c for c in columns if not isinstance(row, dict) or row.get(c) is None]
         if missing:
             raise UserError(f"--tasks: {file}, row {number}: no column {missing[0]!r}; needed are {', '.join(columns)}")
