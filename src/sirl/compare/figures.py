@@ -79,7 +79,7 @@ def measure_run(job: Job) -> Measured:
     row |= {"covers": covers} | _costs(run, job) | _change(run, job, chosen, decoding)
     units = {name: _units(part) for name, part in rows.items()}
     ends = {goal: withstood(part) for goal, part in group_by(every, _goal).items()}
-    units["worst_case"] = {goal: (float(end), 1.0) for goal, end in ends.items() if end is not None}
+    units["worst_case"] = {goal: (float(end is True), float(end is not None)) for goal, end in ends.items()}
     return Measured(row, units)
 
 
