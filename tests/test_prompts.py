@@ -274,7 +274,28 @@ def test_chat_format_gives_the_last_user_turn(tmp_path: Path) -> None:
     ]
     for ending in (".jsonl", ".parquet"):
         source = write(tmp_path / f"a{ending}", [{"prompt": turns}])
-        assert [p.text for p in load_prompts(source)] == ["two"]
+        (prompt,) = load_prompts(source)
+        assert prompt.text == "two"
+        assert [dict(turn) for turn in prompt.conversation] == turns
+
+
+def test_a_turn_behind_the_last_question_is_a_prefill_in_the_prompt_column_alone(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "Well,"}]
+    for column, kept in [("prompt", 2), ("text", 1)]:
+        (prompt,) = load_prompts(write(tmp_path / f"{column}.jsonl", [{column: turns}]))
+        assert (prompt.text, len(prompt.conversation)) == ("one", kept)
+
+
+def test_conversations_that_end_alike_are_different_prompts(tmp_path: Path) -> None:
+    end = {"role": "user", "content": "And now?"}
+    rows = [{"prompt": [{"role": "user", "content": c}, {"role": "assistant", "content": "a"}, end]} for c in "xyx"]
+    assert len(load_prompts(write(tmp_path / "a.jsonl", rows))) == 2
+
+
+def test_a_conversation_without_a_question_is_no_prompt(tmp_path: Path) -> None:
+    for turns in ([{"role": "assistant", "content": "a"}], [{"role": "user", "content": 7}], [7]):
+        with pytest.raises(UserError, match="no prompt but list"):
+            load_prompts(write(tmp_path / "a.jsonl", [{"prompt": turns}]))
 
 
 def test_text_that_pandas_would_take_for_missing(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from sirl.errors import UserError
 from sirl.gap_view import explain, gap_svg, render_gap_table
 from sirl.generation.base import Engine, SamplingParams
 from sirl.judges.base import Judge, JudgeItem, Judgement
-from sirl.records import Completion, Conversation, FinishReason, Label, Prompt, user_turn
+from sirl.records import Completion, Conversation, FinishReason, Label, Prompt
 from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, mean_of, spearman
 
 __all__ = [
@@ -202,7 +202,7 @@ def sample_gap(
     if unknown:
         raise ValueError(f"unknown kinds of prompt {sorted(unknown)}: use {', '.join(get_args(Kind))}")
     params = SamplingParams(config.max_new_tokens, config.temperature, config.k, config.seed)
-    conversations: list[Conversation] = [user_turn(prompt.text) for _, prompt in prompts]
+    conversations: list[Conversation] = [prompt.conversation for _, prompt in prompts]
     answers = engine.generate(conversations, params, progress)
     if len(answers) != len(prompts) or any(len(group) != config.k for group in answers):
         raise ValueError(f"engine {engine.name!r} must return {config.k} responses for each of {len(prompts)} prompts")

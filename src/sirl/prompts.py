@@ -15,14 +15,14 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from sirl.errors import UserError
-from sirl.records import Prompt
+from sirl.records import Conversation, Message, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class _Row:
 
     place: str
     text: Any
+    prefill: bool = False
     id: Any = None
     category: Any = None
 
@@ -64,8 +65,10 @@ def load_prompts(
 ) -> list[Prompt]:
     """Prompts of a source, in its order, without repetitions.
 
-    `limit` keeps that many, drawn under `seed`. `split` is only for hub datasets. Chat-format prompts (a list of
-    messages) give the text of their last user turn. Errors name `flag` or the file and line.
+    `limit` keeps that many, drawn under `seed`. `split` is only for hub datasets. Of chat-format prompts (a list of
+    messages) the text is the last user turn's, and the conversation is kept beside it. An assistant's turn at the end
+    is an answer, which is dropped, unless the column is called `prompt`: there it is what the answer begins with.
+    Errors name `flag` or the file and line.
     """
     if limit is not None and limit < 1:
         raise UserError(f"{flag}: the number of prompts must be 1 or more, got {limit}")
@@ -264,6 +267,7 @@ def _row(row: Mapping[str, Any], place: str, column: str, with_category: bool) -
     return _Row(
         place=place,
         text=row[column],
+        prefill=column == "prompt",
         id=row["id"] if "id" in row and column != "id" else None,
         category=row["category"] if with_category and "category" in row else None,
     )
@@ -275,8 +279,8 @@ def _prompts(rows: Iterable[_Row], name: str, flag: str, lenient: bool) -> Itera
     dropped = 0
     stem = Path(name).stem
     for number, row in enumerate(rows, 1):
-        text = _last_user_text(row.text)
-        if text is None or not text.strip():
+        text, messages = _conversation(row.text, row.prefill)
+        if not text.strip():
             if not lenient:
                 what = "blank prompt" if isinstance(row.text, str) else f"no prompt but {type(row.text).__name__}"
                 raise UserError(f"{flag}: {row.place}: {what}; a prompt is a text or a list of messages")
@@ -287,43 +291,48 @@ def _prompts(rows: Iterable[_Row], name: str, flag: str, lenient: bool) -> Itera
             text=text.strip(),
             category=None if row.category is None else str(row.category),
             source=name,
+            messages=messages,
         )
     if dropped:
         log.warning("%s: %d rows without a prompt left out", name, dropped)
 
 
-def _last_user_text(value: Any) -> str | None:
-    """Text of a plain or chat-format prompt, or None where it is neither."""
+def _conversation(value: Any, prefill: bool) -> tuple[str, Conversation]:
+    """What the user asks last, and the turns where there are others ("" and none where `value` is no prompt).
+
+    Turns behind the user's last one are kept if they are a `prefill`.
+    """
     if isinstance(value, str):
-        return value
-    if not isinstance(value, Sequence) or isinstance(value, bytes):
-        return None
-    for message in reversed(value):
-        if not isinstance(message, Mapping):
-            return None
-        if message.get("role") == "user":
-            content = message.get("content")
-            return content if isinstance(content, str) else None
-    return None
+        return value, ()
+    if not isinstance(value, Sequence) or not all(isinstance(turn, Mapping) for turn in value):
+        return "", ()
+    turns = [Message(role=str(turn.get("role")), content=turn.get("content") or "") for turn in value]
+    asked = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
+    if not asked or not all(isinstance(turn["content"], str) for turn in turns):
+        return "", ()
+    if not prefill:
+        turns = turns[: asked[-1] + 1]
+    return turns[asked[-1]]["content"], tuple(turns) if len(turns) > 1 else ()
 
 
 def _deduplicate(prompts: Iterable[Prompt], name: str) -> list[Prompt]:
     """First of each text; ids made unique, since attempts are filed under them."""
-    texts: set[str] = set()
+    texts: set[tuple[str, ...]] = set()
     ids: set[str] = set()
     kept: list[Prompt] = []
     repeated = 0
     for prompt in prompts:
-        if prompt.text in texts:
+        key = (prompt.text, *(turn["content"] for turn in prompt.messages))
+        if key in texts:
             repeated += 1
             continue
-        texts.add(prompt.text)
+        texts.add(key)
         unique, n = prompt.id, 1
         while unique in ids:
             n += 1
             unique = f"{prompt.id}-{n}"
         ids.add(unique)
-        kept.append(Prompt(unique, prompt.text, prompt.category, prompt.source))
+        kept.append(replace(prompt, id=unique))
     if repeated:
         log.warning("%s: %d repeated prompts left out", name, repeated)
     return kept

@@ -50,12 +50,22 @@ def ends_in_prefill(conversation: Conversation) -> bool:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One unlabeled request: training prompt, benign question or the goal of an attack."""
+    """One unlabeled request: training prompt, benign question or the goal of an attack.
+
+    `text` is what the user asks last. `messages` are the whole conversation, where there is more to it: training learns
+    from that, attacks take the text.
+    """
 
     id: str
     text: str
     category: str | None = None
     source: str | None = None
+    messages: Conversation = ()
+
+    @property
+    def conversation(self) -> Conversation:
+        """What a model is asked."""
+        return self.messages or user_turn(self.text)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class TestDraws:
         engine, path = FakeEngine(refuses=["task 1", "task 4"]), tmp_path / "draws.jsonl"
         params = SamplingParams(temperature=1.0, n=2)
         rows = draw_and_judge(engine, load_judge("refusal"), PROMPTS[:3], params, path, no_bar)
-        assert [row["prompt"] for row in rows] == ["task 0", "task 1", "task 2"]
+        assert [row["prompt"][0]["content"] for row in rows] == ["task 0", "task 1", "task 2"]
         assert [[draw["label"] for draw in row["draws"]] for row in rows] == [
             ["full_compliance"] * 2,
             ["full_refusal"] * 2,
@@ -194,7 +194,7 @@ def test_what_sft_and_dpo_are_taught(
             }
             for row in draws
         ]
-        prompts = [encode_chat(tokenizer, user_turn(row["prompt"])) for row in draws]
+        prompts = [encode_chat(tokenizer, tuple(row["prompt"])) for row in draws]
         if name == "sft":
             expected = [(p, d["full_refusal"][0]) for p, d in zip(prompts, by_label, strict=True) if d["full_refusal"]]
             assert [row["input_ids"] for row in kept.pool[:-3]] == [p + answer for p, answer in expected]

@@ -27,7 +27,7 @@ from sirl.models import load_tokenizer
 from sirl.pipeline import train
 from sirl.plan import Plan
 from sirl.progress import BarMaker, counted
-from sirl.records import Prompt, append_jsonl, iter_json_lines, user_turn
+from sirl.records import Conversation, Message, Prompt, append_jsonl, iter_json_lines, user_turn
 from sirl.training import SIRLConfig
 from sirl.training.bar import BarCallback
 from sirl.training.batching import EpochSampler
@@ -48,7 +48,7 @@ class Drawn:
 
     tokenizer: Any
     rows: list[Row]
-    held: Sequence[tuple[str, Sequence[int]]]
+    held: Sequence[tuple[Conversation, Sequence[int]]]
     updates: int
 
 
@@ -63,15 +63,17 @@ def judge_reward(judge: Judge, tokenizer: Any) -> RewardFunction:
 
     def reward(prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float | None]:
         texts = tokenizer.batch_decode([list(ids) for ids in completion_ids], skip_special_tokens=True)
-        items = [JudgeItem(_last_turn(p), text) for p, text in zip(prompts, texts, strict=True)]
+        items = [JudgeItem(_asked(p), text) for p, text in zip(prompts, texts, strict=True)]
         labels = [judgement.label for judgement in judge.judge(items)]
         return [None if label == "unscored" else float(label == "full_refusal") for label in labels]
 
     return reward
 
 
-def _last_turn(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+def _asked(prompt: Any) -> str:
+    """What the user asks last."""
+    turns = user_turn(prompt) if isinstance(prompt, str) else prompt
+    return next(str(turn["content"]) for turn in reversed(turns) if turn["role"] == "user")
 
 
 def train_sft(plan: Plan, bar: BarMaker) -> None:
@@ -189,34 +191,35 @@ def draw(plan: Plan, bar: BarMaker, held: Sequence[Prompt] = ()) -> Drawn:
     judge, path = refusal_judge(plan.config.gap.judge, "gap.judge"), plan.config.run_dir / "draws.jsonl"
     rows = draw_and_judge(engine, judge, visited_prompts(config, prompts), params, path, bar)
     greedy = SamplingParams(max_new_tokens=config.retention_tokens)
-    answers = engine.generate([user_turn(p.text) for p in held], greedy) if held else []
-    pairs = [(p.text, answer.token_ids) for p, (answer,) in zip(held, answers, strict=True)]
+    answers = engine.generate([p.conversation for p in held], greedy) if held else []
+    pairs = [(p.conversation, answer.token_ids) for p, (answer,) in zip(held, answers, strict=True)]
     return Drawn(tokenizer, rows, pairs, count_updates(config, len(prompts)))
 
 
 def draw_and_judge(
     engine: Engine, judge: Judge, prompts: Sequence[Prompt], params: SamplingParams, path: Path, bar: BarMaker
 ) -> list[Row]:
-    """Rows of `prompt` and its `draws` (`text`, token `ids`, `label`), in order; those of an earlier go are kept."""
-    done = {row["prompt"]: row for row in iter_json_lines(path)} if path.is_file() else {}
-    missing = [p for p in prompts if p.text not in done]
+    """Rows of `id`, `prompt` and its `draws` (`text`, token `ids`, `label`), in order; an earlier go's are kept."""
+    done = {row["id"]: row for row in iter_json_lines(path)} if path.is_file() else {}
+    missing = [p for p in prompts if p.id not in done]
     with bar("draw answers") as progress:
         count = counted(progress, len(missing) * params.n)
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
-            groups = engine.generate([user_turn(p.text) for p in chunk], params, count)
+            groups = engine.generate([p.conversation for p in chunk], params, count)
             items = [JudgeItem(p.text, a.text) for p, group in zip(chunk, groups, strict=True) for a in group]
             labels = iter([judgement.label for judgement in judge.judge(items)])
             rows = [
                 {
-                    "prompt": p.text,
+                    "id": p.id,
+                    "prompt": p.conversation,
                     "draws": [{"text": a.text, "ids": list(a.token_ids), "label": next(labels)} for a in group],
                 }
                 for p, group in zip(chunk, groups, strict=True)
             ]
             append_jsonl(path, rows)
-            done |= {row["prompt"]: row for row in rows}
-    return [done[p.text] for p in prompts]
+            done |= {row["id"]: row for row in rows}
+    return [done[p.id] for p in prompts]
 
 
 def _refusals(row: Row) -> list[Row]:
@@ -227,11 +230,11 @@ def _answers(row: Row) -> list[Row]:
     return [draw for draw in row["draws"] if draw["label"] == "full_compliance"]
 
 
-def _ids(drawn: Drawn, prompt: str) -> list[int]:
-    return encode_chat(drawn.tokenizer, user_turn(prompt))
+def _ids(drawn: Drawn, prompt: Sequence[Message]) -> list[int]:
+    return encode_chat(drawn.tokenizer, tuple(prompt))
 
 
-def _example(drawn: Drawn, prompt: str, answer: Sequence[int]) -> Row:
+def _example(drawn: Drawn, prompt: Sequence[Message], answer: Sequence[int]) -> Row:
     """A prompt with an answer; the loss is taken on the answer alone."""
     before = _ids(drawn, prompt)
     return {"input_ids": [*before, *answer], "labels": [-100] * len(before) + [*answer]}

@@ -22,7 +22,7 @@ from torch import Tensor
 from sirl.entropy import score_tokens
 from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine, encode_chat
-from sirl.records import Prompt, user_turn
+from sirl.records import Prompt
 from sirl.training.batching import pad_pairs
 from sirl.training.packed import pack
 
@@ -43,7 +43,7 @@ class HeldAnswer:
 @torch.no_grad()
 def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int, batch_size: int = 16) -> list[HeldAnswer]:
     """The starting model's greedy answers and distributions on the retention prompts."""
-    chats = [encode_chat(engine.tokenizer, user_turn(p.text)) for p in prompts]
+    chats = [encode_chat(engine.tokenizer, p.conversation) for p in prompts]
     rollouts = [group[0] for group in engine.rollout(chats, SamplingParams(max_new_tokens=tokens))]
     order = sorted(range(len(chats)), key=lambda i: len(chats[i]) + len(rollouts[i].token_ids))
     pairs = [(chats[i], rollouts[i].token_ids) for i in order]

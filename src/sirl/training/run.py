@@ -19,7 +19,7 @@ from sirl.errors import UserError
 from sirl.generation.local import encode_chat
 from sirl.models import default_device, export_model, load_model, load_tokenizer
 from sirl.prompts import load_prompts
-from sirl.records import Prompt, user_turn
+from sirl.records import Prompt, ends_in_prefill
 from sirl.training.checks import PolicyCheck
 from sirl.training.config import SIRLConfig
 from sirl.training.metrics import MetricsFile
@@ -80,13 +80,18 @@ def training_prompts(config: SIRLConfig, data_args: DataConfig, tokenizer: Any) 
         limit=data_args.max_prompts,
         seed=config.seed,
     )
-    kept = [p for p in prompts if len(encode_chat(tokenizer, user_turn(p.text))) <= config.max_prompt_tokens]
+    kept = [p for p in prompts if len(encode_chat(tokenizer, p.conversation)) <= config.max_prompt_tokens]
     if len(kept) < len(prompts):
         log.warning(
             "%d of %d prompts are longer than %d tokens and left out",
             len(prompts) - len(kept),
             len(prompts),
             config.max_prompt_tokens,
+        )
+    if config.use_vllm and any(ends_in_prefill(p.messages) for p in kept):
+        raise UserError(
+            f"--dataset_name {data_args.dataset_name}: a prompt ends with the beginning of an answer, which TRL does "
+            "not pass on to vLLM; leave such prompts out or train without --use_vllm"
         )
     per_batch = config.generation_batch_size // config.num_generations
     if len(kept) < per_batch:
@@ -127,7 +132,7 @@ def build_trainer(
     return SIRLTrainer(
         model,
         config,
-        Dataset.from_dict({"prompt": [p.text for p in prompts]}),
+        Dataset.from_dict({"prompt": [[dict(turn) for turn in p.conversation] for p in prompts]}),
         processing_class=tokenizer,
         retention_prompts=retention,
         peft_config=peft_config,

@@ -75,7 +75,8 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
     """GRPO on unlabeled prompts with an entropy reward.
 
     Use it as `trl.GRPOTrainer`, without `reward_funcs`: the reward is `args.reward`. `train_dataset` holds prompts
-    (texts, or conversations whose last turn is the user's) in a `prompt` column; no other column is looked at.
+    (texts, or conversations, which may end with the beginning of an answer) in a `prompt` column; no other column is
+    looked at.
     `retention_prompts` are benign prompts on which the policy is held to the model it started from. `reward` is for
     those who compare with other rewards: a TRL reward function that takes `prompts` and `completion_ids`.
 

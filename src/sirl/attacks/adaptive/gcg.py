@@ -35,7 +35,7 @@ class GCGConfig(SearchConfig):
     The best prompt is answered every `check_every` steps. The paper's own budget is 500 steps of 512 candidates.
     """
 
-    max_queries: int = 96
+    max_queries: int = 400
     suffix_tokens: int = 12
     width: int = 14
     top_k: int = 64

@@ -32,7 +32,7 @@ START = " !"
 class RandomSearchConfig(SearchConfig):
     """`proposals` suffixes are scored a step, and the best prompt is answered every `check_every` improvements."""
 
-    max_queries: int = 72
+    max_queries: int = 300
     suffix_pieces: int = 20
     proposals: int = 8
     largest_share: float = 0.4
