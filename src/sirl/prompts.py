@@ -30,10 +30,12 @@ PROMPT_COLUMNS = ("prompt", "question", "instruction", "text", "behavior", "goal
 """Names tried in order where the user names no column."""
 
 BUNDLED = {
-    "demo/train": "unlabeled training prompts: harmful, benign and borderline, mixed",
+    "demo/train": "unlabeled training prompts: harmful, benign and borderline, plain and wrapped, mixed",
     "demo/retention": "benign prompts on which training holds the policy to the model it started from",
     "demo/behaviours": "harmful behaviours in ten categories: the goals of the attacks",
     "demo/overrefusal": "benign prompts, half of which only sound harmful",
+    "demo/dev-behaviours": "harmful behaviours to choose a policy by while training; none is among the goals",
+    "demo/dev-overrefusal": "benign prompts to choose a policy by, half of which only sound harmful",
 }
 """Prompt sets that ship with the package."""
 
