@@ -89,7 +89,8 @@ class EvalsSection:
     """What hardening must not cost. `overrefusal` names benign prompts, or null for none.
 
     With `drift`, divergence and perplexity are measured on the starting model's answers to them. `choices` names a file
-    of multiple-choice questions.
+    of multiple-choice questions. `wrappings` names static attacks in which `max_wrapped` of the benign prompts are
+    asked as well (null: none).
     """
 
     overrefusal: str | None = "demo/overrefusal"
@@ -98,10 +99,17 @@ class EvalsSection:
     drift: bool = True
     choices: str | None = None
     max_questions: int | None = None
+    wrappings: str | tuple[str, ...] | None = None
+    max_wrapped: int = 5
 
     def __post_init__(self) -> None:
         _at_least(1, evals__max_new_tokens=self.max_new_tokens, evals__max_prompts=self.max_prompts)
-        _at_least(1, evals__max_questions=self.max_questions)
+        _at_least(1, evals__max_questions=self.max_questions, evals__max_wrapped=self.max_wrapped)
+        if self.wrappings is not None and not self.overrefusal:
+            raise UserError(
+                "evals.wrappings: the prompts that are wrapped are those of evals.overrefusal; name some there, or set "
+                "evals.wrappings to null"
+            )
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def measure_gap(plan: Plan, engine: Any, bar: BarMaker) -> None:
 
 
 def attack(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
-    """Attacks, then benign prompts, the same before and after.
+    """Attacks, then benign prompts, then some of these in the wrappings of attacks, the same before and after.
 
     Adaptive attacks search anew each time. Afterwards, what they found before is put to the hardened model as well.
     """
@@ -122,6 +122,9 @@ def attack(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
     if plan.benign:
         tokens = config.evals.max_new_tokens
         stages.ask_benign(engine, plan.benign, config.run_dir, phase=phase, max_new_tokens=tokens, **shared)
+    if plan.wrappings:
+        shared |= {"decodings": ("greedy",), "max_new_tokens": config.evals.max_new_tokens}
+        stages.ask_wrapped(engine, plan.wrappings, plan.wrapped, config.run_dir, phase=phase, **shared)
 
 
 def train(plan: Plan, bar: BarMaker, reward: Callable[..., Any] | None = None) -> None:
@@ -149,7 +152,8 @@ def report(manifest: Manifest) -> dict[str, Any]:
 
     folder, start = manifest.run_dir, time.monotonic()
     summary = summarise_run(folder)
-    write_json(folder / "evals.json", {"overrefusal": summary["benign"], "capability": summary["capability"]})
+    parts = {"overrefusal": "benign", "wrapped": "wrapped", "capability": "capability"}
+    write_json(folder / "evals.json", {name: summary[key] for name, key in parts.items()})
     render_report(folder)
     write_card(folder)
     manifest.add("report", time.monotonic() - start)

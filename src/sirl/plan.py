@@ -16,6 +16,7 @@ from sirl.errors import UserError
 from sirl.evals.choices import Question, load_questions
 from sirl.evals.development import DevelopmentSet
 from sirl.evals.overrefusal import load_benign
+from sirl.evals.wrapped import draw_evenly, resolve_wrappings
 from sirl.flags import Training, parse_training
 from sirl.gap import Kind
 from sirl.judges import Judge, load_judges, refusal_judge
@@ -38,6 +39,8 @@ class Plan:
     judges: list[Judge]
     development: DevelopmentSet | None
     questions: list[Question]
+    wrappings: list[Attack]
+    wrapped: list[Prompt]
 
 
 def prepare(config: RunConfig) -> Plan:
@@ -52,6 +55,8 @@ def prepare(config: RunConfig) -> Plan:
     templates = load_templates(own.template_file, flag) if own.template_file else ()
     attacks = resolve_attacks(own.attacks, templates, AttackOptions(budget=own.budget))
     check_attacker(attacks, own.attacker_model, own.attacker_engine, "attack.attacker_model", "attack.attacker_engine")
+    evals = config.evals
+    wrappings = resolve_wrappings(evals.wrappings, templates) if evals.wrappings is not None else []
     judges = load_judges(own.judge, "attack.judge")
     refusal_judge(config.gap.judge, "gap.judge")
     training = parse_training([], training_options(config), "train")
@@ -61,9 +66,9 @@ def prepare(config: RunConfig) -> Plan:
         config.attack.goals, limit=config.attack.max_goals, seed=seed, flag=goals_flag, with_category=True
     )
     benign: list[Prompt] = []
-    if config.evals.overrefusal:
-        limit = config.evals.max_prompts
-        benign = load_benign(config.evals.overrefusal, limit, seed, benign_flag)
+    if evals.overrefusal:
+        benign = load_benign(evals.overrefusal, evals.max_prompts, seed, benign_flag)
+    wrapped = draw_evenly(benign, evals.max_wrapped, seed) if wrappings else []
     seen = _trained_on(training)
     development = _development(config, judges[0])
     if development is not None:
@@ -74,10 +79,21 @@ def prepare(config: RunConfig) -> Plan:
     for flag, prompts in seen.items():
         check_disjoint(prompts, goals, train_name=flag, test_name=goals_flag)
         check_disjoint(prompts, benign, train_name=flag, test_name=benign_flag)
-    evals = config.evals
     questions = load_questions(evals.choices, evals.max_questions) if evals.choices else []
     gap = _gap_prompts(config, training)
-    return Plan(config, training, attacks, goals, benign, gap, judges, development, questions)
+    return Plan(
+        config=config,
+        training=training,
+        attacks=attacks,
+        goals=goals,
+        benign=benign,
+        gap=gap,
+        judges=judges,
+        development=development,
+        questions=questions,
+        wrappings=wrappings,
+        wrapped=wrapped,
+    )
 
 
 def training_options(config: RunConfig) -> Mapping[str, Any]:

@@ -128,6 +128,33 @@ def ask_benign(
         )
 
 
+def ask_wrapped(
+    engine: Engine,
+    wrappings: Sequence[Attack],
+    prompts: Sequence[Prompt],
+    folder: Path,
+    *,
+    phase: Phase,
+    decodings: Sequence[Decoding],
+    max_new_tokens: int,
+    seed: int,
+    bar: BarMaker = no_bar,
+) -> list[Attempt]:
+    """Benign prompts in each wrapping, into `wrapped_attempts.jsonl`; those of an earlier go are kept."""
+    with bar(f"wrapped benign prompts ({phase})") as progress:
+        return run_attacks(
+            engine,
+            wrappings,
+            prompts,
+            phase=phase,
+            decodings=decodings,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            path=folder / "wrapped_attempts.jsonl",
+            progress=progress,
+        )
+
+
 def measure_capability(folder: Path, questions: Sequence[Question], drift: bool) -> dict[str, Any]:
     """What is left of the model besides refusing, before and after, into `capability.json`; models one after the other.
 
@@ -153,7 +180,7 @@ def measure_capability(folder: Path, questions: Sequence[Question], drift: bool)
 def judge_all(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> list[Verdict]:
     """Verdicts of every judge beside every file of attempts in a folder; those of an earlier go are kept."""
     out: list[Verdict] = []
-    for kind in ("", "benign_"):
+    for kind in ("", "benign_", "wrapped_"):
         path = folder / f"{kind}attempts.jsonl"
         if path.is_file():
             out += judge_file(read_jsonl(path, Attempt), judges, folder, kind, bar)

@@ -17,7 +17,7 @@ from sirl.compare import run as comparison
 from sirl.compare.jobs import Job, plan_jobs
 from sirl.compare.run import compare, link
 from sirl.errors import UserError
-from sirl.records import Attempt, read_jsonl
+from sirl.records import Attempt, Verdict, read_jsonl
 
 
 class World:
@@ -99,6 +99,22 @@ def test_what_comes_before_training_is_measured_once_a_seed(out: Path, world: Wo
     for seed in (0, 1):
         gaps = {(out / f"{name}-seed{seed}" / "gap.json").read_bytes() for name in ("none", "dpo", "sirl")}
         assert len(gaps) == 1
+
+
+def test_wrapped_requests_are_measured_once_before_training(out: Path, world: World) -> None:
+    """Of `none`, the trained and the untrained methods; answers of the starting model are taken over."""
+    sets = {"evals.wrappings": ["aim"], "evals.max_wrapped": 2}
+    found = compare(planned(out, ["sft", "system_prompt", "sirl"], sets=sets), out)
+    assert [row["status"] for row in found["rows"]] == ["done"] * 4
+    start = read_jsonl(out / "none-seed0" / "wrapped_attempts.jsonl", Attempt)
+    assert [a.phase for a in start] == ["before"] * 2
+    for name in ("sft", "system_prompt", "sirl"):
+        attempts = read_jsonl(out / f"{name}-seed0" / "wrapped_attempts.jsonl", Attempt)
+        assert attempts[:2] == start
+        assert [a.phase for a in attempts[2:]] == ["after"] * 2
+        verdicts = read_jsonl(out / f"{name}-seed0" / "wrapped_verdicts.jsonl", Verdict)
+        assert [v.attempt_id for v in verdicts] == [a.id for a in attempts]
+    assert world.engines["base"].calls == 4 + 3, "before: gap, attacks, benign and wrapped; after: a system prompt's"
 
 
 def test_a_gap_on_other_prompts_is_measured_anew(out: Path, world: World) -> None:

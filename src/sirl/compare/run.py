@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 FAILURE = "failure.txt"
 """The traceback of a run that failed, in its folder."""
 GAP = ("gap.json", "gap_samples.jsonl", "gap.svg")
-BEFORE = ("attempts.jsonl", "benign_attempts.jsonl", "verdicts.jsonl", "benign_verdicts.jsonl")
+BEFORE = tuple(f"{kind}{part}.jsonl" for part in ("attempts", "verdicts") for kind in ("", "benign_", "wrapped_"))
 """Files of the starting model, which a run takes over from `none`."""
 
 

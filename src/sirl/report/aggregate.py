@@ -24,7 +24,20 @@ from typing import Any, TypeGuard
 
 from sirl.report.attack_figures import attack_summary
 from sirl.report.load import Run, Scored, load_run
-from sirl.report.rates import DECODINGS, PHASES, Table, by, by_phase, change, group_by, left_out, rate, share
+from sirl.report.rates import (
+    DECODINGS,
+    PHASES,
+    Table,
+    by,
+    by_phase,
+    change,
+    change_interval,
+    group_by,
+    left_out,
+    overall,
+    rate,
+    share,
+)
 from sirl.stats import mcnemar
 
 BENIGN_KINDS = ("plain", "sounds_harmful")
@@ -56,6 +69,29 @@ def benign_summary(rows: Sequence[Scored]) -> Table:
     return out
 
 
+def wrapped_summary(rows: Sequence[Scored]) -> Table:
+    """Refusals of benign prompts in the wrappings of attacks, which are asked greedily alone.
+
+    `rates` has, by phase, `by_attack` and `overall`, the mean in which every wrapping weighs alike; `change` pairs
+    (wrapping, prompt) before and after, with an `interval` from a bootstrap over prompts.
+    """
+    split = by_phase(rows, "greedy")
+    asked = [row for part in split.values() for row in part]
+    changed = change(split["before"], split["after"], _attack)
+    if changed:
+        changed["interval"] = change_interval(split["before"], split["after"])
+    return {
+        "attacks": list(group_by(asked, _attack)),
+        "prompts": len({row.attempt.goal_id for row in asked}),
+        "phases": [phase for phase in PHASES if split[phase]],
+        "rates": {
+            phase: {"overall": overall(part), "by_attack": by(part, _attack)} for phase, part in split.items() if part
+        },
+        "change": changed,
+        "left_out": left_out(asked),
+    }
+
+
 def capability_summary(found: Mapping[str, Any], measured: Mapping[str, Any] | None = None) -> Table | None:
     """`drift` as measured, `choices` as accuracies with Wilson intervals and a paired test, and the benchmarks that
     `sirl eval` measured; None without any of them."""
@@ -82,6 +118,10 @@ def _kind(row: Scored) -> str:
     return row.attempt.category or "uncategorised"
 
 
+def _attack(row: Scored) -> str:
+    return row.attempt.attack
+
+
 def summarise_run(run_dir: str | os.PathLike[str]) -> Table:
     """All figures of a run folder as JSON values; the section of a stage that was not run is None."""
     return summarise(load_run(run_dir))
@@ -96,6 +136,7 @@ def summarise(run: Run) -> Table:
         "gap": run.gap,
         "attack": attack_summary(run.attacks) if run.attacks else None,
         "benign": benign_summary(run.benign) if run.benign else None,
+        "wrapped": wrapped_summary(run.wrapped) if run.wrapped else None,
         "capability": capability_summary(run.capability or {}, run.benchmarks),
         "steps": _steps(run.metrics),
         "seconds": stage_seconds(run.manifest),
@@ -126,8 +167,8 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
 
     `dsr_*` are means over the attacks of one kind, which `dsr_covers` names, `harm_dsr_*` the same by harm scores (None
     without them); `kinds` has both for each kind, never mixed. `worst_case_dsr_*` is over all attacks. `*_refusal_*`
-    are full-refusal rates of benign prompts by kind; `base` and `checkpoint` are absolute paths, so that they load from
-    any working directory.
+    are full-refusal rates of benign prompts by kind, `wrapped_refusal_*` the mean over the wrappings of attacks that
+    they were put in; `base` and `checkpoint` are absolute paths, so that they load from any working directory.
     """
     run = load_run(run_dir)
     summary = summarise(run)
@@ -138,6 +179,8 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
     for kind in BENIGN_KINDS:
         for phase in PHASES:
             out[f"{kind}_refusal_{phase}"] = _dig(summary, "benign", "rates", "greedy", phase, kind, "rate")
+    for phase in PHASES:
+        out[f"wrapped_refusal_{phase}"] = _dig(summary, "wrapped", "rates", phase, "overall", "rate")
     out["reduction"] = _dig(attack, "change", "greedy", "reduction")
     out["kinds"] = {kind: _kind_figures(tables) for kind, tables in (_dig(attack, "kinds") or {}).items()}
     out["gap"] = _gap_figures(run.gap)

@@ -82,6 +82,7 @@ class Run:
     benchmarks: dict[str, Any] | None
     attacks: list[Scored] | None
     benign: list[Scored] | None
+    wrapped: list[Scored] | None
     judges: tuple[str, ...]
     agreement: list[dict[str, Any]]
 
@@ -93,8 +94,10 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         raise UserError(f"{path}: no such run folder; give the folder that `sirl run` wrote, such as runs/demo")
     verdicts = _records(path / "verdicts.jsonl", Verdict) or []
     benign_verdicts = _records(path / "benign_verdicts.jsonl", Verdict) or []
+    wrapped_verdicts = _records(path / "wrapped_verdicts.jsonl", Verdict) or []
     attempts = _records(path / "attempts.jsonl", Attempt)
     benign = _records(path / "benign_attempts.jsonl", Attempt)
+    wrapped = _records(path / "wrapped_attempts.jsonl", Attempt)
     return Run(
         path=path,
         manifest=_json(path / "manifest.json"),
@@ -107,7 +110,8 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         benchmarks=_json(path / "benchmarks.json"),
         attacks=join(attempts, verdicts) if attempts else None,
         benign=join(benign, benign_verdicts) if benign else None,
-        judges=tuple(dict.fromkeys(v.judge for v in [*verdicts, *benign_verdicts])),
+        wrapped=join(wrapped, wrapped_verdicts) if wrapped else None,
+        judges=tuple(dict.fromkeys(v.judge for v in [*verdicts, *benign_verdicts, *wrapped_verdicts])),
         agreement=judge_agreement(verdicts),
     )
 

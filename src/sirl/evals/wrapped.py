@@ -1,0 +1,59 @@
+"""Harmless requests in the wrappings of attacks: does a model refuse the request, or the wrapping?
+
+A static attack is a wrapping around a request. A model that learns to refuse the wrapping defends itself against the
+attack whatever is asked, which a defence success rate cannot tell from knowing harm. Over-refusal is measured on plain
+requests elsewhere (XSTest: Röttger et al. 2024, arXiv 2308.01263); that it has to be measured under the attack's own
+wrapping as well is our addition.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from sirl.attacks import OWN_TEMPLATES, resolve_attacks
+from sirl.attacks.base import Attack, StaticAttack
+from sirl.attacks.direct import Direct
+from sirl.errors import UserError
+from sirl.records import Prompt
+
+FLAG = "evals.wrappings"
+
+
+def resolve_wrappings(spec: str | Sequence[str], templates: Sequence[Attack] = ()) -> list[Attack]:
+    """The static attacks of a list as `resolve_attacks` takes it. Of a group, `direct` is left out: it wraps nothing.
+
+    `templates`, those of a template file, take part where the list says `templates`.
+
+    Raises:
+        UserError: none is named, or one is unknown, adaptive or `direct`.
+    """
+    words = [word.strip() for word in (spec.split(",") if isinstance(spec, str) else spec)]
+    words = [word for word in words if word]
+    if not words:
+        raise UserError(f"{FLAG}: name at least one static attack, static for all of them, or null for none")
+    if Direct.name in words:
+        raise UserError(f"{FLAG}: {Direct.name} wraps nothing; evals.overrefusal asks harmless requests as they are")
+    try:
+        attacks = resolve_attacks(words, templates if OWN_TEMPLATES in words else ())
+    except UserError as error:
+        raise UserError(f"{FLAG}: {error}") from error
+    adaptive = [attack.name for attack in attacks if not isinstance(attack, StaticAttack)]
+    if adaptive:
+        shown = ", ".join(adaptive[:3]) + (" ..." if len(adaptive) > 3 else "")
+        raise UserError(f"{FLAG}: only static attacks wrap a request without searching; leave out {shown}")
+    return [attack for attack in attacks if not isinstance(attack, Direct)]
+
+
+def draw_evenly(prompts: Sequence[Prompt], limit: int, seed: int) -> list[Prompt]:
+    """`limit` of the prompts in their order, drawn under `seed`, as evenly over categories as these allow."""
+    rng = random.Random(seed)
+    groups: dict[str | None, list[int]] = defaultdict(list)
+    for place, prompt in enumerate(prompts):
+        groups[prompt.category].append(place)
+    queues = [rng.sample(places, len(places)) for places in groups.values()]
+    rng.shuffle(queues)  # with more categories than prompts, none of them is always first
+    turns = [place for turn in zip_longest(*queues) for place in turn if place is not None]
+    return [prompts[place] for place in sorted(turns[:limit])]
