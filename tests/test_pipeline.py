@@ -17,6 +17,7 @@ from sirl.errors import UserError
 from sirl.pipeline import run_pipeline
 from sirl.plan import prepare
 from sirl.records import Attempt, Verdict, read_jsonl
+from sirl.report.rates import PHASES
 
 
 def lines(path: Path, texts: list[str]) -> str:
@@ -142,6 +143,63 @@ def test_replays_are_added_where_they_are_missing_and_possible(
     assert [a.attack for a in after].count("best_of_n@before") == 4 * replayed
 
 
+def wrapping(config: RunConfig, **evals: Any) -> RunConfig:
+    return replace(config, evals=replace(config.evals, wrappings=("aim", "base64"), max_wrapped=3, **evals))
+
+
+def test_harmless_requests_in_wrappings(config: RunConfig, world: World) -> None:
+    """The hardened model refuses whatever comes in the wrapping of `aim`, and no request in base64."""
+    world.engines["model"].refuses = ["goal", "AIM"]
+    changed = wrapping(config)
+    summary = run_pipeline(changed)
+    attempts = read_jsonl(changed.run_dir / "wrapped_attempts.jsonl", Attempt)
+    sides = {phase: [(a.attack, a.goal_id, a.messages) for a in attempts if a.phase == phase] for phase in PHASES}
+    assert sides["before"] == sides["after"]
+    asked = {a.goal for a in attempts}
+    assert len(asked) == 3
+    assert asked < {f"question {i}" for i in range(5)}
+    assert {(a.attack, a.decoding, a.category) for a in attempts} == {
+        ("aim", "greedy", "plain"),
+        ("base64", "greedy", "plain"),
+    }
+    judged = read_jsonl(changed.run_dir / "wrapped_verdicts.jsonl", Verdict)
+    assert {v.attempt_id for v in judged} == {a.id for a in attempts}
+    assert (summary["wrapped_refusal_before"], summary["wrapped_refusal_after"]) == (0.0, 0.5)
+    found = json.loads((changed.run_dir / "evals.json").read_text())["wrapped"]
+    assert found["rates"]["after"]["by_attack"]["aim"]["rate"] == 1
+    assert found["change"]["fixed"] == 3
+    assert "partly measures refusing the wrapping" in (changed.run_dir / "report.html").read_text()
+    run_pipeline(changed, overwrite=True)
+    assert len(read_jsonl(changed.run_dir / "wrapped_attempts.jsonl", Attempt)) == 12, "the old ones are gone"
+
+
+@pytest.mark.usefixtures("world")
+def test_wrapped_requests_are_asked_greedily_alone(config: RunConfig) -> None:
+    changed = wrapping(replace(config, attack=replace(config.attack, decoding=("sample",))))
+    run_pipeline(changed)
+    assert {a.decoding for a in read_jsonl(changed.run_dir / "wrapped_attempts.jsonl", Attempt)} == {"greedy"}
+
+
+@pytest.mark.usefixtures("world")
+def test_without_wrappings_nothing_is_wrapped(config: RunConfig) -> None:
+    summary = run_pipeline(config)
+    assert summary["wrapped_refusal_before"] is summary["wrapped_refusal_after"] is None
+    assert not (config.run_dir / "wrapped_attempts.jsonl").exists()
+    assert json.loads((config.run_dir / "evals.json").read_text())["wrapped"] is None
+
+
+def test_interrupted_among_wrapped_requests_goes_on(config: RunConfig, world: World) -> None:
+    engine, changed = world.engines["base"], wrapping(config)
+    engine.break_at = 3  # after the gap, the attacks and the benign prompts
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(changed)
+    assert stages(changed)["attack_before"] == "interrupted"
+    engine.break_at = None
+    run_pipeline(changed)
+    assert engine.calls == 3 + 1, "the wrapped requests alone"
+    assert stages(changed) == dict.fromkeys(STORY, "done")
+
+
 @pytest.mark.parametrize(("broken", "redone"), [("base", "attack_before"), ("model", "attack_after")])
 def test_interrupted_while_attacking_goes_on(config: RunConfig, world: World, broken: str, redone: str) -> None:
     engine = world.engines[broken]
@@ -227,6 +285,26 @@ class TestPlan:
         data[section]["judge"] = judge
         with pytest.raises(UserError, match=message):
             prepare(parse_config(data, "test"))
+
+    @pytest.mark.parametrize(
+        ("wrappings", "message"),
+        [
+            ("adaptive", r"^evals\.wrappings: only static attacks .*random_search"),
+            (("direct", "dan"), r"^evals\.wrappings: direct wraps nothing"),
+            ("templates", r"^evals\.wrappings: .*template file"),
+        ],
+    )
+    def test_wrong_wrappings(self, config: RunConfig, wrappings: Any, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            prepare(replace(config, evals=replace(config.evals, wrappings=wrappings)))
+
+    def test_own_templates_wrap_where_they_are_named(self, config: RunConfig, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("Kindly: [PROMPT]")
+        attack = replace(config.attack, template_file=str(tmp_path / "mine.txt"))
+        for wrappings, names in (("dan", ["dan"]), ("dan,templates", ["dan", "template:1"])):
+            evals = replace(config.evals, wrappings=wrappings)
+            plan = prepare(replace(config, attack=attack, evals=evals))
+            assert [attack.name for attack in plan.wrappings] == names
 
     def test_test_prompts_in_training_prompts(self, config: RunConfig, tmp_path: Path) -> None:
         lines(tmp_path / "goals.jsonl", ["something", "TASK 3!"])

@@ -64,6 +64,15 @@ def test_table_and_json(sirl: Any) -> None:
 
 
 @pytest.mark.usefixtures("ran")
+def test_wrapped_requests_have_a_line_where_they_were_measured(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "wrappings" not in sirl("demo").out
+    monkeypatch.setitem(SUMMARY, "wrapped_refusal_before", 0.21)
+    monkeypatch.setitem(SUMMARY, "wrapped_refusal_after", 0.64)
+    (line,) = [line for line in sirl("demo").out.splitlines() if "wrappings" in line]
+    assert line.split()[-2:] == ["21.0%", "64.0%"]
+
+
+@pytest.mark.usefixtures("ran")
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -86,6 +86,8 @@ def show_summary(summary: dict[str, Any], run_dir: Path) -> None:
         line("refusals of plain benign prompts", summary, "plain_refusal"),
         line("refusals of benign prompts that sound harmful", summary, "sounds_harmful_refusal"),
     ]
+    if summary.get("wrapped_refusal_before") is not None or summary.get("wrapped_refusal_after") is not None:
+        rows.append(line("refusals of benign prompts in the attacks' wrappings", summary, "wrapped_refusal"))
     print()
     print_table(["", "before", "after"], rows)
     seconds = summary.get("seconds") or {}

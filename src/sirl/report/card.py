@@ -23,6 +23,7 @@ from sirl.report.attack_sections import DECODING_NAMES, LEADS, TITLES
 from sirl.report.charts import percent
 from sirl.report.load import Run, load_run
 from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, STATUS_NAMES, count, factor, judge_run, with_interval
+from sirl.report.wrapped import wrapped_words
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -77,6 +78,7 @@ def render_card(run: Run) -> str:
         *_training(run, summary),
         *_attacks(summary["attack"]),
         *_benign(summary["benign"]),
+        *([_text(wrapped_words(summary["wrapped"]))] if summary["wrapped"] else []),
         _list(f"{label}: {words}" for label, words in sections.capability_facts(summary["capability"])),
         "## How it was measured",
         _list(f"{label}: {words}" for label, words in sections.method_facts(run, summary)),

@@ -28,6 +28,7 @@ from sirl.report.charts import element, join, percent
 from sirl.report.load import Run, load_run
 from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
 from sirl.report.verdict import KIND_NAMES, STATUS_NAMES, count, factor, judge_run, p_value, with_interval
+from sirl.report.wrapped import wrapped_section
 
 HERE = Path(__file__).parent
 SCRIPT = """
@@ -105,6 +106,7 @@ def context(run: Run) -> dict[str, Any]:
         "kind_names": KIND_NAMES,
         "attack": attack_section(summary["attack"]),
         "benign": sections.benign_section(summary["benign"]),
+        "wrapped": wrapped_section(summary["wrapped"]),
         "capability": sections.capability_facts(summary["capability"]),
         "gap": sections.gap_section(run.gap, run.gap_samples),
         "curves": sections.training_section(run.metrics),

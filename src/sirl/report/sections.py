@@ -16,6 +16,7 @@ from sirl.report.load import Run
 from sirl.report.rates import PHASES
 from sirl.report.samples import Sample, pick_samples
 from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, count, p_value, with_interval
+from sirl.report.wrapped import wrapped_limits
 
 SHORT_KINDS = {"plain": "Plain prompts refused", "sounds_harmful": "“Sounds harmful” refused"}
 FEW_KINDS = 4
@@ -333,7 +334,7 @@ def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def limits(manifest: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the figures do not show, each as a lead and its explanation."""
-    out = attack_limits(summary["attack"])
+    out = attack_limits(summary["attack"]) + wrapped_limits(summary)
     if "refusal" in summary["judges"] or not summary["judges"]:
         out.append(
             (
