@@ -110,6 +110,13 @@ def test_demo_names_its_attacks_one_by_one() -> None:
     assert not set(attacks) & set(GROUPS)
 
 
+def test_demo_wraps_harmless_requests_as_its_attacks_wrap_harmful_ones() -> None:
+    config = load_config("demo")
+    assert isinstance(config.evals.wrappings, tuple)
+    assert ["direct", *config.evals.wrappings] == list(config.attack.attacks)
+    assert config.evals.max_wrapped == 10
+
+
 def test_template_file_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sirl.plan.load_prompts", lambda *_, **__: [Prompt("p", "Sneak a snack in")])
     monkeypatch.setattr("sirl.plan.check_disjoint", lambda *_, **__: None)
@@ -175,6 +182,9 @@ def test_lists_may_be_written_as_text() -> None:
         (changed(attack={"decoding": ["beam"]}), r"attack\.decoding: expected greedy or sample, got 'beam'"),
         (changed(attack={"decoding": ["greedy", "greedy"]}), r"attack\.decoding: .* each once"),
         (changed(attack={"max_goals": "all"}), r"max_goals: expected a whole number or null, got 'all'"),
+        (changed(evals={"wrappings": 3}), r"evals\.wrappings: expected text or a list of text or null, got 3"),
+        (changed(evals={"wrappings": "dan", "max_wrapped": 0}), r"evals\.max_wrapped: must be 1 or more, got 0"),
+        (changed(evals={"wrappings": "dan", "overrefusal": None}), r"evals\.wrappings: .* those of evals\.overrefusal"),
         (changed(name="a/b"), r"name: 'a/b' cannot be the name of a folder"),
         (changed(name=""), r"name: '' cannot be the name of a folder"),
         ({k: v for k, v in MINIMAL.items() if k != "train"}, r"x\.yaml: train is missing"),
