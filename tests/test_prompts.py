@@ -304,6 +304,17 @@ def test_text_that_pandas_would_take_for_missing(tmp_path: Path) -> None:
     assert [p.text for p in load_prompts(str(path))] == ["null", "NA", "7"]
 
 
+def test_several_sources(tmp_path: Path) -> None:
+    one, two = (write(tmp_path / f"{n}.jsonl", [{"id": "x", "prompt": p} for p in "ab" + n]) for n in "cd")
+    both = load_prompts(f"{one}, {two}")
+    assert [p.text for p in both] == ["a", "b", "c", "d"]
+    assert len({p.id for p in both}) == 4
+    with pytest.raises(UserError, match=r"no such file: .*missing\.jsonl"):
+        load_prompts(f"{one},missing.jsonl")
+    (tmp_path / "a,b.txt").write_text("one\n")
+    assert [p.text for p in load_prompts(str(tmp_path / "a,b.txt"))] == ["one"]
+
+
 def test_limit_is_a_seeded_draw_in_order(tmp_path: Path) -> None:
     rows = [{"prompt": f"p{i}"} for i in range(100)]
     source = write(tmp_path / "a.jsonl", rows)
@@ -346,7 +357,8 @@ def test_bundled_sets_load_and_do_not_overlap(name: str) -> None:
     assert bundled_path(name).is_file(), "the package must carry this set"
     mine = load_prompts(name, with_category=True)
     assert len({p.id for p in mine}) == len(mine)
-    assert all(p.category for p in mine) == (name != "demo/train")  # training prompts carry no label of any kind
+    labelled = not name.startswith("demo/train")  # training prompts carry no label of any kind
+    assert all(p.category for p in mine) == labelled
     for other in BUNDLED:
         if other != name:
             check_disjoint(mine, load_prompts(other), train_name=name, test_name=other)

@@ -1,8 +1,9 @@
 """Unlabeled prompts from wherever the user keeps them.
 
 A source is a bundled name (`demo/train`), a file (.jsonl, .csv, .parquet, .txt) or a hub dataset id (`org/name`, or
-`org/name:config`). SIRL learns from prompts alone, so only the prompt column is ever read, with `id` to name the rows
-and, on request and never in training, `category` to group them. Safety labels beside them stay on disk.
+`org/name:config`), or several of these with commas between them. SIRL learns from prompts alone, so only the prompt
+column is ever read, with `id` to name the rows and, on request and never in training, `category` to group them. Safety
+labels beside them stay on disk.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ PROMPT_COLUMNS = ("prompt", "question", "instruction", "text", "behavior", "goal
 """Names tried in order where the user names no column."""
 
 BUNDLED = {
-    "demo/train": "unlabeled training prompts: harmful, benign and borderline, plain and wrapped, mixed",
+    "demo/train": "unlabeled training prompts: harmful, benign and borderline, mixed",
+    "demo/train-wrapped": "more of them, in forms that jailbreaks take and in conversations",
     "demo/retention": "benign prompts on which training holds the policy to the model it started from",
+    "demo/retention-wrapped": "more of them, in the same forms",
     "demo/behaviours": "harmful behaviours in ten categories: the goals of the attacks",
     "demo/overrefusal": "benign prompts, half of which only sound harmful",
     "demo/dev-behaviours": "harmful behaviours to choose a policy by while training; none is among the goals",
@@ -74,10 +77,13 @@ def load_prompts(
     """
     if limit is not None and limit < 1:
         raise UserError(f"{flag}: the number of prompts must be 1 or more, got {limit}")
-    name, rows, from_hub = _open(source, column, split, flag, with_category)
-    prompts = _deduplicate(_prompts(rows, name, flag, lenient=from_hub), name)
+    found: list[Prompt] = []
+    for part in _parts(source):
+        name, rows, from_hub = _open(part, column, split, flag, with_category)
+        found += _prompts(rows, name, flag, lenient=from_hub)
+    prompts = _deduplicate(found, source)
     if not prompts:
-        raise UserError(f"{flag}: {name} holds no prompts")
+        raise UserError(f"{flag}: {source} holds no prompts")
     return drawn_prompts(prompts, limit, seed)
 
 
@@ -115,6 +121,13 @@ def check_disjoint(
 
 
 # --- sources ------------------------------------------------------------------------------------------------------
+
+
+def _parts(source: str) -> list[str]:
+    """The sources of a list with commas; a file may have commas in its name."""
+    if Path(source).expanduser().exists():
+        return [source]
+    return [part.strip() for part in source.split(",") if part.strip()] or [source]
 
 
 def _open(
