@@ -56,10 +56,11 @@ class World:
         # the base model refuses half of everything that is asked, the hardened one all harmful goals
         halves = [f"{kind} {i}" for kind in ("task", "goal") for i in range(0, 12, 2)]
         self.engines = {"base": FakeEngine(refuses=halves), "model": FakeEngine(refuses=["goal"])}
+        # first: this imports the module, which must not bind the stand-in below for good
+        monkeypatch.setattr("sirl.training.run.run_training", self.train)
         monkeypatch.setattr("sirl.models.load_tokenizer", lambda *_, **__: None)
         monkeypatch.setattr(pipeline, "export_base", lambda _, target: target.mkdir())
         monkeypatch.setattr(pipeline, "load_engine", lambda name, **_: self.engines[Path(name).name])
-        monkeypatch.setattr("sirl.training.run.run_training", self.train)
 
     def train(self, config: Any, model: Any, data: Any, **_: Any) -> Path:
         assert (config.max_steps, config.seed, Path(model.model_name_or_path).name) == (2, 3, "base")
