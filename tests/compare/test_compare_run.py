@@ -60,6 +60,25 @@ def planned(out: Path, methods: Sequence[str], seeds: Sequence[int] = (0,), **mo
     return plan_jobs(str(config), methods=methods, seeds=seeds, folder=out, sets=sets, **more)
 
 
+@pytest.mark.usefixtures("world")
+def test_draws_are_taken_over_where_training_is_set_alike(out: Path) -> None:
+    compare(planned(out, ["sft"], [0, 1]), out)
+    for seed in (0, 1):
+        (out / f"sft-seed{seed}" / "draws.jsonl").write_text(f"seed {seed}\n")
+    compare(planned(out, ["sft", "dpo", "sirl"], [0, 1]), out)
+    for seed in (0, 1):
+        assert (out / f"dpo-seed{seed}" / "draws.jsonl").read_text() == f"seed {seed}\n"
+        assert not (out / f"sirl-seed{seed}" / "draws.jsonl").exists()
+
+
+@pytest.mark.usefixtures("world")
+def test_draws_under_other_settings_are_not_taken_over(out: Path) -> None:
+    compare(planned(out, ["sft"]), out)
+    (out / "sft-seed0" / "draws.jsonl").write_text("others\n")
+    compare(planned(out, ["sft", "dpo"], sets={"dpo:train.learning_rate": 0.5}), out)
+    assert not (out / "dpo-seed0" / "draws.jsonl").exists()
+
+
 def status(out: Path, run: str) -> dict[str, Any]:
     manifest = json.loads((out / run / "manifest.json").read_text())
     return {name: stage["status"] for name, stage in manifest["stages"].items()}

@@ -18,6 +18,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from sirl.compare.jobs import DRAWS
 from sirl.errors import UserError
 from sirl.generation import load_engine
 from sirl.generation.base import Engine, SamplingParams
@@ -188,7 +189,7 @@ def draw(plan: Plan, bar: BarMaker, held: Sequence[Prompt] = ()) -> Drawn:
         n=config.num_rollouts or config.num_generations,
         seed=config.seed,
     )
-    judge, path = refusal_judge(plan.config.gap.judge, "gap.judge"), plan.config.run_dir / "draws.jsonl"
+    judge, path = refusal_judge(plan.config.gap.judge, "gap.judge"), plan.config.run_dir / DRAWS
     rows = draw_and_judge(engine, judge, visited_prompts(config, prompts), params, path, bar)
     greedy = SamplingParams(max_new_tokens=config.retention_tokens)
     answers = engine.generate([p.conversation for p in held], greedy) if held else []

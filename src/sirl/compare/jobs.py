@@ -15,6 +15,9 @@ from sirl.errors import UserError
 SAME = ("attack", "evals", "seed", "name", "output_dir")
 """Keys that an overlay must leave alone: the measure is the same for all, and the rest is the comparison's to set."""
 
+DRAWS = "draws.jsonl"
+"""In a run of `sft` or `dpo`: the starting model's answers to the training prompts, with their labels."""
+
 _NAME = re.compile(r"\w[\w.-]*")
 
 

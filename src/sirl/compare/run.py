@@ -1,7 +1,8 @@
 """Runs a comparison, each method and seed in a run folder of its own, and goes on where an earlier go stopped.
 
 What the starting model does, before any training, is measured once a seed, in the run of `none`; the others take its
-files over. A method that fails is noted with its reason, and the others go on.
+files over. Trainings on its judged draws share those too. A method that fails is noted with its reason, and the others
+go on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from sirl import stages
 from sirl.compare.defences import defend
 from sirl.compare.figures import Failed, Measured, measure_run, summarise_comparison
-from sirl.compare.jobs import Job
+from sirl.compare.jobs import DRAWS, Job
 from sirl.config import RunConfig
 from sirl.errors import UserError
 from sirl.generation import Engine, load_engine
@@ -55,13 +56,13 @@ def compare(
         check_folder(job, overwrite)
     for job in {_asks(job.config): job for job in reversed(jobs)}.values():
         prepare(job.config)  # whatever can be wrong with a method is found before any work
-    starts: list[Job] = []
+    earlier: list[Job] = []
     results: list[Measured | Failed] = []
     for number, job in enumerate(jobs, 1):
         log.info("%s, seed %d (%d of %d)", job.name, job.seed, number, len(jobs))
-        result = attempt(job, starts, list(command), overwrite, bar)
-        if job.method.how == "start" and isinstance(result, Measured):
-            starts.append(job)
+        result = attempt(job, earlier, list(command), overwrite, bar)
+        if isinstance(result, Measured):
+            earlier.append(job)
         results.append(result)
         gc.collect()  # a model makes room for the next one
     found = summarise_comparison(jobs, results)
@@ -87,12 +88,12 @@ def check_folder(job: Job, overwrite: bool) -> None:
         )
 
 
-def attempt(job: Job, starts: Sequence[Job], command: list[str], overwrite: bool, bar: BarMaker) -> Measured | Failed:
+def attempt(job: Job, earlier: Sequence[Job], command: list[str], overwrite: bool, bar: BarMaker) -> Measured | Failed:
     """The figures of one run, made or found; or why there are none."""
     try:
         manifest = Manifest.read(job.folder)
         if overwrite or manifest is None or manifest.data.get("status") != "done":
-            run_job(job, starts, command, overwrite, bar)
+            run_job(job, earlier, command, overwrite, bar)
         return measure_run(job)
     except Exception as error:  # of whatever kind: the other methods do not hang on this one
         words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -103,12 +104,13 @@ def attempt(job: Job, starts: Sequence[Job], command: list[str], overwrite: bool
         return Failed(reason)
 
 
-def run_job(job: Job, starts: Sequence[Job], command: list[str], overwrite: bool, bar: BarMaker) -> None:
+def run_job(job: Job, earlier: Sequence[Job], command: list[str], overwrite: bool, bar: BarMaker) -> None:
     """Every stage of a run that is not done yet."""
     plan = prepare(job.config)
     manifest = Manifest.open(job.folder, config=job.as_dict(), seed=job.seed, command=command, overwrite=overwrite)
     if not manifest.stages:
-        take_over(job, starts, manifest)
+        take_over(job, [start for start in earlier if start.method.how == "start"], manifest)
+        take_draws(job, earlier)
     if job.method.how == "pipeline":
         run_stages(plan, manifest, bar)
     else:
@@ -153,6 +155,17 @@ def take_over(job: Job, starts: Sequence[Job], manifest: Manifest) -> None:
             taken.append("attack_before")
     for stage in taken:
         manifest.add(stage, 0.0)
+
+
+def take_draws(job: Job, earlier: Sequence[Job]) -> None:
+    """Take over the judged draws of a run with the same training settings and seed; what it lacks is drawn anew."""
+    for other in earlier:
+        if other.method.how == job.method.how == "training" and _draws_of(other) == _draws_of(job):
+            _copy((DRAWS,), other.folder, job.folder)
+
+
+def _draws_of(job: Job) -> tuple[Any, ...]:
+    return job.seed, job.config.model_name_or_path, job.config.train, job.config.gap.judge
 
 
 def _gap_of(config: RunConfig) -> tuple[Any, ...]:
