@@ -69,10 +69,15 @@ METHODS: dict[str, Method] = {
     ),
     "sirl_published": Method(
         "pipeline",
-        "SIRL as published: no retention, all responses learnt from, the last policy",
+        "SIRL as published: no retention, all responses and groups learnt from, the last policy",
         "Shen et al. 2025, arXiv 2510.01088",
         overlay={
-            "train": {"reward": "entropy", "retention_weight": 0.0, "num_rollouts": None},
+            "train": {
+                "reward": "entropy",
+                "retention_weight": 0.0,
+                "num_rollouts": None,
+                "min_reward_spread": 0.01,  # rounding alone; larger limits are ours
+            },
             "development": None,
         },
     ),
