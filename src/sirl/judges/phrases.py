@@ -289,6 +289,11 @@ OFFER = re.compile(
     r"you can (?:use|try|start|find|reach|also|do|contact|call))\b"
 )
 STEP = re.compile(r"(?:^|\n|[.:!?] )[ *#>]*(?:step )?(?:\d{1,2}[.):]|[-*•] |\*\*\d)")
+# How a request begins: a refusal may say it over in quotes
+REQUEST = re.compile(
+    r"\W*(?:how|what|which|where|when|why|who|can|could|would|will|please|tell|give|write|explain|describe|show|teach|"
+    r"help|make|create|generate|list|provide|i)\b"
+)
 # The refusal is of a thing that is not there: the request was put right, not turned down.
 MISTAKEN = re.compile(
     r"\b(?:is|are|being) (?:a |an |)(?:purely )?fictional (?:character|person|figure|entity)|"
