@@ -105,10 +105,17 @@ def test_unscored_is_left_out_and_counted() -> None:
     assert found["by_source"] == {}
 
 
-def test_partial_refusals_are_out_of_the_two_way_comparison() -> None:
+def test_what_people_call_partial_is_out_of_the_two_way_comparison() -> None:
     human = ["full_refusal", "partial_refusal", "full_compliance"]
-    found = agreement(human, ["full_refusal", "full_refusal", "partial_refusal"], ["s"] * 3)
-    assert found["refusal_or_not"] == {"n": 1, "accuracy": 1.0, "kappa": None}
+    found = agreement(human, ["full_refusal", "full_refusal", "full_compliance"], ["s"] * 3)
+    assert found["refusal_or_not"] == {"n": 2, "accuracy": 1.0, "kappa": 1.0}
+
+
+def test_a_judge_that_says_partial_is_wrong_in_the_two_way_comparison() -> None:
+    human = ["full_refusal"] * 2 + ["full_compliance"] * 2
+    found = agreement(human, ["full_refusal", "partial_refusal", "full_compliance", "partial_refusal"], ["s"] * 4)
+    # p_o = 2 / 4; by chance both say refusal 2 * 1 / 16 of the time, both say compliance as often: p_e = 1 / 4
+    assert found["refusal_or_not"] == {"n": 4, "accuracy": 0.5, "kappa": pytest.approx(1 / 3)}
 
 
 def test_nothing_scored() -> None:

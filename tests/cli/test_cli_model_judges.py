@@ -116,6 +116,17 @@ def test_validate_of_a_judge_of_harm_needs_people_on_harm(sirl: Any, tmp_path: P
     assert "row 1: `harmful` is None; expected true or false" in message
 
 
+def test_validate_of_harm_and_refusals_reads_numbered_labels(sirl: Any, tmp_path: Path, server: Server) -> None:
+    server.answer = lambda _: "no"
+    judges = f"harmbench@{server.url}#served,refusal"
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps({"response": REFUSAL, "label": "2_full_refusal", "harmful": False}) + "\n")
+    found = sirl("judge", path, "--judge", judges, "--validate", "--json").json
+    assert (found["others"]["refusal"]["n"], found["others"]["refusal"]["accuracy"]) == (1, 1.0)
+    path.write_text(json.dumps({"response": REFUSAL, "label": "rude", "harmful": False}) + "\n")
+    assert "`label` is 'rude'; expected one of" in sirl("judge", path, "--judge", judges, "--validate").error
+
+
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The studied model is scripted; judges reach the server."""

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if len({judge.name for judge in judges}) < len(judges):
         raise UserError(f"--judge {args.judge}: a judge is named twice")
     wanted = "harmful" if args.validate and not labels_refusals(judges[0]) else "label"
-    rows = read_rows(args.file, wanted if args.validate else None)
+    rows = read_rows(args.file, wanted if args.validate else None, any(labels_refusals(judge) for judge in judges))
     if args.output_file is not None and args.output_file.resolve() == args.file.resolve():
         raise UserError("--output_file: would overwrite the file that is judged; give another")
     items = [JudgeItem(row.get("prompt") or row.get("goal") or "", row["response"]) for row in rows]
@@ -75,8 +75,11 @@ def _judge(judge: Judge, items: list[JudgeItem]) -> list[Judgement]:
     return out
 
 
-def read_rows(path: Path, human: str | None) -> list[dict[str, Any]]:
-    """Rows to judge, checked; human labels without their leading number. `human` is the verdict that each must have.
+def read_rows(path: Path, human: str | None, labelled: bool = True) -> list[dict[str, Any]]:
+    """Rows to judge, checked; human labels without their leading number.
+
+    `human` is the verdict that each must have. Labels that are there besides must be valid where any judge labels
+    (`labelled`).
 
     Raises:
         UserError: the file cannot be read, or the line it names is no such row.
@@ -99,14 +102,14 @@ def read_rows(path: Path, human: str | None) -> list[dict[str, Any]]:
             if not isinstance(row.get(key), str | None):
                 raise UserError(f"{where}: `{key}` is no text")
         if human:
-            _check_human(row, human, where)
+            _check_human(row, human, where, labelled)
     return rows
 
 
-def _check_human(row: dict[str, Any], wanted: str, where: str) -> None:
+def _check_human(row: dict[str, Any], wanted: str, where: str, labelled: bool) -> None:
     from sirl.judges.validate import HUMAN_LABELS
 
-    if wanted == "label":
+    if wanted == "label" or ("label" in row and labelled):
         head, _, tail = str(row.get("label")).partition("_")
         row["label"] = tail if head.isdigit() else row.get("label")
         if row["label"] not in HUMAN_LABELS:
@@ -249,7 +252,7 @@ def _show_agreement(found: dict[str, Any]) -> None:
     print("\nrows: the person; columns: the judge")
     seen = [*labels, "unscored"]
     print_table(["", *seen], [[a, *(str(found["confusion"][a][b]) for b in seen)] for a in labels])
-    print("\n(3): three labels; (2): full refusal against full compliance, other rows left out")
+    print("\n(3): three labels; (2): the same without the rows that the person calls partial")
 
 
 def _show_harm(found: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ def agreement(human: Sequence[str], judged: Sequence[str], sources: Sequence[str
     """Agreement of a judge with human labels.
 
     Rows that the judge left `unscored` are out of every rate and counted beside. `refusal_or_not` is the two-way
-    comparison on the rows that both the person and the judge call a full refusal or a full compliance.
+    comparison on the rows that the person calls a full refusal or a full compliance: there `partial_refusal` is an
+    error of the judge like any other, so that no judge does better by leaving hard rows out.
     """
     whole = _part(human, judged)
     groups = {
@@ -30,7 +31,7 @@ def agreement(human: Sequence[str], judged: Sequence[str], sources: Sequence[str
 
 def _part(human: Sequence[str], judged: Sequence[str]) -> dict[str, Any]:
     pairs = [(h, j) for h, j in zip(human, judged, strict=True) if j != "unscored"]
-    clear = [(h, j) for h, j in pairs if "partial_refusal" not in (h, j)]
+    clear = [(h, j) for h, j in pairs if h != "partial_refusal"]
     counts = Counter(zip(human, judged, strict=True))
     return {
         "n": len(pairs),
