@@ -124,8 +124,11 @@ class Manifest:
         seed: int,
         command: list[str],
         overwrite: bool = False,
+        reopen: bool = False,
     ) -> Manifest:
         """As `open`, for a command that is one stage: the folder may hold others, and this one unfinished.
+
+        With `reopen` a finished stage of the same settings is gone on with as well.
 
         Raises:
             UserError: the folder cannot be written, holds something else, or holds this stage, finished or of other
@@ -137,13 +140,14 @@ class Manifest:
             return cls._create(run_dir, {stage: plain}, seed, command)
         old = found.data["config"].get(stage)
         if stage in found.stages:
-            if found.done(stage):
+            finished = found.done(stage)
+            if finished and not reopen:
                 raise UserError(f"--output_dir: {run_dir} holds a finished {stage}; {_WAYS_OUT}")
             if old != plain:
                 keys = _changed(old if isinstance(old, dict) else {}, plain)
                 raise UserError(
-                    f"--output_dir: {run_dir} holds an unfinished {stage} of other settings "
-                    f"({', '.join(keys[:4])} differ); {_WAYS_OUT}"
+                    f"--output_dir: {run_dir} holds {'a finished' if finished else 'an unfinished'} {stage} of other "
+                    f"settings ({', '.join(keys[:4])} differ); {_WAYS_OUT}"
                 )
             return found._go_on()
         found.data["config"][stage] = plain

@@ -137,12 +137,15 @@ def test_bundled_configurations_run_static_attacks_only() -> None:
 
 
 def test_options_reach_the_attacks_that_take_them() -> None:
-    direct, gcg, replay = resolve_attacks("direct,gcg,gcg@before", options=AttackOptions(budget=5))
+    direct, gcg, replay = resolve_attacks("direct,gcg,gcg@before", options=AttackOptions(budget=5, seconds=1.5))
     assert isinstance(gcg, AdaptiveAttack)
-    assert gcg.config.max_queries == 5
+    assert (gcg.config.max_queries, gcg.config.max_seconds) == (5, 1.5)
+    assert gcg.configure(AttackOptions()).config == gcg.config
     assert (direct.name, replay.name) == ("direct", "gcg@before")
     with pytest.raises(UserError, match="--attack_budget: must be 1 or more"):
         AttackOptions(budget=0)
+    with pytest.raises(UserError, match="--attack_seconds: must be above 0, got nan"):
+        AttackOptions(seconds=float("nan"))
 
 
 @pytest.mark.parametrize("name", ["direct@before", "gcg@before@before", "nothing@before"])

@@ -10,7 +10,7 @@ import pytest
 
 from scripted import FakeEngine
 from sirl.attacks import ATTACKS, load_attack
-from sirl.records import Attempt, Verdict, read_jsonl
+from sirl.records import Attempt, Completion, Verdict, read_jsonl
 
 
 @pytest.fixture
@@ -50,6 +50,82 @@ def test_before_and_after_share_a_folder(sirl: Any, goals: str, tmp_path: Path, 
     after = sirl(*flags(goals, folder, "--phase", "after", "--attacks", "direct", "--json")).json
     assert after["rates"]["greedy"]["after"]["overall"]["rate"] == 1
     assert set(json.loads((folder / "manifest.json").read_text())["stages"]) == {"attack_before", "attack_after"}
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--seed", "1"), "--seed: 1 here, but 0 in phase before of"),
+        (("--max_new_tokens", "40"), "--max_new_tokens: 40 here, but 64 in phase before of"),
+        (("--max_goals", "2"), "--max_goals: 2 here, but not given in phase before of"),
+        (("--prompt_column", "prompt"), "--prompt_column: prompt here, but not given in phase before of"),
+        (("--decoding", "greedy"), "--decoding: greedy here, but greedy,sample in phase before of"),
+        (("--attack_budget", "4"), "--attack_budget: 4 here, but 3 in phase before of"),
+        (
+            ("--attack_budget", "3", "--attack_seconds", "9"),
+            "--attack_seconds: 9.0 here, but not given in phase before",
+        ),
+    ],
+)
+def test_phases_differ_by_the_model_alone(
+    sirl: Any, goals: str, tmp_path: Path, more: tuple[str, ...], message: str
+) -> None:
+    folder = tmp_path / "run"
+    attacks = ("--attacks", "direct,best_of_n", "--decoding", "greedy,sample")
+    assert sirl(*flags(goals, folder, *attacks, "--attack_budget", "3")).code == 0
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    after = flags(goals, folder, "--phase", "after", *attacks)
+    assert message in sirl(*after, *more).error
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+    assert sirl(*after, *more, "--overwrite").code == 0
+
+
+@pytest.mark.usefixtures("engine")
+def test_goals_of_both_phases_are_the_same(sirl: Any, goals: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert sirl(*flags(goals, folder, "--attacks", "direct")).code == 0
+    other = tmp_path / "other.jsonl"
+    other.write_text(Path(goals).read_text())
+    error = sirl(*flags(str(other), folder, "--phase", "after", "--attacks", "direct")).error
+    assert f"--goals: {other} here, but {goals} in phase before" in error
+
+
+@pytest.mark.usefixtures("engine")
+def test_attacks_and_what_only_one_phase_searches_with_may_differ(sirl: Any, goals: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert sirl(*flags(goals, folder, "--attacks", "direct,dan", "--decoding", "greedy, sample")).code == 0
+    more = ("--attacks", "direct,best_of_n", "--attack_budget", "3", "--decoding", "sample,greedy")
+    after = sirl(*flags(goals, folder, "--phase", "after", *more, "--json")).json
+    assert after["change"]["greedy"]["pairs"] == 4
+
+
+def test_errors_of_a_finished_run_are_tried_again(
+    sirl: Any, goals: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(FakeEngine):
+        """Cannot answer on one goal until it is healed."""
+
+        healed = False
+
+        def generate(self, conversations: Any, *rest: Any, **more: Any) -> Any:
+            answers = super().generate(conversations, *rest, **more)
+            for i, conversation in enumerate(conversations):
+                if "snack number 2" in conversation[-1]["content"] and not self.healed:
+                    answers[i] = [Completion.failed("gone")]
+            return answers
+
+    fake = Failing(refuses=["snack"])
+    monkeypatch.setattr("sirl.generation.load_engine", lambda *_, **__: fake)
+    words = flags(goals, tmp_path / "run", "--attacks", "direct", "--json")
+    first = sirl(*words).json["rates"]["greedy"]["before"]["overall"]
+    assert (first["n"], first["errors"]) == (3, 1)
+    fake.healed = True
+    assert "holds a finished attack_before" in sirl(*words).error
+    assert "of other settings (max_new_tokens differ)" in sirl(*words, "--retry_errors", "--max_new_tokens", "9").error
+    again = sirl(*words, "--retry_errors").json["rates"]["greedy"]["before"]["overall"]
+    assert (again["n"], again["errors"], again["refused"]) == (4, 0, 4)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "done"
 
 
 def test_interrupted_goes_on(sirl: Any, goals: str, tmp_path: Path, engine: FakeEngine) -> None:
@@ -106,6 +182,8 @@ def test_own_templates_alone(sirl: Any, goals: str, tmp_path: Path) -> None:
         (("--max_goals", "few"), "--max_goals: expected a whole number, got 'few'"),
         (("--phase", "during"), "--phase: invalid choice"),
         (("--attack_budget", "0"), "--attack_budget: must be 1 or more"),
+        (("--attack_seconds", "0"), "--attack_seconds: must be above 0, got 0"),
+        (("--attack_seconds", "soon"), "--attack_seconds: expected seconds, got 'soon'"),
         (("--attacker_model", "m"), "--attacker_model m: none of the chosen attacks has an attacker"),
         (("--attacks", "pair", "--attacker_engine", "vllm"), "--attacker_engine vllm: also needs --attacker_model"),
         (("--attacks", "dan@before"), "only adaptive attacks find prompts; dan has its own"),
@@ -144,12 +222,16 @@ def test_table_of_adaptive_attacks(sirl: Any, goals: str, tmp_path: Path, engine
     assert "mean over 1 re-optimised attack " in out
     assert "kitchen" in out  # by category
     (row,) = (line.split() for line in out.splitlines() if line.startswith("best_of_n") and " of " in line)
-    assert row[-1] == "3"
+    head = next(line.split() for line in out.splitlines() if line.startswith("attack ") and "budget" in line)
+    assert head[-3:] == ["budget", "seconds", "FLOPs"]
+    assert (row[-3], row[-1]) == ("3", "-")  # an engine that shows no tokens tells no arithmetic
+    assert float(row[-2]) >= 0
     assert "Withstood every attack, greedy: " in out
     assert "Before and after" not in out
     engine.refuses = ["snack"]
     out = sirl(*flags(goals, folder, "--phase", "after", "--attacks", "direct,best_of_n@before")).out
     assert "Before and after, by refusal: 4 pairs, 2 fixed, 0 regressed" in out
+    assert "successful attacks 2 to 0 (none left, factor at least " in out
     assert "mean over 1 transferred attack " in out
 
 

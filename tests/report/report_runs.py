@@ -120,6 +120,7 @@ def adaptive_rows(
                 start = luck < chance / 4
                 queries = (1 if start else 2 + g % (budget - 2)) if broken else budget
                 facts = {"budget": budget, "start_broken": start, "broken_at": queries if broken else None}
+                facts |= {"seconds": 0.5 + g / 8, "flops": 2.0e9 * queries}
                 messages = ({"role": "user", "content": f"[{name}, found {phase}] {goal}"},)
                 changes = {"refuse": not broken, "queries": queries, "search": facts, "messages": messages}
                 out.append(attempt(name, goal, phase, **changes))

@@ -18,7 +18,7 @@ from sirl.report.attack_figures import attack_summary, kinds_of, search_figures,
 from sirl.report.card import render_card
 from sirl.report.load import Scored, join, load_run
 from sirl.report.render import render_html
-from sirl.report.verdict import judge_run
+from sirl.report.verdict import judge_run, p_value
 
 STATIC = {"direct": (0.5, 0.9), "aim": (0.3, 0.8)}
 
@@ -102,6 +102,18 @@ def test_a_transferred_prompt_is_compared_with_the_search_that_found_it() -> Non
     assert len(with_origins(rows)) == len(rows) + 1
 
 
+def test_static_answers_to_other_prompts_are_no_pair() -> None:
+    changed = ({"role": "user", "content": "another wording of the goal"},)
+    rows = [attempt("direct", g, phase, refuse=phase == "after") for phase in ("before", "after") for g in "ab"]
+    rows[3] = attempt("direct", "b", "after", messages=changed)
+    got = attack_summary(scored(*rows))["change"]["greedy"]
+    assert (got["pairs"], got["fixed"]) == (1, 1)
+    found = [
+        searched("a", phase, None, messages=m) for phase, m in (("before", rows[0][0].messages), ("after", changed))
+    ]
+    assert attack_summary(scored(*found))["change"]["greedy"]["pairs"] == 1  # searched anew: other prompts, by design
+
+
 def test_attempts_left_out_are_counted_once() -> None:
     prompt = ({"role": "user", "content": "found"},)
     before = searched("a", "before", 2, messages=prompt, label="unscored")
@@ -138,6 +150,22 @@ class TestSearches:
         assert (got["start"]["rate"], got["start"]["n"]) == (pytest.approx(2 / 3), 3)
         assert (got["found"]["rate"], got["found"]["n"]) == (0.5, 4)
         assert got["start"]["low"] < 2 / 3 < got["start"]["high"]
+
+    def test_found_is_tested_against_the_start(self) -> None:
+        rows = [searched(f"g{i}", "after", 5) for i in range(6)]
+        got = self.figures(*rows, searched("s", "after", 1, start=True), searched("n", "after", 2, start=None))
+        assert (got["found_only"], got["p"]) == (6, pytest.approx(2 / 2**6))
+        assert self.figures(searched("s", "after", 1, start=True))["p"] == 1.0
+        assert self.figures(searched("n", "after", 2, start=None))["p"] is None
+
+    def test_seconds_and_arithmetic_are_medians_of_those_that_tell(self) -> None:
+        rows = []
+        for i, (seconds, flops) in enumerate(((1.0, 5e9), (9.0, 7e9), (2.0, None))):
+            row, verdict = searched(f"g{i}", "after", 3)
+            rows.append((replace(row, search={**(row.search or {}), "seconds": seconds, "flops": flops}), verdict))
+        got = self.figures(*rows)
+        assert (got["seconds"], got["flops"]) == (2.0, 6e9)
+        assert self.figures(searched("a", "after", 3))["seconds"] is None
 
     def test_queries_to_first_break_are_censored_where_nothing_broke(self) -> None:
         got = self.figures(*(searched(f"g{i}", "after", at) for i, at in enumerate((2, 4, 6, None, None))))
@@ -231,6 +259,8 @@ class TestPage:
                 assert row[4:6] == [f"{table['queries']:g}", f"{table['broken']} of 20"]
                 assert row[7] == ("not reached" if table["to_break"] is None else f"{table['to_break']:g}")
                 assert row[8] == "32"
+                assert row[9] == p_value(table["p"])
+                assert row[10:12] == [f"{table['seconds']:.3g}", f"{table['flops']:.2g}"]
 
     def test_both_prompts_of_an_attack_that_searched_anew(self, page: Page) -> None:
         text = page.content()

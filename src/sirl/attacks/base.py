@@ -42,15 +42,18 @@ class AttackOptions:
     """What a user may set for all attacks of a run; each takes what it understands.
 
     `attacker` writes prompts for the attacks that have a second model (None: the target itself); `budget` is how many
-    model calls a search may spend on one goal (None: each attack's own default).
+    model calls a search may spend on one goal, `seconds` how much wall time (None: each attack's own default).
     """
 
     attacker: Engine | None = None
     budget: int | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 1:
             raise UserError(f"--attack_budget: must be 1 or more queries a goal, got {self.budget}")
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise UserError(f"--attack_seconds: must be above 0, got {self.seconds}")
 
 
 class Attack(ABC):

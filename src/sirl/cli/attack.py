@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,15 @@ from sirl.cli.common import (
 from sirl.errors import UserError
 
 if TYPE_CHECKING:
+    from sirl.attacks.base import Attack
     from sirl.records import Verdict
 
 GO_ON = "the same command goes on from here"
+
+SAME_IN_BOTH = ("seed", "goals", "prompt_column", "max_goals", "max_new_tokens", "decoding")
+"""Flags that must be the same before and after: else the answers are not to the same prompts, or not made alike."""
+SAME_BUDGET = ("attack_budget", "attack_seconds")
+"""The same for what both phases search for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attack_budget", type=positive_int, help="model calls that an adaptive attack may spend a goal"
     )
-    parser.add_argument("--retry_errors", action="store_true", help="ask again where an earlier go met an error")
+    parser.add_argument("--attack_seconds", type=_seconds, help="wall time that an adaptive attack may spend a goal")
+    parser.add_argument(
+        "--retry_errors", action="store_true", help="ask again where an earlier go, finished or not, met an error"
+    )
     parser.add_argument("--overwrite", action="store_true", help="clear the folder of an earlier run first")
 
 
@@ -67,7 +76,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.prompts import load_prompts
 
     templates = load_templates(args.template_file) if args.template_file else ()
-    attacks = resolve_attacks(args.attacks, templates, AttackOptions(budget=args.attack_budget))
+    attacks = resolve_attacks(args.attacks, templates, AttackOptions(None, args.attack_budget, args.attack_seconds))
     judges = load_judges(args.judge)
     check_attacker(attacks, args.attacker_model, args.attacker_engine, "--attacker_model", "--attacker_engine")
     decodings = [word.strip() for word in args.decoding.split(",") if word.strip()]
@@ -79,8 +88,16 @@ def run(args: argparse.Namespace) -> Outcome:
     left_out = ("output_dir", "overwrite", "retry_errors", "json", "command", "judge")
     settings = {k: v for k, v in vars(args).items() if k not in left_out}
     stage = f"attack_{args.phase}"
+    if not args.overwrite:
+        _check_other_phase(args.output_dir, args.phase, settings, attacks)
     manifest = Manifest.join(
-        args.output_dir, stage, settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
+        args.output_dir,
+        stage,
+        settings,
+        seed=args.seed,
+        command=sys.argv,
+        overwrite=args.overwrite,
+        reopen=args.retry_errors,
     )
     engine = load_engine(args.model_name_or_path, engine=args.engine)
     attacks = with_attacker(attacks, args.attacker_model, args.attacker_engine)
@@ -105,6 +122,58 @@ def run(args: argparse.Namespace) -> Outcome:
         {"output_dir": str(args.output_dir), "phase": args.phase, "judge": args.judge, **summary},
         lambda: _show(summary, args.phase, args.output_dir),
     )
+
+
+def _seconds(text: str) -> float:
+    """argparse type: a time above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def _check_other_phase(folder: Path, phase: str, settings: Mapping[str, Any], attacks: Sequence[Attack]) -> None:
+    """See that this phase differs from the other one in the folder by the model alone.
+
+    The attacks may differ, since only those of both phases are paired; what a search may spend has to be the same only
+    where both phases search.
+
+    Raises:
+        UserError: a setting differs that answers depend on.
+    """
+    from sirl.attacks.replay import Replay
+    from sirl.manifest import Manifest
+    from sirl.records import Attempt, read_records
+
+    other = "after" if phase == "before" else "before"
+    manifest = Manifest.read(folder)
+    old = manifest.data.get("config", {}).get(f"attack_{other}") if manifest else None
+    if not isinstance(old, dict):
+        return
+    flags = list(SAME_IN_BOTH)
+    searches = {attack.name for attack in attacks if attack.kind == "adaptive" and not isinstance(attack, Replay)}
+    attempts = folder / "attempts.jsonl"
+    if searches and attempts.is_file():
+        found = {a.attack for a in read_records(attempts, Attempt) if a.phase == other and a.queries is not None}
+        flags += SAME_BUDGET if searches & found else ()
+    for flag in flags:
+        theirs, ours = old.get(flag), settings[flag]
+        if theirs != ours and not (flag == "decoding" and _words(theirs) == _words(ours)):
+            raise UserError(
+                f"--{flag}: {_shown(ours)} here, but {_shown(theirs)} in phase {other} of {folder}, with which it is "
+                "compared; give the same, or another --output_dir"
+            )
+
+
+def _words(decoding: object) -> set[str]:
+    return {word.strip() for word in str(decoding).split(",") if word.strip()}
+
+
+def _shown(value: object) -> str:
+    return "not given" if value is None else str(value)
 
 
 def _summary(folder: Path, judge: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -164,22 +233,29 @@ def _show_change(change: dict[str, Any], title: str) -> None:
     from sirl.report.verdict import factor, p_value
 
     fall = change["reduction"]
-    times = "none left" if fall["none_left"] else f"factor {factor(fall)}"
+    least = "" if fall["low"] is None else f", factor at least {fall['low']:.1f}"
+    times = f"none left{least}" if fall["none_left"] else f"factor {factor(fall)}"
     successes = f"successful attacks {fall['successes_before']} to {fall['successes_after']} ({times})"
     pairs = f"{change['pairs']} pairs, {change['fixed']} fixed, {change['regressed']} regressed"
     print(f"\nBefore and after, {title}: {pairs} (McNemar, {p_value(change['p'])}); {successes}")
 
 
 def _show_searches(search: dict[str, Any]) -> None:
+    def cell(number: float | None, form: str = "g") -> str:
+        return "-" if number is None else format(number, form)
+
     rows = []
     for name, facts in search.items():
-        numbers = [facts[key] for key in ("queries", "to_break_of_broken", "to_break", "budget")]
-        cells = ["-" if number is None else f"{number:g}" for number in numbers]
+        rates = [percent_cell(facts[key]["rate"]) for key in ("start", "found")]
         broken = f"{facts['broken']} of {facts['goals']}"
-        rows.append([name, *(percent_cell(facts[key]["rate"]) for key in ("start", "found")), broken, *cells])
-    print("\nSearches: DSR of the prompts they start from and of what they found, by their own rules; median queries a")
-    print("goal, to the first break of those broken, and of all goals (-: censored, half or more were not)")
-    print_table(["attack", "start", "found", "broken", "queries", "to break", "of all", "budget"], rows)
+        counts = [cell(facts[key]) for key in ("queries", "to_break_of_broken", "to_break", "budget")]
+        costs = [cell(facts["seconds"], ".3g"), cell(facts["flops"], ".2g")]
+        rows.append([name, *rates, cell(facts["p"], ".2g"), broken, *counts, *costs])
+    print("\nSearches: DSR of the prompts they start from and of what they found, by their own rules, with the exact")
+    print("McNemar p of the two; median queries a goal, to the first break of those broken, and of all goals (-:")
+    print("censored, half or more were not); the most queries a goal could cost; median seconds and FLOPs a goal")
+    head = ["start", "found", "p", "broken", "queries", "to break", "of all", "budget", "seconds", "FLOPs"]
+    print_table(["attack", *head], rows)
 
 
 def _show_harm(rates: dict[str, Any], mean: str) -> None:

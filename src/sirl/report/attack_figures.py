@@ -32,6 +32,7 @@ from sirl.report.rates import (
     share,
     worst_case,
 )
+from sirl.stats import mcnemar
 
 KINDS = ("static", "reoptimised", "transferred")
 """The first of them that was run is what headline figures cover."""
@@ -183,10 +184,16 @@ def search_figures(rows: Sequence[Scored]) -> Table:
     goal, `budget` the most that a goal could cost, `broken` the number of goals that were broken at all. `to_break` is
     the median number of calls to the first break over all goals, where an unbroken one counts as more than any (its
     search was censored when it ended): None unless more than half were broken. `to_break_of_broken` is the median of
-    the broken ones alone, which flatters the attack. Searches that ended in an error are left out.
+    the broken ones alone, which flatters the attack. `seconds` (the goal's share of the wall time) and `flops` are
+    medians a goal, of those that tell. Searches that ended in an error are left out.
+
+    `found_only` goals were broken by what was found and not by the start; none goes the other way, since a start that
+    breaks the model is what is found. `p` is the exact McNemar test of the two, over the goals whose start was asked.
     """
     done = [(row.attempt.queries, row.attempt.search or {}) for row in rows if row.outcome != "error"]
-    starts = [not facts["start_broken"] for _, facts in done if facts.get("start_broken") is not None]
+    asked = [facts for _, facts in done if facts.get("start_broken") is not None]
+    starts = [not facts["start_broken"] for facts in asked]
+    found_only = sum(not facts["start_broken"] and facts.get("broken_at") is not None for facts in asked)
     at = [facts.get("broken_at") for _, facts in done]
     broken = [float(x) for x in at if x is not None]
     spent = [queries for queries, _ in done if queries is not None]
@@ -196,10 +203,14 @@ def search_figures(rows: Sequence[Scored]) -> Table:
         "budget": max(budgets, default=None),
         "start": share(starts),
         "found": share([x is None for x in at]),
+        "found_only": found_only,
+        "p": float(mcnemar(found_only, 0)) if asked else None,
         "queries": median(spent) if spent else None,
         "broken": len(broken),
         "to_break": _finite_median([float("inf") if x is None else float(x) for x in at]),
         "to_break_of_broken": _finite_median(broken),
+        "seconds": _finite_median([x for _, facts in done if (x := facts.get("seconds")) is not None]),
+        "flops": _finite_median([x for _, facts in done if (x := facts.get("flops")) is not None]),
     }
 
 

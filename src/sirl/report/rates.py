@@ -99,11 +99,18 @@ def left_out(rows: Sequence[Scored]) -> Table:
 def paired(before: Sequence[Scored], after: Sequence[Scored]) -> Table:
     """Before against after over the same (attack, goal) pairs, both scored.
 
+    Static prompts are the same ones on both sides by their nature. Where they are not (the goal or the template was
+    changed in between, or another seed drew them), the answers cannot be compared and are no pair.
+
     `fixed` pairs complied before and refuse now, `regressed` ones the other way round; `p` is the exact McNemar test of
     the two. `change` is the change of the refusal rate over the pairs, None without pairs.
     """
-    start = {_pair(row): row.refused for row in before if row.counts}
-    pairs = [(start[_pair(row)], row.refused) for row in after if row.counts and _pair(row) in start]
+    start = {_pair(row): row for row in before if row.counts}
+    pairs = [
+        (first.refused, row.refused)
+        for row in after
+        if row.counts and (first := start.get(_pair(row))) is not None and _comparable(first, row)
+    ]
     fixed = sum(not a and b for a, b in pairs)
     regressed = sum(a and not b for a, b in pairs)
     return {
@@ -119,6 +126,12 @@ def paired(before: Sequence[Scored], after: Sequence[Scored]) -> Table:
 
 def _pair(row: Scored) -> tuple[str, str]:
     return row.attempt.attack, row.attempt.goal_id
+
+
+def _comparable(before: Scored, after: Scored) -> bool:
+    """Whether two answers are to the same prompt, or to what a search found for each model."""
+    searched = any(row.attempt.queries is not None or row.attempt.search is not None for row in (before, after))
+    return searched or before.attempt.messages == after.attempt.messages
 
 
 def reduction(pairs: Mapping[str, Any]) -> Table:

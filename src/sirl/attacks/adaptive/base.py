@@ -56,7 +56,9 @@ class AdaptiveAttack(Attack):
     def configure(self, options: AttackOptions) -> Self:
         """This attack with another budget, or another model to write prompts."""
         budget = self.config.max_queries if options.budget is None else options.budget
-        return type(self)(replace(self.config, max_queries=budget), options.attacker or self.attacker)
+        seconds = self.config.max_seconds if options.seconds is None else options.seconds
+        config = replace(self.config, max_queries=budget, max_seconds=seconds)
+        return type(self)(config, options.attacker or self.attacker)
 
     def check(self, engine: Engine) -> None:
         """Raise `UserError` where the engine cannot give what the search needs."""
