@@ -32,32 +32,57 @@ def engine(**more: Any) -> ScriptedScoring:
     return ScriptedScoring(lambda text, _: -len(text) / 100, writes=lambda *_: "no", **more)
 
 
-@pytest.mark.parametrize("name", SCORED)
+class Counting(LocalEngine):
+    """A tiny real model that notes what it was asked, for the attack that needs gradients."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tiny_model("llama"), tokenizer)
+        self.calls: list[str] = []
+
+    def generate(self, *arguments: Any, **more: Any) -> Any:
+        self.calls.append("generate")
+        return super().generate(*arguments, **more)
+
+    def token_logprobs(self, *arguments: Any, **more: Any) -> Any:
+        self.calls.append("token_logprobs")
+        return super().token_logprobs(*arguments, **more)
+
+    def one_hot_gradients(self, *arguments: Any, **more: Any) -> Any:
+        self.calls.append("one_hot_gradients")
+        return super().one_hot_gradients(*arguments, **more)
+
+
+@pytest.mark.usefixtures("never_broken")
+@pytest.mark.parametrize("name", [*SCORED, "gcg"])
 @pytest.mark.parametrize("stop_after", [1, 2])
-def test_interrupted_goes_on_and_asks_nothing_twice(name: str, stop_after: int, tmp_path: Path) -> None:
+def test_interrupted_goes_on_and_asks_nothing_twice(name: str, stop_after: int, tmp_path: Path, tokenizer: Any) -> None:
     (attack,) = resolve_attacks(name)
     assert isinstance(attack, AdaptiveAttack)
     attack.config = replace(attack.config, goals_at_once=1, max_queries=20)
     path = tmp_path / "attempts.jsonl"
 
-    def run(target: Scripted, **more: Any) -> list[Attempt]:
-        return [without_time(a) for a in run_attacks(target, [attack], GOALS, phase="before", **more)]
+    def fresh() -> Any:
+        return Counting(tokenizer) if name == "gcg" else engine()
 
-    reference = engine()
+    def run(target: Any, **more: Any) -> list[Attempt]:
+        attempts = run_attacks(target, [attack], GOALS, phase="before", max_new_tokens=8, **more)
+        return [without_time(a) for a in attempts]
+
+    reference = fresh()
     whole = run(reference)
 
     def stop(done: int, _: int) -> None:
         if done == stop_after:
             raise KeyboardInterrupt
 
-    broken = engine()
+    broken = fresh()
     with pytest.raises(KeyboardInterrupt):
         run(broken, path=path, progress=stop)
-    rest = engine()
+    rest = fresh()
     assert run(rest, path=path) == whole
-    assert len(rest.calls) + len(broken.calls) == len(reference.calls)
+    assert broken.calls + rest.calls == reference.calls
     assert len(path.read_text().splitlines()) == len(GOALS)
-    done = engine()
+    done = fresh()
     assert run(done, path=path) == whole
     assert done.calls == []
 
