@@ -271,8 +271,8 @@ def at_equal_over_refusal(jobs: Sequence[Job], results: Sequence[Measured | Fail
 
 def _checked_on(job: Job) -> tuple[Any, ...]:
     """What decides whether the checks of two runs can be compared."""
-    set_ = job.config.development
-    asked = set_ and (set_.goals, set_.max_goals, set_.attacks, set_.overrefusal, set_.max_prompts, set_.max_new_tokens)
+    own = job.config.development
+    asked = own and (own.goals, own.max_goals, own.attacks, own.overrefusal, own.max_prompts, own.max_new_tokens)
     return job.config.model_name_or_path, asked
 
 
