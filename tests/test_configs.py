@@ -102,6 +102,11 @@ def test_merge() -> None:
     assert base["train"]["kwargs"]["x"] == 1, "the base is not changed"
 
 
+def test_demo_asks_the_bundled_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sirl.models.load_tokenizer", lambda *_, **__: None)
+    assert len(prepare(load_config("demo")).questions) == 100
+
+
 def test_demo_names_its_attacks_one_by_one() -> None:
     """Its running time is told in the README: attacks that are added to the package must not add to it."""
     attacks = load_config("demo").attack.attacks

@@ -89,8 +89,8 @@ class EvalsSection:
     """What hardening must not cost. `overrefusal` names benign prompts, or null for none.
 
     With `drift`, divergence and perplexity are measured on the starting model's answers to them. `choices` names a file
-    of multiple-choice questions. `wrappings` names static attacks in which `max_wrapped` of the benign prompts are
-    asked as well (null: none).
+    of multiple-choice questions, or `demo/choices`. `wrappings` names static attacks in which `max_wrapped` of the
+    benign prompts are asked as well (null: none).
     """
 
     overrefusal: str | None = "demo/overrefusal"

@@ -39,6 +39,7 @@ BUNDLED = {
     "demo/overrefusal": "benign prompts, half of which only sound harmful",
     "demo/dev-behaviours": "harmful behaviours to choose a policy by while training; none is among the goals",
     "demo/dev-overrefusal": "benign prompts to choose a policy by, half of which only sound harmful",
+    "demo/choices": "very easy multiple-choice questions, with their answers: what else the model can do",
 }
 """Prompt sets that ship with the package."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sirl.compare.figures import (
     RATES,
     Failed,
     Measured,
+    at_equal_over_refusal,
     dominators,
     gap_table,
     interval,
@@ -75,12 +77,15 @@ def run_row(dsr: float | None, over: float | None = 0.0, **more: Any) -> dict[st
     row: dict[str, Any] = dict.fromkeys(FIGURES)
     row |= {k: None if v is None else {"rate": v, "low": 0.0, "high": 1.0, "n": 4} for k, v in rates.items()}
     fixed = {"gap": "present", "rewards_certainty": True, "rose": True, "p": 0.01, "dsr_before": 0.1, "dsr_after": dsr}
-    return {**row, **fixed, "decoding": "greedy", **more}
+    start = {"dsr": {"rate": 0.1, "low": 0.0, "high": 0.3, "n": 4}, "over_refusal": None}
+    nats = {"difference": 1.0, "low": 0.5, "high": 1.5}
+    return {**row, **fixed, "decoding": "greedy", "start": start, "gap_nats": nats, **more}
 
 
 def measured(dsr: float | None, over: float | None = 0.0, **more: Any) -> Measured:
     units = {"a": (1.0, 2.0), "b": (2.0, 2.0)}
-    return Measured(run_row(dsr, over, **more), dict.fromkeys(RATES, units))
+    names = (*RATES, "start/dsr", "start/over_refusal")
+    return Measured(run_row(dsr, over, **more), dict.fromkeys(names, units))
 
 
 def test_mean_and_spread_over_the_seeds_that_have_a_figure() -> None:
@@ -89,7 +94,8 @@ def test_mean_and_spread_over_the_seeds_that_have_a_figure() -> None:
     assert [found["dsr"][k] for k in ("mean", "min", "max")] == pytest.approx([0.7, 0.5, 0.9])
     assert found["kl"] == {"mean": pytest.approx(0.2), "min": 0.1, "max": 0.3}
     assert found["sounds_harmful"] is None
-    assert summarise_method([])["dsr"] is None
+    assert (found["start"]["dsr"]["mean"], found["start"]["over_refusal"]) == (pytest.approx(0.1), None)
+    assert (summarise_method([])["dsr"], summarise_method([])["start"]["dsr"]) == (None, None)
 
 
 @pytest.fixture
@@ -127,18 +133,137 @@ def test_without_harmless_prompts_there_is_no_front(jobs: list[Job]) -> None:
     assert found["methods"]["sirl"]["on_front"] is None
 
 
-def test_gap_table_counts_runs_that_reward_certainty() -> None:
+@pytest.fixture
+def other_models(tmp_path: Path) -> list[Job]:
+    """`none`, `sirl` and two variants that start from other models."""
+    for name in ("safer", "weaker"):
+        (tmp_path / f"{name}.yaml").write_text(f"model_name_or_path: {name}-model\n")
+    variants = [str(tmp_path / f"{name}.yaml") for name in ("safer", "weaker")]
+    config = str(write_config(tmp_path, "some-model"))
+    return plan_jobs(config, methods=["sirl"], variants=variants, folder=tmp_path / "out")
+
+
+def test_another_starting_model_dominates_nobody_and_is_not_placed(other_models: list[Job]) -> None:
+    found = summarise_comparison(
+        other_models, [measured(0.2, 0.1), measured(0.8, 0.1), measured(0.9), measured(0.1, 0.5)]
+    )
+    assert found["front"] == ["sirl"]
+    placed = {name: (m["model"], m["on_front"], m["dominated_by"]) for name, m in found["methods"].items()}
+    assert placed == {
+        "none": ("some-model", False, ["sirl"]),
+        "sirl": ("some-model", True, []),
+        "safer": ("safer-model", None, None),
+        "weaker": ("weaker-model", None, None),
+    }
+    assert found["methods"]["safer"]["dsr"]["mean"] == 0.9
+    assert [row["model"] for row in found["rows"]] == ["some-model", "some-model", "safer-model", "weaker-model"]
+
+
+def told(method: str = "sirl", model: str = "demo", seed: int = 0, **more: Any) -> dict[str, Any]:
+    return run_row(0.5, method=method, model=model, seed=seed, folder=f"{method}-seed{seed}", **more)
+
+
+def test_gap_table_has_a_row_for_each_starting_model_and_seed() -> None:
     rows = [
-        run_row(0.9),
-        run_row(0.1, rose=False, gap="reversed"),
-        run_row(0.5, rose=None),
-        run_row(0.5, rewards_certainty=False),
-        {"status": "failed"},
+        told("none", rewards_certainty=False),
+        told("sirl_published"),
+        told(),
+        told(seed=1),
+        {"method": "sirl", "seed": 2, "status": "failed"},
+        told("group-8"),
+        told("strong", "demo@1.5", gap="reversed"),
+        told("strong-too", "demo@1.5"),
+        told("noise", "demo@2", rewards_certainty=False),
+        told("ungapped", "demo@0", gap=None),
     ]
-    assert gap_table(rows) == [
-        {"gap": "present", "rose": 1, "fell": 0, "unclear": 1},
-        {"gap": "reversed", "rose": 0, "fell": 1, "unclear": 0},
+    found = gap_table(rows, "demo")
+    assert [row["folder"] for row in found] == ["sirl-seed0", "sirl-seed1", "strong-seed0"]
+    assert found[0] == {
+        "model": "demo",
+        "seed": 0,
+        "folder": "sirl-seed0",
+        "gap": "present",
+        "difference": 1.0,
+        "low": 0.5,
+        "high": 1.5,
+        "dsr_before": 0.1,
+        "dsr_after": 0.5,
+        "p": 0.01,
+        "rose": True,
+        "agrees": True,
+    }
+
+
+@pytest.mark.parametrize("gap", ["present", "absent", "reversed", "too few"])
+@pytest.mark.parametrize("rose", [True, False, None])
+def test_a_gap_agrees_with_a_rise_and_none_with_no_rise(gap: str, rose: bool | None) -> None:
+    (row,) = gap_table([told(gap=gap, rose=rose)], "demo")
+    assert row["rose"] == (rose is True)
+    assert row["agrees"] == ((gap == "present") == (rose is True))
+
+
+def test_without_a_pair_of_attacks_there_is_nothing_to_agree_with() -> None:
+    (row,) = gap_table([told(rose=None, p=None)], "demo")
+    assert (row["rose"], row["agrees"]) == (None, None)
+
+
+def check(step: int, dsr: float, over: float) -> dict[str, float]:
+    return {"step": step, "dsr": dsr, "over_refusal": over}
+
+
+def watched(*trail: dict[str, float], deployed: int = -1) -> Measured:
+    return replace(measured(0.5), trail=trail, deployed=trail[deployed])
+
+
+@pytest.fixture
+def watched_jobs(tmp_path: Path) -> list[Job]:
+    """Of `none`, `grpo_judge` and `sirl`, two seeds."""
+    sets = {"development.goals": str(tmp_path / "dev.jsonl"), "development.every": 1}
+    config = str(write_config(tmp_path, "some-model"))
+    return plan_jobs(config, methods=["grpo_judge", "sirl"], seeds=[0, 1], folder=tmp_path / "out", sets=sets)
+
+
+OURS = [
+    watched(check(0, 0.2, 0.0), check(8, 0.7, 0.08), check(16, 0.9, 0.3), deployed=1),
+    watched(check(0, 0.2, 0.0), check(8, 0.8, 0.12)),
+]
+
+
+def test_best_check_at_no_more_over_refusal_than_ours(watched_jobs: list[Job]) -> None:
+    judged = [
+        watched(check(0, 0.2, 0.0), check(8, 0.6, 0.1), check(16, 1.0, 0.11)),
+        watched(check(8, 0.9, 0.2)),  # never within the limit
     ]
+    found = at_equal_over_refusal(watched_jobs, [measured(0.2), measured(0.2), *judged, *OURS])
+    assert found is not None
+    assert found["limit"] == pytest.approx(0.1)
+    assert list(found["methods"]) == ["grpo_judge", "sirl"]
+    theirs, ours = found["methods"].values()
+    assert theirs["dsr"] == {"mean": 0.6, "min": 0.6, "max": 0.6}
+    assert (theirs["seeds"], theirs["trails"]) == (1, 2)
+    assert [ours["dsr"][key] for key in ("mean", "min", "max")] == pytest.approx([0.45, 0.2, 0.7])
+    assert ours["over_refusal"]["max"] == 0.08
+
+
+def test_equal_over_refusal_needs_another_trail_and_ours(watched_jobs: list[Job]) -> None:
+    start = [measured(0.2)] * 2
+    assert at_equal_over_refusal(watched_jobs, [*start, measured(0.5), Failed("x"), *OURS]) is None
+    assert at_equal_over_refusal(watched_jobs, [*start, *OURS, Failed("x"), Failed("y")]) is None
+    plain = watched({"step": 0, "dsr": 0.2})  # no harmless prompts in the development set
+    assert at_equal_over_refusal(watched_jobs, [*start, *[plain] * 4]) is None
+
+
+@pytest.mark.parametrize("other", ["model_name_or_path: other", "development: {max_goals: 3}"])
+def test_checks_of_another_model_or_on_another_set_are_not_compared(
+    other: str, watched_jobs: list[Job], tmp_path: Path
+) -> None:
+    (tmp_path / "other.yaml").write_text(other)
+    sets = {"development.goals": str(tmp_path / "dev.jsonl"), "development.every": 1}
+    config, variants = str(tmp_path / "tiny.yaml"), [str(tmp_path / "other.yaml")]
+    jobs = plan_jobs(config, methods=["sirl"], variants=variants, folder=tmp_path / "out", sets=sets)
+    assert at_equal_over_refusal(jobs, [measured(0.2), OURS[0], OURS[1]]) is None
+    same = [*jobs[:2], next(job for job in watched_jobs if job.name == "grpo_judge")]
+    assert at_equal_over_refusal(same, [measured(0.2), OURS[0], OURS[1]]) is not None
 
 
 def attempt(phase: str, attack: str, goal: int, label: str, category: str = "none") -> tuple[Attempt, Verdict]:
@@ -177,7 +302,11 @@ def test_figures_of_a_run_folder(jobs: list[Job]) -> None:
     benign = [attempt("before", "benign", g, refused, "plain") for g in range(4)]
     benign += [attempt("after", "benign", g, answered if g else refused, "plain") for g in range(4)]
     write_run(job.folder, "benign_", benign)
-    write_json(job.folder / "gap.json", {"verdict": "present"})
+    nats = {"difference": 1.5, "low": 1.0, "high": 2.0}
+    write_json(job.folder / "gap.json", {"verdict": "present", "overall": {**nats, "p": 0.001}})
+    trail = [check(0, 0.2, 0.0), check(8, 0.9, 0.1), check(16, 0.8, 0.1)]
+    write_jsonl(job.folder / "development.jsonl", trail)
+    write_json(job.folder / "chosen.json", {"chosen": trail[1]})
     write_json(job.folder / "capability.json", {"drift": {"kl": {"value": 0.2}, "perplexity_rise": {"value": 0.01}}})
     stages = {name: {"seconds": s} for name, s in (("train", 60), ("attack_before", 5), ("attack_after", 7))}
     write_json(job.folder / "manifest.json", {"stages": stages})
@@ -190,6 +319,10 @@ def test_figures_of_a_run_folder(jobs: list[Job]) -> None:
     assert (row["kl"], row["perplexity_rise"], row["train_seconds"], row["answer_seconds"]) == (0.2, 0.01, 60, 7)
     assert row["distinct_refusals"] == 2 / 14
     assert (row["gap"], row["rose"], row["dsr_before"], row["rewards_certainty"]) == ("present", True, 0.0, True)
+    assert row["gap_nats"] == nats
+    assert (row["start"]["dsr"]["rate"], row["start"]["over_refusal"]["rate"]) == (0.0, 1.0)
+    assert found.units["start/dsr"]["g6"] == (0.0, 2.0)
+    assert (found.trail, found.deployed) == (trail, trail[1])
     assert found.units["dsr"]["g6"] == (1.0, 2.0)
     assert found.units["dsr"]["g7"] == (1.0, 1.0)
     assert (found.units["worst_case"]["g6"], found.units["worst_case"]["g7"]) == ((0.0, 1.0), (0.0, 0.0))

@@ -26,7 +26,15 @@ def method(dsr: float | None, over: float, front: bool | None, *by: str, **more:
     if dsr is not None:
         figures |= {name: rate(dsr if name in ("dsr", "worst_case") else over) for name in RATES}
         figures |= {"kl": {"mean": 0.05, "min": 0.0, "max": 0.1}, "train_seconds": {"mean": 61.0, "min": 60, "max": 62}}
-    facts = {"description": "what it does", "source": "arXiv", "settings": {}, "seeds": 2, "failed": []}
+    facts = {
+        "description": "what it does",
+        "source": "arXiv",
+        "settings": {},
+        "seeds": 2,
+        "failed": [],
+        "model": "demo",
+    }
+    facts["start"] = {"dsr": rate(0.4), "over_refusal": rate(0.01)}
     return {**facts, **figures, "on_front": front, "dominated_by": None if front is None else list(by), **more}
 
 
@@ -46,9 +54,16 @@ def found() -> dict[str, Any]:
     }
     rows = [row("none", 0.4, 0.01), row("sft", 0.6, 0.2), row("sirl", 0.9, 0.05)]
     rows.append({"method": "dpo", "seed": 0, "folder": "dpo-seed0", "status": "failed", "reason": "no pairs"})
-    gap = [{"gap": "present", "rose": 1, "fell": 0, "unclear": 0}]
+    change = {"dsr_before": 0.4, "dsr_after": 0.9, "p": 0.001, "rose": True, "agrees": True}
+    gap = [
+        {"model": "demo", "seed": 0, "folder": "x", "gap": "present", "difference": 1.5, "low": 1, "high": 2, **change}
+    ]
+    spread = {"mean": 0.625, "min": 0.5, "max": 0.75}
+    within = {"dsr": spread, "over_refusal": spread, "seeds": 2, "trails": 3}
+    equal = {"limit": 0.105, "methods": {"sirl": within, "group-8": {**within, "dsr": None, "over_refusal": None}}}
     front = ["none", "sirl"]
-    return {"model": "demo", "seeds": [0], "methods": names, "front": front, "rows": rows, "gap": gap}
+    more = {"at_equal_over_refusal": equal, "gap": gap}
+    return {"model": "demo", "seeds": [0], "methods": names, "front": front, "rows": rows, **more}
 
 
 class Elements(HTMLParser):
@@ -76,7 +91,9 @@ def test_nothing_hostile_gets_through(found: dict[str, Any]) -> None:
     hostile = json.loads(json.dumps(found).replace('"sft"', json.dumps(HOSTILE)))
     hostile["model"] = HOSTILE
     hostile["rows"][3]["reason"] = hostile["rows"][0]["folder"] = hostile["rows"][0]["gap"] = HOSTILE
-    hostile["gap"][0]["gap"] = HOSTILE
+    hostile["gap"][0] |= {"gap": HOSTILE, "model": HOSTILE, "folder": HOSTILE}
+    hostile["at_equal_over_refusal"]["methods"][HOSTILE] = hostile["at_equal_over_refusal"]["methods"].pop("group-8")
+    hostile["methods"]["sirl"]["model"] = f"{HOSTILE}, another"
     hostile["methods"]["sirl"] |= {"description": HOSTILE, "source": HOSTILE, "settings": {HOSTILE: HOSTILE}}
     html = render_comparison(hostile)
     assert [tag for tag, _ in Elements(html).tags] == [tag for tag, _ in plain]
@@ -96,18 +113,51 @@ def test_loads_nothing_and_forbids_it(found: dict[str, Any]) -> None:
 
 def test_without_any_figure_the_page_says_so(found: dict[str, Any]) -> None:
     nothing = {**found, "methods": {"dpo": found["methods"]["dpo"]}, "front": [], "rows": found["rows"][3:], "gap": []}
-    html = render_comparison(nothing)
+    html = render_comparison({**nothing, "at_equal_over_refusal": None})
     assert "No method has both" in html
+    assert 'id="equal-table"' not in html
     assert "<svg" not in html
 
 
 def test_standing_names_who_dominates_and_what_is_left_open(found: dict[str, Any]) -> None:
     methods = found["methods"]
-    assert standing(methods["sft"], methods) == "dominated by sirl"
+    assert standing(methods["sft"], methods, "demo") == "dominated by sirl"
     near = method(0.88, 0.06, False, "sirl")
-    assert standing(near, methods) == "dominated by sirl (intervals overlap)"
-    assert standing(methods["dpo"], methods) == "failed"
-    assert standing(methods["sirl"], methods) == "on the front"
+    assert standing(near, methods, "demo") == "dominated by sirl (intervals overlap)"
+    assert standing(methods["dpo"], methods, "demo") == "failed"
+    assert standing(methods["sirl"], methods, "demo") == "on the front"
+    other = method(0.99, 0.0, None, model="demo@1.5")
+    assert standing(other, methods, "demo") == "not placed: starts from demo@1.5"
+
+
+def test_another_starting_model_is_shown_beside_its_own_start_alone(found: dict[str, Any]) -> None:
+    start = {"dsr": rate(0.7), "over_refusal": rate(0.02)}
+    found["methods"]["strong"] = method(0.99, 0.0, None, model="demo@1.5", start=start)
+    found["methods"]["thin"] = method(0.5, 0.0, None, model="demo@0.5", start={"dsr": None, "over_refusal": None})
+    html = render_comparison(found)
+    assert "not placed: strong, thin." in html
+    assert html.count('class="spot-name"') == 3
+    assert 'aria-label="strong, from demo@1.5: before 70.0%' in html
+    assert 'aria-label="thin, from demo@0.5: after 50.0%' in html
+    assert 'aria-label="sirl: before 40.0%' in html
+    assert 'aria-label="none: after 40.0%' in html
+
+
+def test_gap_and_outcome_one_starting_model_a_row(found: dict[str, Any]) -> None:
+    few = {"gap": "too few", "difference": None, "low": None, "high": None, "rose": False, "p": 0.5}
+    found["gap"] += [{**found["gap"][0], "model": "demo@0", **few}, {**found["gap"][0], "agrees": False}]
+    html = render_comparison(found)
+    assert "Gap and outcome agree in 2 of 3 runs." in html
+    assert "<td>+1.50<small>+1.00 to +2.00</small></td>" in html
+    assert re.search(r"demo@0<br>.*<td>too few</td><td>–</td>.*<td>no, p = 0.500</td><td>yes</td>", html)
+
+
+def test_table_at_equal_over_refusal(found: dict[str, Any]) -> None:
+    html = render_comparison(found)
+    assert "(10.5%, mean over seeds)" in html
+    table = html[html.index('id="equal-table"') :]
+    cells = re.findall(r"<td>\s*(.*?)\s*</td>", table[: table.index("</table>")])
+    assert cells == ["62.5%", "62.5%", "2 of 3", "–", "–", "2 of 3"]
 
 
 def spot(name: str, x: float, y: float, best: bool = True) -> Spot:

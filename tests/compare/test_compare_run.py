@@ -148,7 +148,10 @@ def test_a_gap_on_other_prompts_is_measured_anew(out: Path, world: World) -> Non
 def test_another_model_starts_from_nothing(out: Path, world: World) -> None:
     variant = out.parent / "other.yaml"
     variant.write_text("model_name_or_path: another-model\n")
-    compare(planned(out, [], variants=[str(variant)]), out)
+    found = compare(planned(out, [], variants=[str(variant)]), out)
+    assert found["front"] == ["none"], "what another model does dominates nobody"
+    assert found["methods"]["other"]["start"]["dsr"]["mean"] == 0.25
+    assert "not placed: starts from another-model" in (out / "compare.html").read_text()
     assert world.engines["base"].calls == 3 + 3
     assert not (out / "other-seed0" / "base").is_symlink()
 
@@ -204,7 +207,8 @@ def test_a_gap_that_is_not_there_is_a_finding(out: Path, world: World) -> None:
     (row,) = [row for row in found["rows"] if row["method"] == "sirl"]
     assert (row["status"], row["gap"], row["dsr_before"], row["dsr_after"]) == ("done", "too few", 0.0, 1.0)
     assert (row["rose"], row["rewards_certainty"]) == (True, True)
-    assert found["gap"] == [{"gap": "too few", "rose": 1, "fell": 0, "unclear": 0}]
+    (told,) = found["gap"]
+    assert (told["gap"], told["difference"], told["rose"], told["agrees"]) == ("too few", None, True, False)
 
 
 @pytest.mark.usefixtures("world")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,23 @@ def test_questions_from_a_file(tmp_path: Path) -> None:
     assert load_questions(str(path)) == [Question("Which?\nA. one\nB. two", ("A", "B"), "B")]
     with pytest.raises(UserError, match="choices: no such file"):
         load_questions(str(tmp_path / "none.jsonl"))
+
+
+def test_bundled_questions() -> None:
+    """A hundred, each with four options and once; letters are as often right as each other, and not in turn."""
+    questions = load_questions("demo/choices")
+    assert len({q.text.splitlines()[0] for q in questions}) == len(questions) == 100
+    assert {q.letters for q in questions} == {("A", "B", "C", "D")}
+    answers = [q.answer for q in questions]
+    assert {letter: answers.count(letter) for letter in "ABCD"} == dict.fromkeys("ABCD", 25)
+    follows = Counter("ABCD".index(b) - "ABCD".index(a) for a, b in pairwise(answers))
+    assert max(follows.values()) < 40
+    for question in questions:
+        options = [line.partition(". ")[2] for line in question.text.splitlines()[1:]]
+        assert len(set(options)) == 4, question
+    assert load_questions("demo/choices", 3) == questions[:3]
+    with pytest.raises(UserError, match="choices: no such file: demo/choises"):
+        load_questions("demo/choises")
 
 
 @pytest.mark.parametrize(

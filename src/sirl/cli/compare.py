@@ -82,6 +82,12 @@ def show(found: dict[str, Any], folder: Path) -> None:
     print_table(columns, rows)
     if found["front"]:
         print(f"\nOn the Pareto front of DSR and over-refusal: {', '.join(found['front'])}")
+    others = [f"{name} ({m['model']})" for name, m in found["methods"].items() if m["model"] != found["model"]]
+    if others:
+        print(f"Not placed, as they start from another model than {found['model']}: {', '.join(others)}")
+    agree = [row["agrees"] for row in found["gap"] if row["agrees"] is not None]
+    if agree:
+        print(f"The gap foretold whether the DSR rises in {sum(agree)} of {len(agree)} starting models and seeds")
     for row in found["rows"]:
         if row["status"] == "failed":
             print(f"failed: {row['method']}, seed {row['seed']}: {row['reason']}")

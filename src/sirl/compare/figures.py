@@ -2,7 +2,8 @@
 
 The figures of a run are those of its report (`sirl.report.aggregate`), greedy answers where there are any. A method's
 figure is the mean over its seeds; where it failed there is no figure. Its interval takes goals and prompts, not
-answers, as what was drawn: the attacks on one goal, and the seeds, are no independent draws.
+answers, as what was drawn: the attacks on one goal, and the seeds, are no independent draws. Safety and helpfulness are
+set against each other among runs of one starting model, the first job's: a safer model to begin with beats no method.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sirl.report.aggregate import stage_seconds
 from sirl.report.attack_figures import KINDS, kinds_of, refusal_texts
 from sirl.report.load import Run, Scored, load_run
 from sirl.report.rates import DECODINGS, group_by, overall, paired, rate, withstood, worst_case
-from sirl.stats import bootstrap_ratio, wilson_interval
+from sirl.stats import bootstrap_ratio, mean_of, wilson_interval
 
 Table = dict[str, Any]
 Units = dict[str, tuple[float, float]]
@@ -33,6 +34,8 @@ FIGURES = (
     "train_seconds",
     "answer_seconds",
 )
+STARTS = ("dsr", "over_refusal")
+"""Rates of which a run has the starting model's as well."""
 P_ROSE = 0.05
 
 
@@ -45,10 +48,15 @@ class Failed:
 
 @dataclass(frozen=True)
 class Measured:
-    """The figures of a run, and what its rates are made of: by name, units."""
+    """The figures of a run, and what its rates are made of: by name, units (`start/NAME`: of the starting model).
+
+    `trail` has the checks on the development set while it was trained, `deployed` the one whose policy was deployed.
+    """
 
     row: Table
     units: dict[str, Units]
+    trail: Sequence[Table] = ()
+    deployed: Table | None = None
 
 
 def measure_run(job: Job) -> Measured:
@@ -67,20 +75,27 @@ def measure_run(job: Job) -> Measured:
     ]
     chosen = [r for r in met if kind_of[r.attempt.attack] == covers]
     attacks, every = ([r for r in rows if r.attempt.phase == phase] for rows in (chosen, met))
-    benign = [r for r in run.benign or [] if r.attempt.decoding == decoding and r.attempt.phase == phase]
+    asked = [r for r in run.benign or [] if r.attempt.decoding == decoding]
+    benign = [r for r in asked if r.attempt.phase == phase]
     kinds = group_by(benign, lambda r: r.attempt.category)
+    starts = {
+        n: [r for r in rows if r.attempt.phase == "before"] for n, rows in zip(STARTS, (chosen, asked), strict=True)
+    }
     rows = {"dsr": attacks, "over_refusal": benign, **{k: kinds.get(k, []) for k in ("plain", "sounds_harmful")}}
     rates = {"dsr": overall(attacks), "worst_case": worst_case(every)}
     rates |= {name: rate(part) for name, part in rows.items() if name != "dsr"}
     row: Table = {name: _short(rates[name]) for name in RATES}
+    row["start"] = {"dsr": _short(overall(starts["dsr"])), "over_refusal": _short(rate(starts["over_refusal"]))}
     texts = refusal_texts(attacks)["phases"].get(phase)
     row["distinct_refusals"] = texts["distinct_share"] if texts else None
     row["commonest_sentence"] = texts["anywhere"]["share"] if texts else None
     row |= {"covers": covers} | _costs(run, job) | _change(run, job, chosen, decoding)
-    units = {name: _units(part) for name, part in rows.items()}
+    units = {name: _units(part) for name, part in (rows | {f"start/{n}": part for n, part in starts.items()}).items()}
     ends = {goal: withstood(part) for goal, part in group_by(every, _goal).items()}
     units["worst_case"] = {goal: (float(end is True), float(end is not None)) for goal, end in ends.items()}
-    return Measured(row, units)
+    trail = run.development or []
+    deployed = (run.chosen or {}).get("chosen") or (trail[-1] if trail else None)
+    return Measured(row, units, trail, deployed)
 
 
 def _short(found: Table) -> Table | None:
@@ -114,9 +129,11 @@ def _change(run: Run, job: Job, rows: Sequence[Scored], decoding: str) -> Table:
     pairs = paired(before, after)
     rose = None if not pairs["pairs"] or pairs["p"] >= P_ROSE else pairs["fixed"] > pairs["regressed"]
     certain = job.method.how == "pipeline" and job.config.train.options.get("reward", "entropy") == "entropy"
+    gap = (run.gap or {}).get("overall") or {}
     return {
         "decoding": decoding,
         "gap": (run.gap or {}).get("verdict"),
+        "gap_nats": {key: gap.get(key) for key in ("difference", "low", "high")},
         "rewards_certainty": certain,
         "dsr_before": overall(before)["rate"] if before else None,
         "dsr_after": overall(after)["rate"] if after else None,
@@ -130,52 +147,73 @@ def _change(run: Run, job: Job, rows: Sequence[Scored], decoding: str) -> Table:
 
 def summarise_comparison(jobs: Sequence[Job], results: Sequence[Measured | Failed]) -> Table:
     """The content of `compare.json`."""
+    model = jobs[0].config.model_name_or_path
     rows, by_name = [], defaultdict(list)
     for job, result in zip(jobs, results, strict=True):
         row: Table = {"method": job.name, "seed": job.seed, "folder": job.folder.name}
         if isinstance(result, Failed):
             rows.append({**row, "status": "failed", "reason": result.reason})
         else:
-            rows.append({**row, "status": "done", **result.row})
+            rows.append({**row, "status": "done", "model": job.config.model_name_or_path, **result.row})
             by_name[job.name].append(result)
     methods = {}
     for job in jobs:
         facts = {"description": job.method.description, "source": job.method.source, "settings": dict(job.settings)}
         if job.method.how == "pipeline" and job.name not in ("sirl", "sirl_published"):
             facts["description"] = "a variant of the configuration"
+        facts["model"] = job.config.model_name_or_path
         failed = [row["reason"] for row in rows if row["method"] == job.name and row["status"] == "failed"]
         methods[job.name] = {**facts, **summarise_method(by_name[job.name]), "failed": failed}
     points = {
         name: (m["dsr"]["mean"], m["over_refusal"]["mean"])
         for name, m in methods.items()
-        if m["dsr"] and m["over_refusal"]
+        if m["model"] == model and m["dsr"] and m["over_refusal"]
     }
     dominated = dominators(points)
     for name, method in methods.items():
         method["dominated_by"] = dominated.get(name)
         method["on_front"] = not dominated[name] if name in dominated else None
     return {
-        "model": jobs[0].config.model_name_or_path,
+        "model": model,
         "seeds": sorted({job.seed for job in jobs}),
         "methods": methods,
         "front": [name for name in points if not dominated[name]],
+        "at_equal_over_refusal": at_equal_over_refusal(jobs, results),
         "rows": rows,
-        "gap": gap_table(rows),
+        "gap": gap_table(rows, model),
     }
 
 
 def summarise_method(runs: Sequence[Measured]) -> Table:
-    """By figure: `mean`, `min`, `max` over the seeds that have it, rates with an interval; None where no seed does."""
+    """By figure: `mean`, `min`, `max` over the seeds that have it, rates with an interval; None where no seed does.
+
+    `start` has those of the starting model that the runs began with.
+    """
     out: Table = {"seeds": len(runs)}
     for name in FIGURES:
-        values = [run.row[name] for run in runs if run.row[name] is not None]
         if name in RATES:
-            values = [value["rate"] for value in values]
-        out[name] = {"mean": sum(values) / len(values), "min": min(values), "max": max(values)} if values else None
-        if values and name in RATES:
-            low, high, n = interval([run.units[name] for run in runs], out[name]["mean"], clustered=name == "dsr")
-            out[name] |= {"low": low, "high": high, "n": n}
+            out[name] = _rate_over_seeds([(run.row[name], run.units[name]) for run in runs], clustered=name == "dsr")
+        else:
+            out[name] = _spread([run.row[name] for run in runs if run.row[name] is not None])
+    out["start"] = {
+        name: _rate_over_seeds(
+            [(run.row["start"][name], run.units[f"start/{name}"]) for run in runs], clustered=name == "dsr"
+        )
+        for name in STARTS
+    }
     return out
+
+
+def _rate_over_seeds(runs: Sequence[tuple[Table | None, Units]], *, clustered: bool) -> Table | None:
+    out = _spread([found["rate"] for found, _ in runs if found is not None])
+    if out is not None:
+        low, high, n = interval([units for _, units in runs], out["mean"], clustered=clustered)
+        out |= {"low": low, "high": high, "n": n}
+    return out
+
+
+def _spread(values: Sequence[float]) -> Table | None:
+    return {"mean": sum(values) / len(values), "min": min(values), "max": max(values)} if values else None
 
 
 def interval(seeds: Sequence[Units], mean: float, *, clustered: bool) -> tuple[float, float, int]:
@@ -212,12 +250,68 @@ def dominators(points: Mapping[str, tuple[float, float]]) -> dict[str, list[str]
     }
 
 
-def gap_table(rows: Sequence[Table]) -> list[Table]:
-    """Runs that reward certainty, counted by the gap's verdict and what became of the DSR."""
-    counts: dict[str, Table] = {}
+def at_equal_over_refusal(jobs: Sequence[Job], results: Sequence[Measured | Failed]) -> Table | None:
+    """By method, the best DSR among its checks that refuse no more harmless prompts than `sirl` does; all of it on the
+    development set.
+
+    `limit` is the over-refusal of the policies that `sirl` deployed, mean over seeds. Methods take part whose runs have
+    a trail, from the same starting model and on the same development set. None where that is none beside `sirl`.
+    """
+    trails: dict[str, list[Measured]] = defaultdict(list)
+    ours = next((job for job in jobs if job.name == "sirl"), None)
+    for job, result in zip(jobs, results, strict=True):
+        if isinstance(result, Measured) and result.trail and ours and _checked_on(job) == _checked_on(ours):
+            trails[job.name].append(result)
+    deployed = [run.deployed for run in trails["sirl"] if run.deployed is not None]
+    limit = mean_of([row["over_refusal"] for row in deployed if "over_refusal" in row])
+    if limit is None or len(trails) < 2:
+        return None
+    return {"limit": limit, "methods": {name: _best_within(runs, limit) for name, runs in trails.items()}}
+
+
+def _checked_on(job: Job) -> tuple[Any, ...]:
+    """What decides whether the checks of two runs can be compared."""
+    own = job.config.development
+    asked = own and (own.goals, own.max_goals, own.attacks, own.overrefusal, own.max_prompts, own.max_new_tokens)
+    return job.config.model_name_or_path, asked
+
+
+def _best_within(runs: Sequence[Measured], limit: float) -> Table:
+    """The best check of each run within the limit, the start included: `dsr` and `over_refusal` over seeds.
+
+    `seeds` is how many have such a check, of `trails`.
+    """
+    known = [[row for row in run.trail if set(STARTS) <= row.keys()] for run in runs]
+    within = [[row for row in rows if row["over_refusal"] <= limit + 1e-9] for rows in known]
+    best = [max(rows, key=lambda row: row["dsr"]) for rows in within if rows]
+    figures = {name: _spread([row[name] for row in best]) for name in STARTS}
+    return {**figures, "seeds": len(best), "trails": len(runs)}
+
+
+def gap_table(rows: Sequence[Table], model: str) -> list[Table]:
+    """Did the gap foretell whether rewarding certainty helps? A row for each starting model and seed.
+
+    Of `model` that is the run of `sirl`; of any other the first variant that starts from it. Runs with another reward
+    are left out. `agrees`: "present" with a significant rise of the DSR, any other verdict with none. That takes "too
+    few" for "nothing to sharpen": it is what a model gets that refuses next to never (or next to always). None where
+    no attack was scored on both sides.
+    """
+    out: dict[tuple[str, int], Table] = {}
     for row in rows:
-        if row.get("rewards_certainty") and row["gap"]:
-            cell = counts.setdefault(row["gap"], {"gap": row["gap"], "rose": 0, "fell": 0, "unclear": 0})
-            cell["unclear" if row["rose"] is None else "rose" if row["rose"] else "fell"] += 1
-    order = ("present", "too few", "absent", "reversed")
-    return [counts[verdict] for verdict in order if verdict in counts]
+        if row.get("rewards_certainty") and row["gap"] and (row["method"] == "sirl" or row["model"] != model):
+            out.setdefault((row["model"], row["seed"]), _foretold(row))
+    return list(out.values())
+
+
+def _foretold(row: Table) -> Table:
+    known = row["p"] is not None
+    rose = row["rose"] is True if known else None
+    facts = {key: row[key] for key in ("model", "seed", "folder", "gap")}
+    change = {key: row[key] for key in ("dsr_before", "dsr_after", "p")}
+    return {
+        **facts,
+        **row["gap_nats"],
+        **change,
+        "rose": rose,
+        "agrees": (row["gap"] == "present") == rose if known else None,
+    }

@@ -25,15 +25,18 @@ BARS = {"dsr": "Defence success rate", "over_refusal": "Harmless prompts refused
 
 def render_comparison(found: Mapping[str, Any]) -> str:
     """The page of what `compare.json` holds."""
-    methods = found["methods"]
+    methods, model = found["methods"], found["model"]
+    agree = [row["agrees"] for row in found["gap"] if row["agrees"] is not None]
     context = {
         **frame(),
         "found": found,
         "picture": _picture(found),
-        "bars": [_bars(methods, name) for name in BARS],
+        "bars": [_bars(found, name) for name in BARS],
         "rates": RATES,
         "names": NAMES,
-        "words": {name: standing(method, methods) for name, method in methods.items()},
+        "words": {name: standing(method, methods, model) for name, method in methods.items()},
+        "others": [name for name, method in methods.items() if method["model"] != model],
+        "agree": (sum(agree), len(agree)),
         "failed": [row for row in found["rows"] if row["status"] == "failed"],
         "rows": [row for row in found["rows"] if row["status"] == "done"],
     }
@@ -69,21 +72,31 @@ def _seed(row: Mapping[str, Any]) -> tuple[float, float]:
     return 100 * row["over_refusal"]["rate"], 100 * row["dsr"]["rate"]
 
 
-def _bars(methods: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """Every method's rate with its interval, beside that of the model as it is."""
-    tables = {m: {**figure[name], "rate": figure[name]["mean"]} for m, figure in methods.items() if figure[name]}
-    top, start = axis_top(list(tables.values())), tables.get("none")
-    rows = [
-        {"label": m, "value": percent(t["rate"]), "svg": dumbbell_row(m, None if m == "none" else start, t, top)}
-        for m, t in tables.items()
-    ]
+def _bars(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Every method's rate with its interval, beside that of the model that its runs began with."""
+    kept = {method: figures for method, figures in found["methods"].items() if figures[name]}
+    rates = {method: _rate(figures[name]) for method, figures in kept.items()}
+    starts = {m: _rate(f["start"][name]) if m != "none" and f["start"][name] else None for m, f in kept.items()}
+    top = axis_top([*rates.values(), *starts.values()])
+    rows = []
+    for method, rate in rates.items():
+        model = kept[method]["model"]
+        label = method if model == found["model"] else f"{method}, from {model}"
+        svg = dumbbell_row(label, starts[method], rate, top)
+        rows.append({"label": label, "value": percent(rate["rate"]), "svg": svg})
     return {"title": BARS[name], "rows": rows, "axis": percent_axis(top)}
 
 
-def standing(method: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """Where a method stands, in words; a difference that the intervals leave open is said to be."""
+def _rate(figure: Mapping[str, Any]) -> dict[str, Any]:
+    return {**figure, "rate": figure["mean"]}
+
+
+def standing(method: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], model: str) -> str:
+    """Where a method stands among those that start from `model`, in words; a difference that the intervals leave open
+    is said to be."""
     if method["on_front"] is None:
-        return "failed" if method["failed"] else "not placed"
+        away = f"not placed: starts from {method['model']}" if method["model"] != model else "not placed"
+        return "failed" if method["failed"] and not method["dsr"] else away
     if method["on_front"]:
         return "on the front"
     return "dominated by " + ", ".join(

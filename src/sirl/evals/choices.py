@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sirl.errors import UserError
 from sirl.generation.base import ScoringEngine
+from sirl.prompts import BUNDLED, bundled_path
 from sirl.records import read_json_rows, user_turn
 
 OPTION = re.compile(r"^\s*([A-Z])[.)]\s", re.MULTILINE)
@@ -32,12 +33,14 @@ class Question:
 def load_questions(file: str, limit: int | None = None, flag: str = "evals.choices") -> list[Question]:
     """Questions of a JSONL file with `prompt`, whose lines `A. ...`, `B. ...` are the options, and `answer`, a letter.
 
+    `demo/choices` is the bundled file. `limit` keeps the first ones.
+
     Raises:
         UserError: naming the file and the row.
     """
-    path = Path(file).expanduser()
+    path = bundled_path(file) if file in BUNDLED else Path(file).expanduser()
     out = []
-    for number, row in enumerate(read_json_rows(file, flag)[:limit], 1):
+    for number, row in enumerate(read_json_rows(str(path), flag)[:limit], 1):
         text, answer = (row.get(key) if isinstance(row, dict) else None for key in ("prompt", "answer"))
         letters = tuple(dict.fromkeys(OPTION.findall(text))) if isinstance(text, str) else ()
         if len(letters) < 2 or answer not in letters:
