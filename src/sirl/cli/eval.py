@@ -106,8 +106,9 @@ def words(rate: dict[str, Any] | None, key: str) -> str:
 
 def _cells(table: dict[str, Any]) -> list[str]:
     """One figure: shares in percent, anything else as a number."""
-    share = all(t is None or 0 <= t["value"] <= 1 for t in (table["before"], table["after"]))
-    spec = ".1%" if share else ".1f"
+    from sirl.report.capability import is_share
+
+    spec = ".1%" if is_share(table) else ".1f"
 
     def cell(t: dict[str, float] | None, sign: str = "") -> str:
         return "-" if t is None else f"{t['value']:{sign}{spec}} ({t['low']:{sign}{spec}} to {t['high']:{sign}{spec}})"
