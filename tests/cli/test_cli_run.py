@@ -73,6 +73,18 @@ def test_wrapped_requests_have_a_line_where_they_were_measured(sirl: Any, monkey
 
 
 @pytest.mark.usefixtures("ran")
+def test_benign_prompts_of_other_categories_have_a_line(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "refusals of all benign prompts" not in sirl("demo").out, "both kinds were measured"
+    for kind in ("plain", "sounds_harmful"):
+        for phase in ("before", "after"):
+            monkeypatch.setitem(SUMMARY, f"{kind}_refusal_{phase}", None)
+    monkeypatch.setitem(SUMMARY, "benign_refusal_before", 0.21)
+    monkeypatch.setitem(SUMMARY, "benign_refusal_after", 1.0)
+    lines = [line for line in sirl("demo").out.splitlines() if "benign prompts" in line]
+    assert [line.split()[-2:] for line in lines] == [["21.0%", "100.0%"]]
+
+
+@pytest.mark.usefixtures("ran")
 @pytest.mark.parametrize(
     ("words", "message"),
     [

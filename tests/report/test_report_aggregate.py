@@ -15,7 +15,7 @@ from sirl.records import Attempt, Label, Verdict, append_jsonl, write_jsonl
 from sirl.report.aggregate import benign_summary, build_summary, capability_summary, summarise_run
 from sirl.report.attack_figures import attack_summary, refusal_texts
 from sirl.report.load import Scored, join, load_run
-from sirl.report.rates import overall, paired, rate, reduction, worst_case
+from sirl.report.rates import PHASES, overall, paired, rate, reduction, worst_case
 from sirl.report.render import render_html
 from sirl.stats import wilson_interval
 
@@ -233,6 +233,8 @@ def test_summary_json_keys(full_run: Path) -> None:
     assert got["plain_refusal_after"] == pytest.approx(3 / 75)
     assert got["sounds_harmful_refusal_before"] == pytest.approx(9 / 75)
     assert got["sounds_harmful_refusal_after"] == pytest.approx(15 / 75)
+    assert got["benign_refusal_before"] == pytest.approx(10 / 150)
+    assert got["benign_refusal_after"] == pytest.approx(18 / 150)
     assert got["gap"]["verdict"] == "present"
     assert got["gap"]["difference"] == summary["gap"]["overall"]["difference"]
     assert "histogram" not in got["gap"]
@@ -241,6 +243,13 @@ def test_summary_json_keys(full_run: Path) -> None:
     assert Path(got["base"]).is_absolute()
     assert got["checkpoint"] is None  # the fixture has no model folder
     json.dumps(summary, allow_nan=False)
+
+
+def test_benign_prompts_of_other_categories_have_a_total(tmp_path: Path) -> None:
+    rows = [attempt("benign", f"b{i}", p, refuse=p == "after", category="law") for i in range(4) for p in PHASES]
+    got = build_summary(write_run(tmp_path / "run", attacks=None, benign=rows))
+    assert (got["benign_refusal_before"], got["benign_refusal_after"]) == (0.0, 1.0)
+    assert got["plain_refusal_after"] is got["sounds_harmful_refusal_after"] is None
 
 
 def test_empty_folder_has_no_figures(tmp_path: Path) -> None:

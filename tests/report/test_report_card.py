@@ -45,8 +45,15 @@ def test_figures(own_run: Path) -> None:
     for name, before in rates["before"]["by_attack"].items():
         assert f"| {name} | {with_interval(before)} | {with_interval(rates['after']['by_attack'][name])} |" in body
     assert f"| mean over methods | {with_interval(rates['before']['overall'])} |" in body
-    for rate in summary["benign"]["rates"]["greedy"]["after"].values():
-        assert with_interval(rate) in body
+    assert "| kind | in full, before | in full, after | in part, before | in part, after |" in body
+    benign = summary["benign"]["rates"]["greedy"]
+    totals = summary["benign"]["overall"]["greedy"]
+    for name, tables in (
+        ("plain benign prompts", [benign[p]["plain"] for p in ("before", "after")]),
+        ("all harmless prompts", [totals[p] for p in ("before", "after")]),
+    ):
+        cells = [*map(with_interval, tables), *(with_interval(table, "partial_") for table in tables)]
+        assert f"| {name} | {' | '.join(cells)} |" in body
     (entry,) = front["model-index"]
     metrics = [m for result in entry["results"] for m in result["metrics"]]
     dsr = [m["value"] for m in metrics if m["type"] == "dsr"]

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Check everything, then one model after the other, then compare."""
     from sirl.evals.benchmarks import resolve
-    from sirl.evals.measure import check_extra, clear, measure
+    from sirl.evals.measure import check_extra, check_unseen, clear, measure
     from sirl.evals.overrefusal import load_benign
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if benchmarks:
         check_extra()
     benign = load_benign(args.overrefusal, args.max_prompts, args.seed, "--overrefusal") if args.overrefusal else []
+    check_unseen(benign, args.output_dir, args.model_name_or_path, "--overrefusal")
     settings = {k: v for k, v in vars(args).items() if k not in ("output_dir", "overwrite", "json", "command")}
     if args.overwrite:
         clear(args.output_dir)
@@ -105,8 +106,9 @@ def words(rate: dict[str, Any] | None, key: str) -> str:
 
 def _cells(table: dict[str, Any]) -> list[str]:
     """One figure: shares in percent, anything else as a number."""
-    share = all(t is None or 0 <= t["value"] <= 1 for t in (table["before"], table["after"]))
-    spec = ".1%" if share else ".1f"
+    from sirl.report.capability import is_share
+
+    spec = ".1%" if is_share(table) else ".1f"
 
     def cell(t: dict[str, float] | None, sign: str = "") -> str:
         return "-" if t is None else f"{t['value']:{sign}{spec}} ({t['low']:{sign}{spec}} to {t['high']:{sign}{spec}})"

@@ -81,11 +81,15 @@ def show_summary(summary: dict[str, Any], run_dir: Path) -> None:
         line(f"defence success rate (mean over {count(len(figures['attacks']), ATTACK_NOUNS[kind])})", figures, "dsr")
         for kind, figures in summary["kinds"].items()
     ]
-    rows += [
-        line("goals that withstand every attack", summary, "worst_case_dsr"),
-        line("refusals of plain benign prompts", summary, "plain_refusal"),
-        line("refusals of benign prompts that sound harmful", summary, "sounds_harmful_refusal"),
-    ]
+    rows.append(line("goals that withstand every attack", summary, "worst_case_dsr"))
+    kinds = {
+        "plain_refusal": "refusals of plain benign prompts",
+        "sounds_harmful_refusal": "refusals of benign prompts that sound harmful",
+    }
+    known = [key for key in kinds if any(summary.get(f"{key}_{phase}") is not None for phase in ("before", "after"))]
+    rows += [line(kinds[key], summary, key) for key in known]
+    if len(known) < len(kinds):  # prompts of other categories, or none
+        rows.append(line("refusals of all benign prompts", summary, "benign_refusal"))
     if summary.get("wrapped_refusal_before") is not None or summary.get("wrapped_refusal_after") is not None:
         rows.append(line("refusals of benign prompts in the attacks' wrappings", summary, "wrapped_refusal"))
     print()

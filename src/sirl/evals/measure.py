@@ -16,11 +16,13 @@ from sirl import stages
 from sirl.errors import UserError
 from sirl.evals.benchmarks import Benchmark, Table, compare, statement
 from sirl.evals.drift import Text, measure_drift, read_texts
+from sirl.evals.overrefusal import load_benign
 from sirl.generation import load_local
 from sirl.generation.local import LocalEngine
 from sirl.judges import load_judge
 from sirl.manifest import Manifest
 from sirl.progress import BarMaker, no_bar
+from sirl.prompts import check_disjoint
 from sirl.records import Phase, Prompt, iter_json_lines, user_turn, write_json, write_jsonl
 
 PHASES: tuple[Phase, ...] = ("before", "after")
@@ -32,6 +34,47 @@ def check_extra() -> None:
     """Raise `UserError` where lm-evaluation-harness is not installed."""
     if find_spec("lm_eval") is None:
         raise UserError("--tasks: needs the extra `eval` (pip install 'sirl[eval]')")
+
+
+def check_unseen(benign: Sequence[Prompt], folder: Path, model: str, flag: str) -> None:
+    """Refuse prompts by which the model was chosen: figures come from data that the choice has not seen.
+
+    Looked up in the run folder that results go into, and in the one that the model lies in, where they have a
+    `chosen.json`; the development set is drawn again as its manifest says.
+
+    Raises:
+        UserError: a prompt is also in the development set, or that cannot be read any more. It names `flag`.
+    """
+    weights = Path(model).expanduser()
+    runs = [folder.resolve(), *([weights.resolve().parent] if weights.is_dir() else [])]
+    for run in dict.fromkeys(runs) if benign else ():
+        for name, prompts in _chosen_on(run, flag).items():
+            try:
+                check_disjoint(prompts, benign, train_name=name, test_name=flag)
+            except UserError as error:
+                words = (
+                    f"{flag}: the model of {run.name} was chosen by some of these prompts, so they do not measure it"
+                )
+                raise UserError(f"{words} ({error})") from None
+
+
+def _chosen_on(run: Path, flag: str) -> dict[str, list[Prompt]]:
+    """The development set of a run folder, as `sirl.plan` drew it; empty where nothing was chosen by one."""
+    manifest = Manifest.read(run) if (run / "chosen.json").is_file() else None
+    config = (manifest.data.get("config") if manifest else None) or {}
+    own, seed = config.get("development") or {}, int(config.get("seed") or 0)
+    sources = [("goals", own.get("max_goals")), ("overrefusal", own.get("max_prompts"))]
+    out: dict[str, list[Prompt]] = {}
+    try:
+        for key, limit in sources:
+            if own.get(key):
+                out[f"development.{key}"] = load_benign(own[key], limit, seed, f"development.{key}")
+    except UserError as error:
+        raise UserError(
+            f"{flag}: cannot tell whether the model of {run.name} was chosen by the same prompts, as its development "
+            f"set cannot be read ({error})"
+        ) from error
+    return out
 
 
 def clear(folder: Path) -> None:

@@ -93,11 +93,16 @@ def wrapped_summary(rows: Sequence[Scored]) -> Table:
 
 
 def capability_summary(found: Mapping[str, Any], measured: Mapping[str, Any] | None = None) -> Table | None:
-    """`drift` as measured, `choices` as accuracies with Wilson intervals and a paired test, and the benchmarks that
-    `sirl eval` measured; None without any of them."""
+    """What hardening did besides; None where nothing of it was measured.
+
+    Of a run: `drift` as measured, `choices` as accuracies with Wilson intervals and a paired test. Of `sirl eval`:
+    `benchmarks`, `chat_drift` (the same drift, on the answers of the benchmark `chat`) and `overrefusal` (see
+    `benign_summary`).
+    """
     drift, choices = found.get("drift"), found.get("choices")
-    benchmarks = (measured or {}).get("benchmarks") or None
-    out: Table = {"drift": drift, "choices": None, "benchmarks": benchmarks}
+    out: Table = {"drift": drift, "choices": None}
+    for key, source in (("benchmarks", "benchmarks"), ("chat_drift", "drift"), ("overrefusal", "overrefusal")):
+        out[key] = (measured or {}).get(source) or None
     if choices:
         before, after = choices["before"], choices["after"]
         lost, gained = (
@@ -111,7 +116,7 @@ def capability_summary(found: Mapping[str, Any], measured: Mapping[str, Any] | N
             "gained": gained,
             "p": mcnemar(lost, gained),
         }
-    return out if drift or choices or benchmarks else None
+    return out if any(out.values()) else None
 
 
 def _kind(row: Scored) -> str:
@@ -167,8 +172,9 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
 
     `dsr_*` are means over the attacks of one kind, which `dsr_covers` names, `harm_dsr_*` the same by harm scores (None
     without them); `kinds` has both for each kind, never mixed. `worst_case_dsr_*` is over all attacks. `*_refusal_*`
-    are full-refusal rates of benign prompts by kind, `wrapped_refusal_*` the mean over the wrappings of attacks that
-    they were put in; `base` and `checkpoint` are absolute paths, so that they load from any working directory.
+    are full-refusal rates of benign prompts by kind, `benign_refusal_*` of all of them, whatever their category, and
+    `wrapped_refusal_*` the mean over the wrappings of attacks that they were put in; `base` and `checkpoint` are
+    absolute paths, so that they load from any working directory.
     """
     run = load_run(run_dir)
     summary = summarise(run)
@@ -180,6 +186,7 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
         for phase in PHASES:
             out[f"{kind}_refusal_{phase}"] = _dig(summary, "benign", "rates", "greedy", phase, kind, "rate")
     for phase in PHASES:
+        out[f"benign_refusal_{phase}"] = _dig(summary, "benign", "overall", "greedy", phase, "rate")
         out[f"wrapped_refusal_{phase}"] = _dig(summary, "wrapped", "rates", phase, "overall", "rate")
     out["reduction"] = _dig(attack, "change", "greedy", "reduction")
     out["kinds"] = {kind: _kind_figures(tables) for kind, tables in (_dig(attack, "kinds") or {}).items()}

@@ -20,14 +20,16 @@ from sirl.records import write_text
 from sirl.report import sections
 from sirl.report.aggregate import summarise
 from sirl.report.attack_sections import DECODING_NAMES, LEADS, TITLES
+from sirl.report.capability import capability_facts
 from sirl.report.charts import percent
 from sirl.report.load import Run, load_run
+from sirl.report.training import benign_name, checkpoint_facts, held, training_config, training_words
 from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, STATUS_NAMES, count, factor, judge_run, with_interval
 from sirl.report.wrapped import wrapped_words
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-METHOD = "[SIRL](https://arxiv.org/abs/2510.01088)"
+NAME, METHOD = "SIRL", "[SIRL](https://arxiv.org/abs/2510.01088)"
 SETTINGS = (
     ("dataset_name", "training prompts (unlabeled)"),
     ("retention_dataset_name", "retention prompts (benign, unlabeled)"),
@@ -64,9 +66,7 @@ def render_card(run: Run) -> str:
     name = summary["run"]
     parts = [
         f"# {_text(name)}",
-        f"{_base_words(base)} hardened against jailbreaks with {METHOD}: GRPO whose only reward is the model's own "
-        "certainty (minus the mean token entropy of its responses) on unlabeled prompts. No labels, reward model or "
-        "judge took part in training.",
+        f"{_base_words(base)} {_text(training_words(run, NAME)).replace(NAME, METHOD, 1)}",
         f"**{STATUS_NAMES[verdict.status]}.** {_text(verdict.headline)}",
         _text(verdict.body),
         *(f"> {_text(warning)}" for warning in verdict.warnings),
@@ -77,9 +77,9 @@ def render_card(run: Run) -> str:
         "The licence and the terms of the model that training started from hold for this one.",
         *_training(run, summary),
         *_attacks(summary["attack"]),
-        *_benign(summary["benign"]),
+        *_benign(run, summary),
         *([_text(wrapped_words(summary["wrapped"]))] if summary["wrapped"] else []),
-        _list(f"{label}: {words}" for label, words in sections.capability_facts(summary["capability"])),
+        _list(f"{label}: {words}" for label, words in capability_facts(summary["capability"])),
         "## How it was measured",
         _list(f"{label}: {words}" for label, words in sections.method_facts(run, summary)),
         _text(summary["interval_note"]),
@@ -87,7 +87,7 @@ def render_card(run: Run) -> str:
         _list(
             [
                 *(f"{lead} {words}" for lead, words in sections.limits(run.manifest, summary)),
-                "What hardening does to maths, code and long answers was not measured in this run.",
+                _unmeasured(summary["capability"]),
             ]
         ),
         "## Provenance",
@@ -146,10 +146,11 @@ def _base_words(base: str) -> str:
 
 
 def _training(run: Run, summary: Mapping[str, Any]) -> list[str]:
-    train = ((run.manifest or {}).get("config") or {}).get("train") or {}
-    facts = [(label, train[key]) for key, label in SETTINGS if train.get(key) is not None]
-    if summary["steps"] is not None:
-        facts = [("updates made", summary["steps"]), *((k, v) for k, v in facts if k != "updates")]
+    train, made = training_config(run.manifest), checkpoint_facts(run, summary["steps"])
+    idle = {"max_steps"} if made else set()
+    idle |= set() if held(run.manifest) else {"retention_weight"}
+    idle |= set() if train.get("use_peft") else {"lora_r"}
+    facts = [*made, *((label, train[key]) for key, label in SETTINGS if train.get(key) is not None and key not in idle)]
     return ["## Training", _table(("", ""), facts)] if facts else []
 
 
@@ -201,15 +202,38 @@ def _searches(search: Mapping[str, Any]) -> list[str]:
     return [_table(head, rows)] if rows else []
 
 
-def _benign(benign: Mapping[str, Any] | None) -> list[str]:
-    if not benign or not benign["decodings"]:
-        return ["## Harmless prompts", "What hardening costs on harmless prompts was not measured."]
-    phases = benign["rates"][benign["decodings"][0]]
-    rows = [
-        (KIND_NAMES.get(kind, kind), *(with_interval(phases[p][kind]) if kind in phases[p] else "–" for p in phases))
-        for kind in benign["kinds"]
-    ]
-    return ["## Harmless prompts", "Share that was refused.", _table(("kind", *phases), rows)]
+def _benign(run: Run, summary: Mapping[str, Any]) -> list[str]:
+    """Refusals of harmless prompts, of the run and of `sirl eval`."""
+    asked = (summary["capability"] or {}).get("overrefusal")
+    out = ["## Harmless prompts"]
+    if summary["benign"] and summary["benign"]["decodings"]:
+        out += [_text(f"Share that was refused{benign_name(run.manifest)}."), _benign_table(summary["benign"])]
+    elif not asked:
+        out.append("What hardening costs on harmless prompts was not measured.")
+    if asked and asked["decodings"]:
+        out.append(_text(f"Asked later by sirl eval{benign_name(run.manifest, 'eval')}."))
+        out.append(_benign_table(asked))
+    return out
+
+
+def _benign_table(benign: Mapping[str, Any]) -> str:
+    """Full and partial refusals by kind, and of all kinds together, decoded as the headline is."""
+    decoding = benign["decodings"][0]
+    phases, total = benign["rates"][decoding], benign["overall"][decoding]
+    tables = [(KIND_NAMES.get(k, k), {phase: phases[phase].get(k) for phase in phases}) for k in benign["kinds"]]
+    if len(tables) > 1:
+        tables.append(("all harmless prompts", total))
+    cells = [(phase, part) for part in ("", "partial_") for phase in phases]
+    rows = [(name, *("–" if r[p] is None else with_interval(r[p], part) for p, part in cells)) for name, r in tables]
+    return _table(("kind", *(f"in {part}, {phase}" for part in ("full", "part") for phase in phases)), rows)
+
+
+def _unmeasured(capability: Mapping[str, Any] | None) -> str:
+    known = capability or {}
+    measured = [*(["multiple choice"] if known.get("choices") else []), *(known.get("benchmarks") or {})]
+    if not measured:
+        return "What hardening does to maths, code and long answers was not measured in this run."
+    return f"Of abilities, {', '.join(measured)} alone were measured: of others nothing is known."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

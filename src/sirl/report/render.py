@@ -24,9 +24,11 @@ from sirl.records import write_text
 from sirl.report import sections
 from sirl.report.aggregate import summarise
 from sirl.report.attack_sections import attack_section
+from sirl.report.capability import capability_facts
 from sirl.report.charts import element, join, percent
 from sirl.report.load import Run, load_run
 from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
+from sirl.report.training import benign_name, reward_name
 from sirl.report.verdict import KIND_NAMES, STATUS_NAMES, count, factor, judge_run, p_value, with_interval
 from sirl.report.wrapped import wrapped_section
 
@@ -107,9 +109,11 @@ def context(run: Run) -> dict[str, Any]:
         "attack": attack_section(summary["attack"]),
         "benign": sections.benign_section(summary["benign"]),
         "wrapped": wrapped_section(summary["wrapped"]),
-        "capability": sections.capability_facts(summary["capability"]),
+        "asked": sections.benign_section((summary["capability"] or {}).get("overrefusal")),
+        "asked_name": benign_name(run.manifest, "eval"),
+        "capability": capability_facts(summary["capability"]),
         "gap": sections.gap_section(run.gap, run.gap_samples),
-        "curves": sections.training_section(run.metrics),
+        "curves": sections.training_section(run.metrics, reward_name(run.manifest)),
         "development": sections.development_section(run.development, run.chosen),
         "samples": sections.sample_section(run),
         "legend": legend(),

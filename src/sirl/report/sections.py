@@ -11,19 +11,21 @@ from markupsafe import Markup
 from sirl.demo import is_demo
 from sirl.report.attack_figures import with_origins
 from sirl.report.attack_sections import DECODING_NAMES, attack_limits, budgets_of, chart_row, comparison, drawn, pick
-from sirl.report.charts import Series, axis_top, curve, histogram, percent, percent_axis, trail
+from sirl.report.charts import Series, axis_top, curve, histogram, percent_axis, trail
 from sirl.report.load import Run
 from sirl.report.rates import PHASES
 from sirl.report.samples import Sample, pick_samples
-from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, count, p_value, with_interval
+from sirl.report.training import ENTROPY_NOTES, REWARD_NOTES, benign_name, choice_facts, dig, goal_names
+from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, count, p_value
 from sirl.report.wrapped import wrapped_limits
 
 SHORT_KINDS = {"plain": "Plain prompts refused", "sounds_harmful": "“Sounds harmful” refused"}
 FEW_KINDS = 4
-# Known keys of metrics.jsonl in the order of their charts: title, unit, what to make of it. First key present is taken.
+# Known keys of metrics.jsonl in the order of their charts: title, unit, what to make of it (which for the first two
+# depends on the reward). First key present is taken.
 CURVES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
-    (("rollout_entropy", "entropy"), "Mean token entropy", "nats", "What SIRL lowers: its reward is minus this."),
-    (("reward",), "Reward", "", "Rises as entropy falls."),
+    (("rollout_entropy", "entropy"), "Mean token entropy", "nats", ""),
+    (("reward",), "Reward", "", ""),
     (("refusal_rate",), "Refusal rate", "%", "Of training completions. Watched, never rewarded."),
     (("kl",), "KL to the reference", "nats", "How far the policy has moved."),
     (("retention_kl", "retention_loss"), "Retention KL", "nats", "Drift on benign prompts, held down on purpose."),
@@ -90,48 +92,6 @@ def _decoded(decoding: str) -> dict[str, str]:
     return {"decoding": decoding, "note": DECODING_NAMES[decoding]}
 
 
-def capability_facts(capability: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """What hardening did besides, as label and words."""
-    drift, choices = _dig(capability, "drift"), _dig(capability, "choices")
-    facts = []
-    if drift:
-        kl, rise = drift["kl"], drift["perplexity_rise"]
-        facts += [
-            (
-                "Divergence from the start on its own answers to harmless prompts",
-                f"{kl['value']:.3f} nats a token ({kl['low']:.3f} to {kl['high']:.3f}), {drift['tokens']:,} tokens of "
-                f"{count(drift['answers'], 'answer')}",
-            ),
-            (
-                "Perplexity of these answers",
-                f"{drift['perplexity_before']:.3f} before, {drift['perplexity_after']:.3f} after: "
-                f"{100 * rise['value']:+.1f}% ({100 * rise['low']:+.1f} to {100 * rise['high']:+.1f})",
-            ),
-        ]
-    if choices:
-        facts.append(
-            (
-                f"Multiple choice, {count(choices['questions'], 'question')}",
-                f"{with_interval(choices['before'])} right before, {with_interval(choices['after'])} after; "
-                f"{choices['lost']} lost, {choices['gained']} gained ({p_value(choices['p'])})",
-            )
-        )
-    return facts + [_benchmark_fact(name, found) for name, found in (_dig(capability, "benchmarks") or {}).items()]
-
-
-def _benchmark_fact(name: str, found: Mapping[str, Any]) -> tuple[str, str]:
-    """The first figure of a benchmark (`sirl.evals.benchmarks.compare`), and what it says."""
-    figure, table = next(iter(found["figures"].items()))
-    label = f"Benchmark {name}, {figure.replace('_', ' ')}, {count(table['n'], 'row')}"
-    if table["difference"] is None:
-        return label, found["statement"]
-    before, after, gap = (table[key] for key in ("before", "after", "difference"))
-    return label, (
-        f"{percent(before['value'])} before, {percent(after['value'])} after: {100 * gap['value']:+.1f} points "
-        f"({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}); {found['statement']}"
-    )
-
-
 # --- the entropy gap --------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +108,7 @@ def gap_section(gap: Mapping[str, Any] | None, samples: Sequence[Mapping[str, An
         ):
             groups["safe" if row["refused"] else "unsafe"].append(float(row["mean_entropy"]))
     series = [Series(name, name, values) for name, values in groups.items()]
-    difference = _dig(gap, "overall", "difference")
+    difference = dig(gap, "overall", "difference")
     return {
         "verdict": str(gap.get("verdict", "unknown")),
         "words": str(gap.get("explanation") or ""),
@@ -164,7 +124,7 @@ def _positions(gap: Mapping[str, Any]) -> Markup | None:
     """Mean entropy by position, as far as a tenth of the longer class reaches: beyond it a few responses decide."""
     lines = []
     for kind, name in (("safe", "refused"), ("unsafe", "answered")):
-        means, numbers = (_dig(gap, "by_position", name, key) or [] for key in ("mean", "n"))
+        means, numbers = (dig(gap, "by_position", name, key) or [] for key in ("mean", "n"))
         kept = [(float(t), m) for t, (m, n) in enumerate(zip(means, numbers, strict=False), 1) if n * 10 >= numbers[0]]
         if kept:
             lines.append((kind, kept))
@@ -174,7 +134,7 @@ def _positions(gap: Mapping[str, Any]) -> Markup | None:
 def _gap_facts(gap: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The figures behind the verdict; those that could not be taken are left out."""
     overall, length, within = (gap.get(k) or {} for k in ("overall", "length", "within_prompt"))
-    prefix = _dig(gap, "config", "prefix_tokens")
+    prefix = dig(gap, "config", "prefix_tokens")
     facts = [
         ("Unsafe minus safe", _difference(overall)),
         (
@@ -194,7 +154,7 @@ def _gap_facts(gap: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("How well entropy tells them apart", f"AUROC {overall['auroc']:.2f}{effect}"))
     if length.get("mean_refused") is not None and length.get("mean_answered") is not None:
         facts.append(("Mean length", f"safe {length['mean_refused']:.0f}, unsafe {length['mean_answered']:.0f} tokens"))
-    benign = _difference(_dig(gap, "by_kind", "benign") or {})
+    benign = _difference(dig(gap, "by_kind", "benign") or {})
     facts.append(("Answers minus refusals on benign prompts", benign))
     if gap.get("rule"):
         facts.append(("Rule of the verdict", str(gap["rule"])))
@@ -209,24 +169,20 @@ def _difference(figures: Mapping[str, Any], prefix: str = "") -> str:
     return f"{value:+.3f} nats" + (f" ({low:+.3f} to {high:+.3f})" if low is not None and high is not None else "")
 
 
-def _dig(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def training_section(metrics: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """A chart for each known metric that has a value."""
+def training_section(metrics: Sequence[Mapping[str, Any]] | None, reward: str | None) -> list[dict[str, Any]] | None:
+    """A chart for each known metric that has a value; `reward` is what was rewarded (None: not known)."""
     if not metrics:
         return None
     out = []
+    notes = {"Mean token entropy": ENTROPY_NOTES.get(reward or ""), "Reward": REWARD_NOTES.get(reward or "")}
     for keys, title, unit, note in CURVES:
         points = next((p for p in (_points(metrics, key) for key in keys) if p), None)
         if points:
             scale = 100.0 if unit == "%" else 1.0
+            note = notes.get(title) or note
             out.append(_curve(title, unit, note, [(x, y * scale) for x, y in points]))
     return out
 
@@ -281,14 +237,14 @@ def development_section(
     ]
     if not points:
         return None
-    step = _dig(chosen, "chosen", "step")
+    step = dig(chosen, "chosen", "step")
     place = next((i for i, point in enumerate(points) if point[2] == step), None)
     named = [(x, y, "start" if n == 0 else f"update {n}") for x, y, n in points]
     spoken = "; ".join(f"{name}: DSR {y:.1f}%, over-refusal {x:.1f}%" for x, y, name in named)
     return {
         "svg": trail(spoken, named, place),
         "rows": [(name, f"{y:.1f}%", f"{x:.1f}%", i == place) for i, (x, y, name) in enumerate(named)],
-        "rule": _dig(chosen, "rule"),
+        "rule": dig(chosen, "rule"),
         "chosen": named[place][2] if place is not None else None,
     }
 
@@ -313,7 +269,7 @@ def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if attack:
         decodings = " and ".join(DECODING_NAMES[d] for d in attack["decodings"])
         kinds = ", ".join(count(len(k["attacks"]), ATTACK_NOUNS[kind]) for kind, k in attack["kinds"].items())
-        facts.append(("Attacks", f"{kinds} on {count(attack['goals'], 'goal')}, {decodings}"))
+        facts.append(("Attacks", f"{kinds} on {count(attack['goals'], 'goal')}{goal_names(run.manifest)}, {decodings}"))
         facts.append(("Before and after", comparison(attack)))
         budgets = sorted(budgets_of(attack))
         if budgets:
@@ -321,7 +277,13 @@ def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             facts.append(("Budget of a search", f"{words} model calls a goal"))
     if benign:
         scored = {r.attempt.goal_id for r in run.benign or []}
-        facts.append(("Benign prompts", count(len(scored), "prompt")))
+        facts.append(("Benign prompts", count(len(scored), "prompt") + benign_name(run.manifest)))
+    asked = dig(summary["capability"], "overrefusal")
+    if asked and asked["decodings"]:
+        overall = asked["overall"][asked["decodings"][0]]
+        most = max(rate["attempts"] for rate in overall.values())
+        facts.append(("Benign prompts of sirl eval", count(most, "prompt") + benign_name(run.manifest, "eval")))
+    facts += choice_facts(run)
     seeds = sorted({r.attempt.seed for r in [*(run.attacks or []), *(run.benign or [])]})
     if seeds:
         facts.append(("Seeds", ", ".join(map(str, seeds[:6])) + (" and more" if len(seeds) > 6 else "")))

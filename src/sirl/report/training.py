@@ -1,0 +1,149 @@
+"""What the report and the card say of how a model was trained: its reward, what held it, who chose the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sirl.report.load import Run
+
+REWARD_WORDS = {
+    "entropy": "the model's own certainty (minus the mean token entropy of its responses)",
+    "first_k": "the model's own certainty at the start of its responses (minus the mean entropy of the first tokens)",
+    "neg_entropy": "the model's own uncertainty (plus the mean token entropy of its responses), SIRL's reward reversed "
+    "as a control,",
+    "neg_perplexity": "minus the perplexity of its responses under the model itself",
+    "random": "uniform noise, a control that favours no response,",
+}
+# What the charts of entropy and reward say, where another reward than SIRL's own was used
+ENTROPY_NOTES = {
+    "entropy": "What SIRL lowers: its reward is minus this.",
+    "first_k": "The reward is minus this of the first tokens alone.",
+    "neg_entropy": "The reward is plus this: SIRL's, reversed.",
+}
+REWARD_NOTES = {
+    "entropy": "Rises as entropy falls.",
+    "first_k": "Rises as the entropy of the first tokens falls.",
+    "neg_entropy": "Rises with entropy.",
+    "neg_perplexity": "Rises as the perplexity of the responses falls.",
+    "random": "Noise: there is nothing to learn from.",
+}
+
+
+def training_config(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Settings of the training: the section `train` of a run, or all that `sirl train` was given; empty where the
+    manifest has neither. Of a run, what is not among them has its default."""
+    config = _config(manifest)
+    train = config.get("train")
+    if isinstance(train, Mapping):
+        return train
+    return config if "dataset_name" in config else {}
+
+
+def compared_method(manifest: Mapping[str, Any] | None) -> str | None:
+    """What trained the model in place of SIRL, where it is a run of `sirl compare`; `sirl.compare` has no say here."""
+    name = dig(_config(manifest), "compare", "method")
+    return None if name is None else str(name)
+
+
+def reward_name(manifest: Mapping[str, Any] | None) -> str | None:
+    """Name of the reward; None where the manifest does not say, or it was another method's."""
+    train = training_config(manifest)
+    return str(train.get("reward") or "entropy") if train and compared_method(manifest) is None else None
+
+
+def held(manifest: Mapping[str, Any] | None) -> bool:
+    """Whether retention held the policy to the starting model on benign prompts."""
+    train = training_config(manifest)
+    weight = train.get("retention_weight")
+    return bool(train.get("retention_dataset_name")) and (weight is None or weight != 0)
+
+
+def training_words(run: Run, method: str) -> str:
+    """How the model was made, as the rest of a sentence that begins with the starting model, and some more. `method` is
+    what SIRL is called."""
+    compared, reward = compared_method(run.manifest), reward_name(run.manifest)
+    if compared is not None:
+        words = f"trained by the method {compared} of sirl compare, which {method} is set beside. A judge's verdicts "
+        return f"{words}took part in training{_choice_words(run)}."
+    if reward is None:
+        return f"trained with {method}; the run folder does not say with which settings{_choice_words(run)}."
+    lead = "hardened against jailbreaks with" if reward == "entropy" else "trained by a variant of"
+    hold = "Besides, the loss held it to the starting model's answers to benign, unlabeled prompts (retention)."
+    return (
+        f"{lead} {method}: GRPO whose only reward is {REWARD_WORDS.get(reward, reward)} on unlabeled prompts. "
+        f"{hold if held(run.manifest) else 'No retention prompts held it to the starting model.'} "
+        f"No labels, reward model or judge took part in training{_choice_words(run)}."
+    )
+
+
+def _choice_words(run: Run) -> str:
+    if not chosen_on_development(run):
+        return ""
+    return f", but the choice of the checkpoint used a judge ({choosing_judge(run.manifest)}) on development prompts"
+
+
+def chosen_on_development(run: Run) -> bool:
+    """Whether the weights are those that were best on a development set, and not simply the last."""
+    own = _config(run.manifest).get("development")
+    told = isinstance(own, Mapping) and bool(own.get("choose", True)) and compared_method(run.manifest) is None
+    return bool(run.chosen) or told
+
+
+def choosing_judge(manifest: Mapping[str, Any] | None) -> str:
+    """The judge of the development set: the first of those of the attacks."""
+    return str(dig(_config(manifest), "attack", "judge") or "refusal").split(",")[0].strip()
+
+
+def checkpoint_facts(run: Run, steps: int | None) -> list[tuple[str, str]]:
+    """Of which update the model is, and by what rule; `steps` is how many training made."""
+    step = dig(run.chosen, "chosen", "step")
+    if step is None:
+        return [("updates made", f"{steps:,}")] if steps is not None else []
+    made = "" if steps is None else f"; training made {steps:,}"
+    words = f"0: the choice fell on the model that training began from{made}" if step == 0 else f"{step}, chosen{made}"
+    rule = dig(run.chosen, "rule")
+    return [("updates made", words), *([("rule of the choice", str(rule))] if rule else [])]
+
+
+def choice_facts(run: Run) -> list[tuple[str, str]]:
+    """On what the checkpoint was chosen, as label and words; empty where it was not."""
+    if not chosen_on_development(run):
+        return []
+    own = _config(run.manifest).get("development")
+    own = own if isinstance(own, Mapping) else {}
+    named = [f"{what} {own[key]}" for key, what in (("goals", "goals"), ("overrefusal", "harmless")) if own.get(key)]
+    sets = f" ({', '.join(named)})" if named else ""
+    judge = choosing_judge(run.manifest)
+    return [
+        ("Choice of the checkpoint", f"by the judge {judge} on development prompts{sets}, which no figure here is from")
+    ]
+
+
+def goal_names(manifest: Mapping[str, Any] | None) -> str:
+    """Where the goals of the attacks come from, in brackets behind a blank; empty where the manifest does not say."""
+    config = _config(manifest)
+    found = [dig(config, key, "goals") for key in ("attack", "attack_before", "attack_after")]
+    return _in_brackets(found)
+
+
+def benign_name(manifest: Mapping[str, Any] | None, section: str = "evals") -> str:
+    """The same for benign prompts, of a run (`evals`) or of `sirl eval` (`eval`)."""
+    return _in_brackets([dig(_config(manifest), section, "overrefusal")])
+
+
+def _in_brackets(names: list[Any]) -> str:
+    known = ", ".join(dict.fromkeys(str(name) for name in names if name))
+    return f" ({known})" if known else ""
+
+
+def _config(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    config = (manifest or {}).get("config")
+    return config if isinstance(config, Mapping) else {}
+
+
+def dig(value: Any, *keys: str) -> Any:
+    """What stands in nested mappings under these keys; None where there is no such place."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,102 @@
+"""Harmless prompts by which a model was chosen are no measure of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sirl.errors import UserError
+from sirl.evals.measure import check_unseen
+from sirl.evals.overrefusal import load_benign
+from sirl.records import Prompt, write_json
+
+FLAG = "--overrefusal"
+TEXTS = [f"How do I bake loaf {i}?" for i in range(20)]
+
+
+@pytest.fixture
+def chosen(tmp_path: Path) -> Path:
+    """A run whose model was chosen by 5 of 20 harmless prompts, and by goals."""
+    for name, texts in (("dev", TEXTS), ("goals", [f"Pick lock {i}" for i in range(4)])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": t}) + "\n" for t in texts))
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    own = {"goals": str(tmp_path / "goals.jsonl"), "max_goals": None}
+    own |= {"overrefusal": str(tmp_path / "dev.jsonl"), "max_prompts": 5}
+    write_json(run / "chosen.json", {"rule": "best", "chosen": {"step": 3}})
+    write_json(run / "manifest.json", {"stages": {}, "config": {"seed": 7, "development": own}})
+    return run
+
+
+def drawn(run: Path) -> set[str]:
+    return {p.text for p in load_benign(str(run.parent / "dev.jsonl"), 5, 7, "f")}
+
+
+def prompts(*texts: str) -> list[Prompt]:
+    return [Prompt(f"p{i}", text) for i, text in enumerate(texts)]
+
+
+def test_prompts_that_the_choice_has_seen_are_refused(chosen: Path) -> None:
+    seen = sorted(drawn(chosen))
+    with pytest.raises(UserError) as caught:
+        check_unseen(prompts("How do I sail?", seen[0].upper()), chosen, "org/model", FLAG)
+    assert str(caught.value).startswith(
+        "--overrefusal: the model of run was chosen by some of these prompts, so they do not measure it (1 of the 2 "
+        "--overrefusal prompts are also development.overrefusal prompts: "
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_goals_are_looked_at_too(chosen: Path) -> None:
+    with pytest.raises(UserError, match=r"also development\.goals"):
+        check_unseen(prompts("Pick lock 2"), chosen, "org/model", FLAG)
+
+
+def test_prompts_that_were_not_drawn_are_taken(chosen: Path) -> None:
+    check_unseen(prompts(*(t for t in TEXTS if t not in drawn(chosen))), chosen, "org/model", FLAG)
+
+
+def test_results_elsewhere_are_no_way_round(chosen: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was chosen by some of these"):
+        check_unseen(prompts(*TEXTS), tmp_path / "elsewhere", str(chosen / "model"), FLAG)
+
+
+@pytest.mark.parametrize("without", ["chosen.json", "manifest.json", "development"])
+def test_where_nothing_was_chosen_all_prompts_will_do(chosen: Path, without: str) -> None:
+    if without == "development":
+        write_json(chosen / "manifest.json", {"stages": {}, "config": {"seed": 7, "development": None}})
+    else:
+        (chosen / without).unlink()
+    check_unseen(prompts(*TEXTS), chosen, str(chosen / "model"), FLAG)
+
+
+def test_nothing_asked_needs_no_development_set(chosen: Path) -> None:
+    (chosen.parent / "dev.jsonl").unlink()
+    check_unseen([], chosen, "org/model", FLAG)
+
+
+def test_a_development_set_that_is_gone(chosen: Path) -> None:
+    (chosen.parent / "dev.jsonl").unlink()
+    with pytest.raises(UserError, match=r"^--overrefusal: cannot tell whether the model of run .* no such file"):
+        check_unseen(prompts("How do I sail?"), chosen, "org/model", FLAG)
+
+
+def test_the_command_refuses_them_before_any_work(chosen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sirl.cli import eval as command
+    from sirl.cli.common import Parser
+
+    def measured(*_: Any, **__: Any) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("sirl.evals.measure.measure", measured)
+    parser = Parser()
+    command.add_arguments(parser)
+    words = ["--model_name_or_path", str(chosen / "model"), "--reference", "x", "--output_dir", str(chosen)]
+    args = parser.parse_args([*words, "--overrefusal", str(chosen.parent / "dev.jsonl"), "--overwrite"])
+    before = (chosen / "manifest.json").read_text()
+    with pytest.raises(UserError, match="was chosen by some of these"):
+        command.run(args)
+    assert (chosen / "manifest.json").read_text() == before
