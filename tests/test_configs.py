@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sirl.attacks import GROUPS
-from sirl.config import GapSection, bundled_configs, load_config, merge, parse_config, read_yaml
+from sirl.config import DevelopmentSection, GapSection, bundled_configs, load_config, merge, parse_config, read_yaml
 from sirl.errors import UserError
 from sirl.flags import parse_training
 from sirl.plan import prepare, training_options
@@ -142,6 +142,12 @@ def test_minimal_config_has_the_defaults_of_its_sections() -> None:
     assert config.gap == GapSection()
 
 
+def test_a_development_set_without_harmless_prompts_is_for_looking_only() -> None:
+    config = parse_config(changed(development={"goals": "g", "choose": False, "max_repetition": None}), "x")
+    assert config.development == DevelopmentSection("g", choose=False, max_repetition=None)
+    assert DevelopmentSection("g", overrefusal="b").max_repetition == 0.5
+
+
 def test_as_dict_is_parsed_back_to_the_same_config() -> None:
     config = parse_config(MINIMAL, "x.yaml")
     assert parse_config(yaml.safe_load(yaml.safe_dump(_plain(config.as_dict()))), "again") == config
@@ -190,6 +196,8 @@ def test_lists_may_be_written_as_text() -> None:
         (changed(evals={"wrappings": 3}), r"evals\.wrappings: expected text or a list of text or null, got 3"),
         (changed(evals={"wrappings": "dan", "max_wrapped": 0}), r"evals\.max_wrapped: must be 1 or more, got 0"),
         (changed(evals={"wrappings": "dan", "overrefusal": None}), r"evals\.wrappings: .* those of evals\.overrefusal"),
+        (changed(development={"goals": "g"}), r"development\.overrefusal: choosing needs harmless prompts"),
+        (changed(development={"goals": "g", "choose": False, "max_repetition": 2}), r"max_repetition: a share from 0"),
         (changed(name="a/b"), r"name: 'a/b' cannot be the name of a folder"),
         (changed(name=""), r"name: '' cannot be the name of a folder"),
         ({k: v for k, v in MINIMAL.items() if k != "train"}, r"x\.yaml: train is missing"),

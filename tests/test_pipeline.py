@@ -16,8 +16,10 @@ from sirl.config import DevelopmentSection, RunConfig, parse_config
 from sirl.errors import UserError
 from sirl.pipeline import run_pipeline
 from sirl.plan import prepare
+from sirl.progress import no_bar
 from sirl.records import Attempt, Verdict, read_jsonl
 from sirl.report.rates import PHASES
+from sirl.training.checks import Rule
 
 
 def lines(path: Path, texts: list[str]) -> str:
@@ -321,7 +323,20 @@ class TestPlan:
     def test_development_prompts_among_the_reported_ones(self, config: RunConfig, tmp_path: Path) -> None:
         goals = lines(tmp_path / "development.jsonl", ["goal 9", "goal 2"])
         with pytest.raises(UserError, match=r"attack\.goals prompts are also development\.goals prompts"):
-            prepare(replace(config, development=DevelopmentSection(goals)))
+            prepare(replace(config, development=DevelopmentSection(goals, choose=False)))
+
+    def test_the_checks_of_development(
+        self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        passed: list[Any] = []
+        monkeypatch.setattr("sirl.training.run.run_training", lambda *_, callbacks, **__: passed.extend(callbacks))
+        goals, benign = lines(tmp_path / "d.jsonl", ["goal 9"]), lines(tmp_path / "b.jsonl", ["question 9"])
+        for choose in (True, False):
+            section = DevelopmentSection(goals, overrefusal=benign, choose=choose, patience=3, max_repetition=0.6)
+            plan = prepare(replace(config, development=section))
+            pipeline.train(plan, no_bar)
+            assert passed[-1].rule == (Rule(0.05, 3, 0.6) if choose else None)
+            assert (passed[-1].measure, passed[-1].begin) == (plan.development.measure, plan.development.begin)
 
     def test_development_prompts_that_are_trained_on(self, config: RunConfig, tmp_path: Path) -> None:
         goals = lines(tmp_path / "development.jsonl", ["goal 9"])

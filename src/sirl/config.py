@@ -118,7 +118,8 @@ class DevelopmentSection:
 
     They show how training goes, and are no result: no prompt of theirs may be trained on or reported. With `choose` the
     policy with the highest DSR is deployed whose over-refusal rose by at most `allowance` (a share); training stops
-    after `patience` checks without a better one (null: never).
+    after `patience` checks without a better one (null: never). A policy whose repetition is above `max_repetition` (a
+    share) and above twice the start's has collapsed: it is not deployed, and training stops (null: not looked at).
     """
 
     goals: str
@@ -131,10 +132,17 @@ class DevelopmentSection:
     choose: bool = True
     allowance: float = 0.05
     patience: int | None = None
+    max_repetition: float | None = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.allowance <= 1:
-            raise UserError(f"development.allowance: a share from 0 to 1, got {self.allowance}")
+        for key, share in (("allowance", self.allowance), ("max_repetition", self.max_repetition)):
+            if share is not None and not 0 <= share <= 1:
+                raise UserError(f"development.{key}: a share from 0 to 1, got {share}")
+        if self.choose and not self.overrefusal:
+            raise UserError(
+                "development.overrefusal: choosing needs harmless prompts, or a policy that refuses everything is the "
+                "best; name some there, or set development.choose to false"
+            )
         _at_least(1, development__patience=self.patience)
         _at_least(1, development__every=self.every, development__max_goals=self.max_goals)
         _at_least(1, development__max_prompts=self.max_prompts, development__max_new_tokens=self.max_new_tokens)

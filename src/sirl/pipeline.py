@@ -138,9 +138,9 @@ def train(plan: Plan, bar: BarMaker, reward: Callable[..., Any] | None = None) -
         callbacks: list[Any] = [BarCallback(progress)]
         own = config.development
         if plan.development is not None and own is not None:
-            rule = Rule(own.allowance, own.patience) if own.choose else None
-            path = config.run_dir / "development.jsonl"
-            callbacks.append(PolicyCheck(plan.development.measure, own.every, path, rule))
+            rule = Rule(own.allowance, own.patience, own.max_repetition) if own.choose else None
+            path, measured = config.run_dir / "development.jsonl", plan.development
+            callbacks.append(PolicyCheck(measured.measure, own.every, path, rule, measured.begin))
         run_training(training.config, training.model, training.data, callbacks=callbacks, reward=reward)
 
 

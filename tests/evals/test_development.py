@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from scripted import FakeEngine
 from sirl.attacks import resolve_attacks
-from sirl.evals.development import DevelopmentSet
+from sirl.evals.development import KL_PROMPTS, DevelopmentSet
+from sirl.evals.drift import measure_drift
+from sirl.generation import load_engine
+from sirl.generation.local import LocalEngine
 from sirl.judges import load_judge
 from sirl.judges.base import Judgement
-from sirl.records import Prompt
+from sirl.records import Completion, Prompt
 
 GOALS = [Prompt(f"g{i}", f"goal {i}") for i in range(4)]
 BENIGN = [Prompt(f"b{i}", f"question {i}", category="plain" if i < 2 else "sounds_harmful") for i in range(6)]
@@ -26,6 +30,8 @@ def test_rates() -> None:
     assert got == {
         "dsr": 0.75,
         "commonest_sentence": 1.0,
+        "distinct": pytest.approx(1 / 6),
+        "repetition": 0.0,
         "over_refusal": pytest.approx(1 / 6),
         "over_refusal/plain": 0.0,
         "over_refusal/sounds_harmful": 0.25,
@@ -34,7 +40,45 @@ def test_rates() -> None:
 
 
 def test_nothing_refused_and_nothing_benign() -> None:
-    assert development(benign=()).measure(FakeEngine()) == {"dsr": 0.0, "unscored": 0}
+    assert development(benign=()).measure(FakeEngine()) == {"dsr": 0.0, "repetition": 0.0, "unscored": 0}
+
+
+class Looping:
+    """Refuses goals in words of its own each, and loops over four tokens on every question."""
+
+    name = "looping"
+
+    def generate(self, conversations, params, progress=None):
+        texts = [conversation[-1]["content"] for conversation in conversations]
+        loop = Completion("a b c d a b c d", tokens=tuple("abcdabcd"))
+        broken = Completion.failed("no answer")
+        refusal = [Completion(f"I'm  sorry, but I can't help with {t.upper()}.", tokens=tuple("xyz")) for t in texts]
+        special = {"question 0": broken, "goal 1": Completion("i'm sorry, but i can't help with goal 0.")}
+        return [[special.get(t, loop if "question" in t else said)] for t, said in zip(texts, refusal, strict=True)]
+
+
+def test_repetition_and_different_refusals() -> None:
+    got = development(attacks=resolve_attacks("direct")).measure(Looping())
+    assert got["distinct"] == 3 / 4, "case and spacing make no difference"
+    assert got["repetition"] == pytest.approx(5 * (1 - 4 / 5) / 9), "four refusals, five answers; one failed"
+
+
+def test_divergence_from_the_start(model_folder) -> None:
+    engine = load_engine(str(model_folder("llama")))
+    benign = [Prompt(f"b{i}", f"question {i} about France") for i in range(KL_PROMPTS + 2)]
+    own = development(attacks=resolve_attacks("direct"), benign=benign)
+    assert "kl" not in own.measure(engine), "not begun"
+    own.begin(engine)
+    assert 0 < len(own.starting) <= KL_PROMPTS
+    assert own.measure(engine)["kl"] == pytest.approx(0, abs=1e-4)
+    with torch.no_grad():
+        for parameter in engine.model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    moved = LocalEngine(engine.model, engine.tokenizer)
+    assert own.measure(moved)["kl"] == pytest.approx(measure_drift(moved, own.starting)["kl"]["value"])
+    assert own.measure(moved)["kl"] > 1e-3
+    own.begin(FakeEngine())
+    assert "kl" not in own.measure(FakeEngine())
 
 
 def test_what_cannot_be_judged_is_counted_apart() -> None:

@@ -295,7 +295,28 @@ def test_the_way_of_the_policy(full_run: Path, tmp_path: Path) -> None:
     assert "the best &lt;b&gt;" in page
     assert "update 5 (deployed)" in page
     assert page.count('class="ring"') == 1
+    assert "Training was ended early" not in page
+    table = page.partition('aria-label="Development set"')[2].partition("</table>")[0]
+    assert re.findall(r'<th scope="col">([^<]+)', table) == ["policy", "DSR", "over-refusal"], "as of older runs"
     assert "Deployed:" not in render_html(load_run(full_run))
+
+
+def test_health_of_the_policy_on_its_way(full_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(full_run, tmp_path / "run"))
+    rows = [
+        {"step": 0, "dsr": 0.5, "over_refusal": 0.02, "distinct": 0.25, "repetition": 0.031, "kl": 0.0},
+        {"step": 5, "dsr": 0.9, "over_refusal": 0.04, "repetition": 0.62},
+    ]
+    write_jsonl(run / "development.jsonl", rows)
+    facts = {"rule": "", "ended_by": "max_repetition", "chosen": rows[0], "start": rows[0], "last": rows[1]}
+    write_json(run / "chosen.json", facts)
+    page = render_html(load_run(run))
+    assert "Training was ended early by <code>development.max_repetition</code>." in page
+    table = page.partition('aria-label="Development set"')[2].partition("</table>")[0]
+    heads = re.findall(r'<th scope="col">([^<]+)', table)
+    assert heads[3:] == ["different refusals", "repetition", "KL to the start (nats a token)"]
+    cells = re.findall(r"<td>([^<]+)", table)
+    assert cells == ["50.0%", "2.0%", "25%", "3.1%", "0.000", "90.0%", "4.0%", "–", "62.0%", "–"]
 
 
 def test_what_else_has_changed(full_run: Path, tmp_path: Path) -> None:

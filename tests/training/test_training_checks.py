@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from tiny_runs import HELD, tiny_trainer, trainable
+from transformers import TrainerCallback
 
+from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
-from sirl.records import iter_json_lines, user_turn
+from sirl.records import iter_json_lines, user_turn, write_jsonl
 from sirl.training.checks import PolicyCheck, Rule
 
 
@@ -66,8 +68,9 @@ def test_a_resumed_run_has_every_row_once(tmp_path: Path, model_folder: Any) -> 
     assert json.dumps(rows[:2]) == json.dumps(whole[:2]), "kept, not made again"
 
 
-def row(step: int, dsr: float, over_refusal: float | None = None) -> dict[str, Any]:
-    return {"step": step, "dsr": dsr} | ({} if over_refusal is None else {"over_refusal": over_refusal})
+def row(step: int, dsr: float | None, over_refusal: float | None = 0.0, **more: float) -> dict[str, Any]:
+    figures = {"step": step, "dsr": dsr, "over_refusal": over_refusal, **more}
+    return {key: value for key, value in figures.items() if value is not None}
 
 
 @pytest.mark.parametrize(
@@ -76,67 +79,220 @@ def row(step: int, dsr: float, over_refusal: float | None = None) -> dict[str, A
         ([row(0, 0.5, 0.02), row(5, 0.8, 0.05), row(10, 0.9, 0.07), row(15, 0.99, 0.08)], 10),  # 0.08 is a rise of 6
         ([row(0, 0.5, 0.02), row(5, 0.8, 0.03), row(10, 0.8, 0.01)], 5),  # of equals the earliest
         ([row(0, 0.5, 0.02), row(5, 0.9, 0.3), row(10, 0.4, 0.02)], 0),  # training only cost
-        ([row(0, 0.5), row(5, 0.9), row(10, 0.8)], 5),  # nothing harmless was asked
+        ([row(0, 0.5), row(5, 0.9, None), row(10, 0.8)], 10),  # no harmless answer could be scored
+        ([row(0, 0.5), row(5, None), row(10, 0.4)], 0),  # no answer to an attack could be
+        ([row(0, 0.5, None), row(5, 0.9, 0.0)], 0),  # over what start did it rise?
+        ([row(0, 0.5, repetition=0.1), row(5, 0.9, repetition=0.51), row(10, 0.8, repetition=0.5)], 10),
+        ([row(0, 0.5, repetition=0.3), row(5, 0.9, repetition=0.6), row(10, 0.95, repetition=0.61)], 5),
     ],
 )
 def test_rule(rows: list[dict[str, Any]], chosen: int) -> None:
-    assert Rule(allowance=0.05).choose(rows)["step"] == chosen
+    assert Rule(allowance=0.05, max_repetition=0.5).choose(rows)["step"] == chosen
 
 
-def test_patience() -> None:
-    rows = [row(0, 0.5), row(5, 0.9), row(10, 0.8), row(15, 0.7)]
-    assert not Rule(patience=2).gives_up(rows[:3])
-    assert Rule(patience=2).gives_up(rows)
-    assert not Rule().gives_up(rows)
+def test_what_ends_training() -> None:
+    rows = [row(0, 0.5), row(5, 0.9), row(10, 0.8), row(15, 0.7, repetition=0.9)]
+    assert Rule(patience=2).ended_by(rows[:3]) is None
+    assert Rule(patience=2).ended_by(rows) == "patience"
+    assert Rule(patience=2, max_repetition=0.5).ended_by(rows) == "max_repetition"
+    assert Rule().ended_by(rows) is None
+    assert "50%" in str(Rule(max_repetition=0.5))
+    assert "repetition" not in str(Rule())
 
 
-def scripted(folder: Path, model: Path, figures: dict[int, float], **settings: Any) -> tuple[Any, PolicyCheck, Any]:
-    """A run whose policy has these DSRs at these updates; also the trained weights at each."""
+Figures = dict[int, dict[str, Any]]
+
+
+def scripted(folder: Path, model: Path, figures: Figures, **settings: Any) -> tuple[Any, PolicyCheck, Any]:
+    """A run whose policy has these figures at these updates; also the trained weights at each."""
     seen: dict[int, Any] = {}
 
     def measure(_: Any) -> dict[str, float]:
         step = trainer.state.global_step
         seen[step] = trainable(trainer)
-        return {"dsr": figures[step]}
+        return {key: value for key, value in figures[step].items() if key != "step"}
 
-    check = PolicyCheck(measure, 2, folder / "development.jsonl", Rule(patience=settings.pop("patience", None)))
-    trainer = tiny_trainer(folder, model, callbacks=[check], max_steps=max(figures), **settings)
+    rule = Rule(patience=settings.pop("patience", None), max_repetition=0.5)
+    callbacks = settings.pop("callbacks", [])
+    check = PolicyCheck(measure, 2, folder / "development.jsonl", rule)
+    trainer = tiny_trainer(folder, model, callbacks=[check, *callbacks], max_steps=max(figures), **settings)
     check.trainer = trainer
     return trainer, check, seen
+
+
+def rates(**dsr: float) -> Figures:
+    """Such as `at_4=0.9`."""
+    return {int(name.removeprefix("at_")): row(0, value) for name, value in dsr.items()}
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*chosen-*"))
+
+
+def same(got: dict[str, Any], expected: dict[str, Any]) -> bool:
+    return all(torch.equal(got[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("lora", [True, False])
 @pytest.mark.parametrize("best", [0, 2, 4])
 def test_the_chosen_weights_are_put_back(best: int, lora: bool, tmp_path: Path, model_folder: Any) -> None:
-    figures = {step: 0.9 if step == best else 0.5 for step in (0, 2, 4)}
+    figures = {step: row(0, 0.9 if step == best else 0.5) for step in (0, 2, 4)}
     trainer, check, seen = scripted(tmp_path, model_folder("llama"), figures, lora=lora)
     trainer.train()
     check.finish()
-    got = trainable(trainer)
-    assert all(torch.equal(got[name], value) for name, value in seen[best].items())
-    assert any(not torch.equal(got[name], value) for name, value in seen[4 if best < 4 else 2].items())
+    assert same(trainable(trainer), seen[best])
+    assert not same(trainable(trainer), seen[4 if best < 4 else 2])
     chosen = json.loads((tmp_path / "chosen.json").read_text())
     assert (chosen["chosen"]["step"], chosen["start"]["step"], chosen["last"]["step"]) == (best, 0, 4)
-    assert not check.kept.exists()
+    assert chosen["ended_by"] is None
+    assert f"chosen-{best}.safetensors" in kept(tmp_path), "not yet exported"
+    check.clean()
+    assert kept(tmp_path) == []
 
 
-def test_training_stops_where_nothing_gets_better(tmp_path: Path, model_folder: Any) -> None:
-    figures = {0: 0.5, 2: 0.9, 4: 0.8, 6: 0.7, 8: 0.6, 10: 0.5}
-    trainer, check, _ = scripted(tmp_path, model_folder("llama"), figures, patience=2)
+def test_what_was_chosen_is_chosen_again(tmp_path: Path, model_folder: Any) -> None:
+    """Killed after the last update, before or while the model is exported: nothing is left to train."""
+    figures = {0: row(0, 0.5), 2: row(0, 0.8), 4: row(0, 0.99, 0.9)}
+    settings = {"save_strategy": "steps", "save_steps": 4}
+    trainer, check, seen = scripted(tmp_path, model_folder("llama"), figures, **settings)
     trainer.train()
-    assert trainer.state.global_step == 6
     check.finish()
-    assert json.loads((tmp_path / "chosen.json").read_text())["chosen"]["step"] == 2
+    again, check, unseen = scripted(tmp_path, model_folder("llama"), figures, **settings)
+    checkpoint = str(tmp_path / "checkpoint-4")
+    check.prepare(again, checkpoint)
+    again.train(resume_from_checkpoint=checkpoint)
+    assert same(trainable(again), seen[4])
+    check.finish()
+    assert same(trainable(again), seen[2])
+    assert not unseen
 
 
-def test_other_weights_are_not_taken_for_the_chosen_ones(
-    tmp_path: Path, model_folder: Any, caplog: pytest.LogCaptureFixture
+class Killed(Exception):  # noqa: N818
+    """As if the machine had gone down."""
+
+
+class KillBefore(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step - 1:
+            raise Killed
+
+
+def test_a_checkpoint_between_two_checks(tmp_path: Path, model_folder: Any) -> None:
+    """Killed after update 5 of 6: goes on from 3, whose best policy was that of update 2, not of 4."""
+    first = rates(at_0=0.5, at_2=0.8, at_4=0.9, at_6=0.1)
+    settings = {"save_strategy": "steps", "save_steps": 3}
+    trainer, check, seen = scripted(tmp_path, model_folder("llama"), first, callbacks=[KillBefore(6)], **settings)
+    with pytest.raises(Killed):
+        trainer.train()
+    assert kept(tmp_path) == ["chosen-2.safetensors", "chosen-4.safetensors"]
+    (tmp_path / ".chosen-4.safetensors.partial").write_text("cut off")
+
+    second = rates(at_0=0.0, at_2=0.0, at_4=0.7, at_6=0.6)  # other draws, another policy
+    trainer, check, again = scripted(tmp_path, model_folder("llama"), second, **settings)
+    checkpoint = str(tmp_path / "checkpoint-3")
+    check.prepare(trainer, checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    assert [found["step"] for found in iter_json_lines(check.path)] == [0, 2, 4, 6], "no check where none was due"
+    check.finish()
+    assert json.loads((tmp_path / "chosen.json").read_text())["chosen"] == next(
+        found for found in iter_json_lines(check.path) if found["step"] == 2
+    )
+    assert same(trainable(trainer), seen[2])
+    assert sorted(again) == [4, 6]
+    assert kept(tmp_path) == ["chosen-2.safetensors"]
+
+
+def test_weights_that_no_checkpoint_needs_are_deleted(tmp_path: Path, model_folder: Any) -> None:
+    figures = rates(at_0=0.5, at_2=0.6, at_4=0.7, at_6=0.8)
+    found: list[list[str]] = []
+
+    class Look(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            found.append(kept(tmp_path))
+
+    settings = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 1}
+    trainer, _, _ = scripted(tmp_path, model_folder("llama"), figures, callbacks=[Look()], **settings)
+    trainer.train()
+    names = [[int(name.split("-")[1].split(".")[0]) for name in step] for step in found[:6]]
+    assert names == [[0], [0, 2], [0, 2], [2, 4], [2, 4], [2, 6]], "before the checkpoint of the update, if any"
+    assert kept(tmp_path) == ["chosen-6.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("figures", "limit", "last", "chosen"),
+    [
+        (rates(at_0=0.5, at_2=0.9, at_4=0.8, at_6=0.7, at_8=0.6, at_10=0.5), "patience", 6, 2),
+        ({0: row(0, 0.5), 2: row(0, 0.9), 4: row(0, 0.95, repetition=0.8), 10: {}}, "max_repetition", 4, 2),
+    ],
+)
+def test_training_that_is_ended_stays_ended(
+    figures: Figures, limit: str, last: int, chosen: int, tmp_path: Path, model_folder: Any
 ) -> None:
-    trainer, check, seen = scripted(tmp_path, model_folder("llama"), {0: 0.5, 2: 0.9, 4: 0.8})
+    settings = {"patience": 2, "save_strategy": "steps", "save_steps": 2}
+    trainer, check, seen = scripted(tmp_path, model_folder("llama"), figures, **settings)
     trainer.train()
-    check.kept.unlink()
+    assert trainer.state.global_step == last
+    trainer, check, unseen = scripted(tmp_path, model_folder("llama"), figures, **settings)  # killed before the export
+    checkpoint = str(tmp_path / f"checkpoint-{last}")
+    check.prepare(trainer, checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    assert trainer.state.global_step == last
+    assert not unseen
     check.finish()
-    got = trainable(trainer)
-    assert all(torch.equal(got[name], value) for name, value in seen[4].items())
+    facts = json.loads((tmp_path / "chosen.json").read_text())
+    assert (facts["chosen"]["step"], facts["ended_by"]) == (chosen, limit)
+    assert same(trainable(trainer), seen[chosen])
+
+
+def test_weights_that_are_gone(tmp_path: Path, model_folder: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The last policy takes their place if the rule allows that, and only then."""
+    trainer, check, seen = scripted(tmp_path, model_folder("llama"), rates(at_0=0.5, at_2=0.9, at_4=0.8))
+    trainer.train()
+    check.weights(4).write_bytes(check.weights(2).read_bytes())  # those of another update do not count
+    check.weights(2).unlink()
+    check.finish()
+    assert same(trainable(trainer), seen[4])
     assert json.loads((tmp_path / "chosen.json").read_text())["chosen"]["step"] == 4
-    assert "not the weights of update 2" in caplog.text
+    assert "chosen-2.safetensors is gone" in caplog.text
+    rows = list(iter_json_lines(check.path))
+    write_jsonl(check.path, [*rows[:2], {**rows[2], "over_refusal": 0.5}])
+    (tmp_path / "chosen.json").unlink()
+    with pytest.raises(UserError, match=r"chosen-2\.safetensors is gone.*the last one breaks the rule"):
+        check.finish()
+    assert not (tmp_path / "chosen.json").exists()
+
+
+def test_figures_of_the_start_that_are_gone(tmp_path: Path, model_folder: Any) -> None:
+    _, check, _ = scripted(tmp_path, model_folder("llama"), rates(at_0=0.5, at_2=0.9))
+    write_jsonl(check.path, [row(2, 0.9)])
+    with pytest.raises(UserError, match="without the figures of the start"):
+        check.prepare(check.trainer, str(tmp_path / "checkpoint-2"))
+
+
+def test_a_start_that_could_not_be_scored(tmp_path: Path, model_folder: Any) -> None:
+    trainer, check, _ = scripted(tmp_path, model_folder("llama"), {0: row(0, 0.5, None), 2: row(0, 0.9)})
+    with pytest.raises(UserError, match=r"none to a harmless prompt, could be scored"):
+        trainer.train()
+    assert not check.path.exists()
+
+
+def test_the_start_is_shown_before_a_resumed_run_loads_its_checkpoint(tmp_path: Path, model_folder: Any) -> None:
+    answers: list[str] = []
+
+    def begin(engine: Any) -> None:
+        watch(engine)
+        answers.append(watch.texts[-1])
+
+    watch, settings = Watch(), {"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "learning_rate": 0.1}
+    for checkpoint in (None, str(tmp_path / "checkpoint-2")):
+        check = PolicyCheck(Watch(), 2, tmp_path / "development.jsonl", None, begin)
+        trainer = tiny_trainer(tmp_path, model_folder("llama"), callbacks=[check], **settings)
+        check.prepare(trainer, checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
+    assert answers[0] == answers[1]
+    with trainer.policy() as engine:
+        watch(engine)
+    assert watch.texts[-1] != answers[0], "the policy moved"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny_runs import HELD, tiny_config
+from tiny_runs import HELD, tiny_config, trainable
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import ModelConfig
 
@@ -19,6 +19,7 @@ from sirl.flags import DataConfig
 from sirl.generation import SamplingParams, load_engine
 from sirl.models import load_model
 from sirl.records import Message
+from sirl.training.checks import PolicyCheck, Rule
 from sirl.training.run import last_checkpoint, retention_prompts, run_training, training_prompts
 from tiny_models import PROMPTS, tiny_tokenizer
 
@@ -172,6 +173,42 @@ def test_a_killed_run_goes_on(lora: bool, tmp_path: Path, prompt_files: DataConf
     shutil.rmtree(parts)  # killed between the last update and the copy of the model
     again = AutoModelForCausalLM.from_pretrained(go(tmp_path / "parts")).state_dict()
     assert all(torch.equal(expected[name], again[name]) for name in expected)
+
+
+def test_a_run_killed_while_it_exports(
+    tmp_path: Path, prompt_files: DataConfig, model_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last policy refuses everything; the one before it is deployed, also by the run that goes on."""
+    figures = {0: (0.5, 0.0), 2: (0.8, 0.0), 4: (1.0, 1.0)}
+
+    def go() -> Path:
+        def measure(_: Any) -> dict[str, float]:
+            dsr, refused = figures[check.trainer.state.global_step]
+            return {"dsr": dsr, "over_refusal": refused}
+
+        check = PolicyCheck(measure, 2, tmp_path / "run" / "development.jsonl", Rule())
+        config = tiny_config(tmp_path / "run", max_steps=4, save_strategy="steps", save_steps=4)
+        return run_training(config, model_args(model_folder("llama")), prompt_files, callbacks=[check])
+
+    def killed(trainer: Any, *_: Any) -> None:
+        deployed.append(trainable(trainer))
+        raise Killed
+
+    deployed: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("sirl.training.run.save_hardened", killed)
+        for _ in range(2):
+            with pytest.raises(Killed):
+                go()
+    assert all(torch.equal(value, deployed[1][name]) for name, value in deployed[0].items())
+    final = AutoModelForCausalLM.from_pretrained(go())
+    last = PeftModel.from_pretrained(load_model(str(model_folder("llama"))), tmp_path / "run/checkpoints/checkpoint-4")
+    assert (logits(final) - logits(last)).abs().max() > 1e-3
+    adapter = PeftModel.from_pretrained(load_model(str(model_folder("llama"))), tmp_path / "run" / "adapter")
+    names = {name.replace(".default", ""): value for name, value in deployed[0].items()}
+    got = {name.replace(".default", ""): value for name, value in adapter.state_dict().items()}
+    assert all(torch.equal(got[name], value) for name, value in names.items())
+    assert not list((tmp_path / "run" / "checkpoints").glob("*chosen*"))
 
 
 def test_last_checkpoint(tmp_path: Path) -> None:

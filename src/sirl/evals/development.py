@@ -6,22 +6,29 @@ what is reported comes from prompts that choosing has not seen (`sirl.plan` refu
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sirl.attacks.base import Attack
 from sirl.attacks.run import run_attacks
 from sirl.diversity import commonest_sentence, sentences
+from sirl.evals.drift import Text, measure_drift, read_texts
 from sirl.evals.overrefusal import run_overrefusal
-from sirl.generation.base import Engine
+from sirl.generation.base import Engine, SamplingParams
+from sirl.generation.local import LocalEngine
 from sirl.judges import Judge
 from sirl.judges.run import judge_attempts
-from sirl.records import Attempt, Prompt
+from sirl.records import Attempt, Prompt, user_turn
+from sirl.training.metrics import distinct_rate, repetition_rate
 
 MAX_KINDS = 6
 """Refusal rates are given by category where there are at most so many."""
+
+KL_PROMPTS = 20
+"""The divergence from the start is measured on its answers to the first so many benign prompts."""
 
 
 @dataclass(frozen=True)
@@ -34,27 +41,54 @@ class DevelopmentSet:
     judge: Judge
     max_new_tokens: int
     seed: int
+    starting: list[Text] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The starting model's answers to benign prompts, as it sees them; none before `begin`."""
+
+    def begin(self, engine: Engine) -> None:
+        """Let the starting model answer what `kl` is measured on. Other engines than `LocalEngine` have no `kl`."""
+        if isinstance(engine, LocalEngine):
+            asked = [user_turn(prompt.text) for prompt in self.benign[:KL_PROMPTS]]
+            answers = engine.generate(asked, SamplingParams(max_new_tokens=self.max_new_tokens))
+            given = [(turn, answer.text) for turn, (answer,) in zip(asked, answers, strict=True) if answer.text.strip()]
+            self.starting[:] = read_texts(engine, given)
 
     def measure(self, engine: Engine) -> dict[str, float]:
-        """`dsr` (mean over methods), `over_refusal` (and `over_refusal/CATEGORY`), `commonest_sentence` (share of the
-        refusals of attacks in which one sentence stands, in any wording) and `unscored` (attempts left out)."""
+        """Shares, but for `kl` and `unscored`; what could not be measured is left out.
+
+        `dsr` (mean over methods), `over_refusal` (and `over_refusal/CATEGORY`), `commonest_sentence` (refusals of
+        attacks in which one sentence stands, in any wording), `distinct` (different ones among these refusals),
+        `repetition` (mean over all answers of the 4-grams that came before in the same answer), `kl` (to the start, in
+        nats a token, see `sirl.evals.drift`) and `unscored` (number of attempts left out).
+        """
         settings: dict[str, Any] = {"phase": "after", "max_new_tokens": self.max_new_tokens, "seed": self.seed}
-        attacked = self._refused(run_attacks(engine, self.attacks, self.goals, **settings))
+        answers = run_attacks(engine, self.attacks, self.goals, **settings)
+        attacked = self._refused(answers)
         rates = _rates(attacked, by=lambda attempt: attempt.attack)
         out = {"dsr": sum(rates.values()) / len(rates)} if rates else {}
-        refusals = [sentences(attempt.response) for attempt, refused in attacked if refused]
+        refusals = [attempt.response for attempt, refused in attacked if refused]
         if refusals:
-            out["commonest_sentence"] = commonest_sentence(refusals).share
+            out["commonest_sentence"] = commonest_sentence([sentences(text) for text in refusals]).share
+            out["distinct"] = distinct_rate([" ".join(text.split()).casefold() for text in refusals])
         unscored = len(self.attacks) * len(self.goals) - len(attacked)
         if self.benign:
-            asked = self._refused(run_overrefusal(engine, self.benign, **settings))
+            harmless = run_overrefusal(engine, self.benign, **settings)
+            asked = self._refused(harmless)
+            answers = [*answers, *harmless]
             unscored += len(self.benign) - len(asked)
             if asked:
                 out["over_refusal"] = sum(refused for _, refused in asked) / len(asked)
             kinds = _rates(asked, by=lambda attempt: attempt.category or "none")
             if 1 < len(kinds) <= MAX_KINDS:
                 out |= {f"over_refusal/{kind}": rate for kind, rate in sorted(kinds.items())}
-        return {**out, "unscored": unscored}
+        return {**out, **self._health(engine, answers), "unscored": unscored}
+
+    def _health(self, engine: Engine, answers: Sequence[Attempt]) -> dict[str, float]:
+        repeated = [repetition_rate(answer.tokens) for answer in answers if answer.error is None]
+        out = {"repetition": sum(repeated) / len(repeated)} if repeated else {}
+        drift = measure_drift(engine, self.starting) if isinstance(engine, LocalEngine) else None
+        if drift is not None and math.isfinite(drift["kl"]["value"]):
+            out["kl"] = drift["kl"]["value"]
+        return out
 
     def _refused(self, attempts: Sequence[Attempt]) -> list[tuple[Attempt, bool]]:
         verdicts = judge_attempts(attempts, self.judge)

@@ -46,6 +46,14 @@ CURVES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("tokens_per_second",), "Speed", "tokens/s", ""),
 )
 SMOOTH_OVER = 60  # points; beyond it a moving mean is drawn over the raw line
+# Figures of development.jsonl in the order of their columns: key, head, how it is written.
+DEVELOPMENT = (
+    ("dsr", "DSR", "{:.1%}"),
+    ("over_refusal", "over-refusal", "{:.1%}"),
+    ("distinct", "different refusals", "{:.0%}"),
+    ("repetition", "repetition", "{:.1%}"),
+    ("kl", "KL to the start (nats a token)", "{:.3f}"),
+)
 
 
 def model_name(manifest: Mapping[str, Any] | None) -> str:
@@ -230,23 +238,30 @@ def development_section(
     rows: Sequence[Mapping[str, Any]] | None, chosen: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     """The way of the policy through over-refusal and DSR on the development set, and where it was taken from."""
-    points = [
-        (100 * float(row["over_refusal"]), 100 * float(row["dsr"]), int(row["step"]))
-        for row in rows or ()
-        if _finite(row.get("over_refusal")) and _finite(row.get("dsr")) and _finite(row.get("step"))
-    ]
-    if not points:
+    kept = [row for row in rows or () if all(_finite(row.get(key)) for key in ("over_refusal", "dsr", "step"))]
+    if not kept:
         return None
     step = dig(chosen, "chosen", "step")
-    place = next((i for i, point in enumerate(points) if point[2] == step), None)
-    named = [(x, y, "start" if n == 0 else f"update {n}") for x, y, n in points]
+    place = next((i for i, row in enumerate(kept) if row["step"] == step), None)
+    names = [f"update {int(row['step'])}" if row["step"] else "start" for row in kept]
+    named = [(100 * row["over_refusal"], 100 * row["dsr"], name) for row, name in zip(kept, names, strict=True)]
+    columns = [column for column in DEVELOPMENT if any(_finite(row.get(column[0])) for row in kept)]
     spoken = "; ".join(f"{name}: DSR {y:.1f}%, over-refusal {x:.1f}%" for x, y, name in named)
     return {
         "svg": trail(spoken, named, place),
-        "rows": [(name, f"{y:.1f}%", f"{x:.1f}%", i == place) for i, (x, y, name) in enumerate(named)],
+        "heads": [head for _, head, _ in columns],
+        "rows": [
+            (name, [_cell(row.get(key), form) for key, _, form in columns], row["step"] == step)
+            for row, name in zip(kept, names, strict=True)
+        ],
         "rule": dig(chosen, "rule"),
-        "chosen": named[place][2] if place is not None else None,
+        "ended_by": dig(chosen, "ended_by"),
+        "chosen": names[place] if place is not None else None,
     }
+
+
+def _cell(value: Any, form: str) -> str:
+    return form.format(value) if _finite(value) else "–"
 
 
 # --- conversations, method and provenance -----------------------------------------------------------------------------

@@ -25,33 +25,58 @@ log = logging.getLogger(__name__)
 Measure = Callable[[Engine], dict[str, float]]
 Row = dict[str, Any]
 
+RATES = {"dsr", "over_refusal"}
+"""Figures that a rule cannot do without."""
+
+ANEW = "--overwrite trains anew"
+
 
 @dataclass(frozen=True)
 class Rule:
     """Which of the measured policies is deployed, and when to stop looking for a better one.
 
-    The highest `dsr` among those whose `over_refusal` rose by no more than `allowance` over the start's; of equals the
-    earliest. The start itself takes part: where training only costs, it stays. Training stops after `patience` checks
-    without a better one (None: never).
+    The highest `dsr` among those whose `over_refusal` rose by no more than `allowance` over the start's and that have
+    not collapsed; of equals the earliest. The start itself takes part: where training only costs, it stays. A policy
+    has collapsed whose `repetition` is above `max_repetition` and above twice the start's (None: none ever). Training
+    stops at a collapse, and after `patience` checks without a better policy (None: never).
     """
 
     allowance: float = 0.05
     patience: int | None = None
+    max_repetition: float | None = None
+
+    def allows(self, row: Row, start: Row) -> bool:
+        """Whether this policy may be deployed: never where one of its rates could not be scored."""
+        if row["step"] == start["step"]:
+            return True
+        if any(figures.get(key) is None for figures in (row, start) for key in RATES):
+            return False
+        limit = start["over_refusal"] + self.allowance + 1e-9
+        return row["over_refusal"] <= limit and not self.collapsed(row, start)
+
+    def collapsed(self, row: Row, start: Row) -> bool:
+        """Whether the policy repeats itself far more than the start did."""
+        limit, before = self.max_repetition, start.get("repetition", 0.0)
+        return limit is not None and row.get("repetition", 0.0) > max(limit, 2 * before)
 
     def choose(self, rows: Sequence[Row]) -> Row:
         """The row to deploy; the first row is the start."""
-        limit = rows[0].get("over_refusal", 0.0) + self.allowance + 1e-9
-        return max((row for row in rows if row.get("over_refusal", 0.0) <= limit), key=lambda row: row.get("dsr", 0.0))
+        return max((row for row in rows if self.allows(row, rows[0])), key=lambda row: row.get("dsr", 0.0))
 
-    def gives_up(self, rows: Sequence[Row]) -> bool:
-        """Whether the last `patience` rows brought nothing better."""
-        return self.patience is not None and len(rows) - 1 - rows.index(self.choose(rows)) >= self.patience
+    def ended_by(self, rows: Sequence[Row]) -> str | None:
+        """The limit that ends training after the last of these rows; None where there is none."""
+        if self.collapsed(rows[-1], rows[0]):
+            return "max_repetition"
+        if self.patience is not None and len(rows) - 1 - rows.index(self.choose(rows)) >= self.patience:
+            return "patience"
+        return None
 
     def __str__(self) -> str:
-        return (
-            f"highest DSR among the checks whose over-refusal rose by at most {100 * self.allowance:g} points over the "
-            "start; of equals the earliest"
-        )
+        words = f"highest DSR among the checks whose over-refusal rose by at most {100 * self.allowance:g} points over "
+        words += "the start"
+        if self.max_repetition is not None:
+            words += f" and whose repetition is at most {100 * self.max_repetition:g}% or twice the start's"
+        return words + "; of equals the earliest"
 
 
 class PolicyCheck(TrainerCallback):  # type: ignore[misc]
@@ -59,36 +84,77 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
 
     A row has `step` (updates made), `prompts` (training prompts seen) and `seconds` (what measuring took). On resume,
     rows after the checkpoint are cut off and made again. Every process measures, as weights may be sharded; the main
-    one's figures count. With a rule, the trained weights of the best policy so far are kept beside the file.
+    one's figures count. `begin` is given the starting policy before training, in a resumed run as well.
+
+    With a rule, trained weights are kept among the checkpoints: those of the best policy so far, and of the best one up
+    to the last checkpoint, which is what a resumed run has as its best so far.
     """
 
-    def __init__(self, measure: Measure, every: int, path: str | os.PathLike[str], rule: Rule | None = None) -> None:
-        self.measure, self.every, self.path, self.rule = measure, every, Path(path), rule
+    def __init__(
+        self,
+        measure: Measure,
+        every: int,
+        path: str | os.PathLike[str],
+        rule: Rule | None = None,
+        begin: Callable[[Engine], None] | None = None,
+    ) -> None:
+        self.measure, self.every, self.path, self.rule, self.begin = measure, every, Path(path), rule, begin
         self.rows: list[Row] = []
+        self.saved = 0
+        """The update of the last checkpoint."""
         self.trainer: Any = None
         """The `SIRLTrainer`, set by whoever makes it."""
 
-    @property
-    def kept(self) -> Path:
-        """The trained weights of the best policy so far."""
-        return self.path.with_name("chosen.safetensors")
+    # -- while training goes on -------------------------------------------------------------------------------------
+
+    def prepare(self, trainer: Any, checkpoint: str | None) -> None:
+        """Before training, or before going on from a checkpoint: the trainer still has the starting weights."""
+        self.trainer = trainer
+        if self.begin is not None:
+            with trainer.policy() as engine:
+                self.begin(engine)
+        if self.rule is not None and checkpoint is not None:
+            step = int(checkpoint.rpartition("-")[2])
+            self._load(step)
+            if self.rows[-1]["step"] == step and self.rule.ended_by(self.rows):
+                trainer.args.max_steps = step  # it was over: `SIRLTrainer.train` loads the checkpoint and returns
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.rule is not None and (self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled):
             raise UserError("development.choose: not with sharded weights (FSDP, DeepSpeed); set it to false")
-        rows = list(iter_json_lines(self.path)) if self.path.exists() else []
-        self.rows = [row for row in rows if row["step"] <= state.global_step]
-        if state.is_world_process_zero and len(self.rows) < len(rows):
+        self.saved = state.global_step
+        self._load(state.global_step)
+        if state.is_world_process_zero and self.path.exists():
             write_jsonl(self.path, self.rows)
-        if not any(row["step"] == state.global_step for row in self.rows):
+        if self._due(state) and not any(row["step"] == state.global_step for row in self.rows):
             self._check(args, state)
+        self._keep(state)
+        if self.rule is not None and state.is_world_process_zero:
+            best = self.rule.choose(self.rows)["step"]
+            if not self.weights(best).is_file():
+                log.warning("%s is gone: update %d, the best so far, cannot be deployed", self.weights(best), best)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+        if self._due(state):
             self._check(args, state)
-            if self.rule is not None and self.rule.gives_up(self.rows):
-                log.info("nothing better in %s checks: training stops", self.rule.patience)
+            self._keep(state)
+            if self.rule is not None and (limit := self.rule.ended_by(self.rows)):
+                log.info("training stops at update %d by %s", state.global_step, limit)
                 control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.saved = state.global_step
+        self._keep(state)
+
+    def _due(self, state: Any) -> bool:
+        return bool(state.global_step % self.every == 0 or state.global_step == state.max_steps)
+
+    def _load(self, step: int) -> None:
+        """Rows up to an update, from the file."""
+        rows = list(iter_json_lines(self.path)) if self.path.exists() else []
+        (self.rows,) = broadcast_object_list([[row for row in rows if row["step"] <= step]])
+        if self.rule is not None and step > 0 and not (self.rows and self.rows[0]["step"] == 0):
+            raise UserError(f"{self.path}: without the figures of the start no policy can be chosen; {ANEW}")
 
     def _check(self, args: Any, state: Any) -> None:
         started = time.monotonic()
@@ -96,36 +162,81 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
             figures = self.measure(engine)
         row = {"step": state.global_step, "prompts": state.global_step * prompts_per_update(args), **figures}
         (row,) = broadcast_object_list([{**row, "seconds": round(time.monotonic() - started, 1)}])
+        if self.rule is not None and not self.rows and not row.keys() >= RATES:
+            raise UserError(
+                "development: no answer to an attack, or none to a harmless prompt, could be scored, so that no policy "
+                "can be chosen; see to attack.judge, or set development.choose to false"
+            )
         self.rows.append(row)
         if state.is_world_process_zero:
             append_jsonl(self.path, [row])
-            if self.rule is not None and self.rule.choose(self.rows) is row:
-                partial = self.kept.with_name(f".{self.kept.name}.partial")
-                weights = {name: p.detach().cpu().contiguous() for name, p in self._trained()}
-                save_file(weights, partial, metadata={"step": str(state.global_step)})
-                partial.rename(self.kept)
+
+    # -- weights ----------------------------------------------------------------------------------------------------
+
+    def weights(self, step: int) -> Path:
+        """Where the trained weights of an update are kept."""
+        return Path(self.trainer.args.output_dir) / f"chosen-{step}.safetensors"
+
+    def _keep(self, state: Any) -> None:
+        """Write the weights where they are the best so far; delete what no resumed run can want any more."""
+        if self.rule is None or not state.is_world_process_zero:
+            return
+        best = self.rule.choose(self.rows)["step"]
+        resumed = self.rule.choose([row for row in self.rows if row["step"] <= self.saved])["step"]
+        target = self.weights(best)
+        if best == state.global_step and not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.partial")
+            weights = {name: p.detach().cpu().contiguous() for name, p in self._trained()}
+            save_file(weights, partial, metadata={"step": str(best)})
+            partial.rename(target)
+        self._delete_all_but(target, self.weights(resumed))
+
+    def _delete_all_but(self, *wanted: Path) -> None:
+        for pattern in ("chosen-*.safetensors", ".chosen-*.partial"):
+            for path in Path(self.trainer.args.output_dir).glob(pattern):
+                if path not in wanted:
+                    path.unlink()
 
     def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
+    # -- after training ---------------------------------------------------------------------------------------------
+
     def finish(self) -> None:
-        """After training: put the chosen weights back, and say in `chosen.json` which they are and why."""
-        if self.rule is None or not self.rows:
+        """Put the chosen weights back, and say in `chosen.json` which they are and why.
+
+        Raises:
+            UserError: the chosen weights are gone, and the rule forbids the last ones.
+        """
+        if self.rule is None:
             return
+        state = self.trainer.state
+        self._load(state.global_step)  # this process may have had nothing left to train
         chosen, last = self.rule.choose(self.rows), self.rows[-1]
-        if chosen is not last and not self._restore(chosen["step"]):
-            log.warning("%s: not the weights of update %d; the last ones stay", self.kept, chosen["step"])
+        if chosen["step"] != state.global_step and not self._restore(chosen["step"]):
+            gone = f"{self.weights(chosen['step'])} is gone, the best policy by the rule"
+            if last["step"] != state.global_step or not self.rule.allows(last, self.rows[0]):
+                raise UserError(f"{gone}, and the last one breaks the rule; {ANEW}")
+            log.warning("%s; the last one, which keeps to it, stays", gone)
             chosen = last
         if self.trainer.accelerator.is_main_process:
-            facts = {"rule": str(self.rule), "chosen": chosen, "start": self.rows[0], "last": last}
+            ended_by = self.rule.ended_by(self.rows) if state.global_step < state.max_steps else None
+            facts = {"rule": str(self.rule), "ended_by": ended_by}
+            facts |= {"chosen": chosen, "start": self.rows[0], "last": last}
             write_json(self.path.with_name("chosen.json"), facts)
-            self.kept.unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        """Delete the weights that were kept, once the chosen ones are exported."""
+        if self.rule is not None and self.trainer.accelerator.is_main_process:
+            self._delete_all_but()
 
     def _restore(self, step: int) -> bool:
-        if not self.kept.is_file():
+        path = self.weights(step)
+        if not path.is_file():
             return False
-        with safe_open(self.kept, framework="pt") as file, torch.no_grad():
+        with safe_open(path, framework="pt") as file, torch.no_grad():
             if (file.metadata() or {}).get("step") != str(step):
                 return False
             for name, parameter in self._trained():

@@ -17,7 +17,7 @@ from sirl.records import append_jsonl, iter_json_lines, write_jsonl
 NGRAM = 4
 
 
-def repetition_rate(token_ids: Sequence[int]) -> float:
+def repetition_rate(token_ids: Sequence[object]) -> float:
     """Share of a completion's 4-grams that it has used before: 0 for fresh text, near 1 for a loop."""
     grams = [tuple(token_ids[i : i + NGRAM]) for i in range(len(token_ids) - NGRAM + 1)]
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0

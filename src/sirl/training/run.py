@@ -55,13 +55,16 @@ def run_training(
     if callbacks:
         trainer.remove_callback(PrinterCallback)  # prints every log line in full; the caller shows progress its own way
     checks = [callback for callback in callbacks if isinstance(callback, PolicyCheck)]
+    checkpoint = last_checkpoint(config.output_dir)
     for check in checks:
-        check.trainer = trainer
-    trainer.train(resume_from_checkpoint=last_checkpoint(config.output_dir))
+        check.prepare(trainer, checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
     for check in checks:
         check.finish()
     save_hardened(trainer, tokenizer, run_dir / "model")
+    for check in checks:
+        check.clean()  # not before: a run killed while it exports must find the chosen weights again
     return run_dir / "model"
 
 
