@@ -52,12 +52,12 @@ class Rule:
         if any(figures.get(key) is None for figures in (row, start) for key in RATES):
             return False
         limit = start["over_refusal"] + self.allowance + 1e-9
-        return row["over_refusal"] <= limit and not self.collapsed(row, start)
+        return bool(row["over_refusal"] <= limit) and not self.collapsed(row, start)
 
     def collapsed(self, row: Row, start: Row) -> bool:
         """Whether the policy repeats itself far more than the start did."""
         limit, before = self.max_repetition, start.get("repetition", 0.0)
-        return limit is not None and row.get("repetition", 0.0) > max(limit, 2 * before)
+        return limit is not None and bool(row.get("repetition", 0.0) > max(limit, 2 * before))
 
     def choose(self, rows: Sequence[Row]) -> Row:
         """The row to deploy; the first row is the start."""
