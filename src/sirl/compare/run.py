@@ -27,6 +27,7 @@ from sirl.config import RunConfig
 from sirl.errors import UserError
 from sirl.generation import Engine, load_engine
 from sirl.manifest import Manifest, check_writable, config_hash
+from sirl.models import give_back_memory
 from sirl.pipeline import measure_after, measure_before, run_stages
 from sirl.plan import prepare
 from sirl.progress import BarMaker, no_bar
@@ -65,6 +66,7 @@ def compare(
             earlier.append(job)
         results.append(result)
         gc.collect()  # a model makes room for the next one
+        give_back_memory()
     found = summarise_comparison(jobs, results)
     write_json(folder / "compare.json", found)
     write_text(folder / "compare.html", render_comparison(found))
