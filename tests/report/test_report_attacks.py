@@ -121,6 +121,16 @@ def test_attempts_left_out_are_counted_once() -> None:
     assert attack_summary(scored(before, after))["left_out"]["unscored"] == 1
 
 
+def test_means_are_over_the_attacks_of_both_phases() -> None:
+    before = [attempt(name, g, "before", refuse=name == "aim") for name in ("aim", "direct") for g in "ab"]
+    rows = scored(*before, *(attempt("direct", g, "after") for g in "ab"))
+    got = attack_summary(rows)
+    rates = got["rates"]["greedy"]
+    assert [rates[phase]["overall"]["rate"] for phase in ("before", "after")] == [0.0, 1.0]  # not 50% before, with aim
+    assert rates["before"]["by_attack"]["aim"]["rate"] == 1.0
+    assert attack_summary(scored(*before))["rates"]["greedy"]["before"]["overall"]["rate"] == 0.5
+
+
 def test_worst_case_over_all_kinds() -> None:
     rows = scored(
         attempt("direct", "a", "after"),

@@ -9,7 +9,7 @@ attacker may choose among them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from statistics import median
 
@@ -148,12 +148,13 @@ def _figures(rows: Sequence[Scored]) -> Table:
     out: Table = {"rates": {}, "change": {}}
     for decoding in _decodings(rows):
         split = by_phase(rows, decoding)
+        alike = _of_both(split)
         out["rates"][decoding] = {
             phase: {
-                "overall": overall(part),
+                "overall": overall(alike[phase]),
                 "by_attack": by(part, _attack),
-                "by_category": by(part, _category),
-                "worst_case": worst_case(part),
+                "by_category": by(alike[phase], _category),
+                "worst_case": worst_case(alike[phase]),
             }
             for phase, part in split.items()
             if part
@@ -166,9 +167,19 @@ def _figures(rows: Sequence[Scored]) -> Table:
     return out
 
 
+def _of_both(split: Mapping[str, Sequence[Scored]]) -> dict[str, Sequence[Scored]]:
+    """By phase the rows of those attacks that both phases have: a mean over others says nothing about the model.
+
+    All rows where one phase is missing, or has none of the other's attacks.
+    """
+    names = [{_attack(row) for row in part} for part in split.values() if part]
+    common = set[str].intersection(*names) if names else set()
+    return {phase: [row for row in part if _attack(row) in common] or part for phase, part in split.items()}
+
+
 def _worst_cases(rows: Sequence[Scored]) -> Table:
     return {
-        decoding: {phase: worst_case(part) for phase, part in by_phase(rows, decoding).items() if part}
+        decoding: {phase: worst_case(part) for phase, part in _of_both(by_phase(rows, decoding)).items() if part}
         for decoding in _decodings(rows)
     }
 
