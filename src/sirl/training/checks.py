@@ -223,7 +223,7 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
             chosen = last
         if self.trainer.accelerator.is_main_process:
             ended_by = self.rule.ended_by(self.rows) if state.global_step < state.max_steps else None
-            facts = {"rule": str(self.rule), "ended_by": ended_by}
+            facts: Row = {"rule": str(self.rule), "ended_by": ended_by}
             facts |= {"chosen": chosen, "start": self.rows[0], "last": last}
             write_json(self.path.with_name("chosen.json"), facts)
 
