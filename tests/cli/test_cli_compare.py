@@ -15,9 +15,11 @@ RATE = {"mean": 0.125, "min": 0.1, "max": 0.15, "low": 0.05, "high": 0.2, "n": 4
 
 def found(names: list[str]) -> dict[str, Any]:
     figures = {name: RATE if name in RATES else {"mean": 3.0, "min": 3.0, "max": 3.0} for name in FIGURES}
-    methods = {name: {**figures, "seeds": 1, "on_front": name == "sirl", "failed": []} for name in names}
+    methods = {
+        name: {**figures, "seeds": 1, "on_front": name == "sirl", "failed": [], "model": "demo"} for name in names
+    }
     failed = {"method": "dpo", "seed": 4, "status": "failed", "reason": "no pairs"}
-    return {"methods": methods, "front": ["sirl"], "rows": [failed]}
+    return {"model": "demo", "methods": methods, "front": ["sirl"], "rows": [failed], "gap": []}
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def watched(*trail: dict[str, float], deployed: int = -1) -> Measured:
 @pytest.fixture
 def watched_jobs(tmp_path: Path) -> list[Job]:
     """Of `none`, `grpo_judge` and `sirl`, two seeds."""
-    sets = {"development.goals": str(tmp_path / "dev.jsonl"), "development.every": 1}
+    sets = {"development.goals": str(tmp_path / "dev.jsonl"), "development.every": 1, "development.choose": False}
     config = str(write_config(tmp_path, "some-model"))
     return plan_jobs(config, methods=["grpo_judge", "sirl"], seeds=[0, 1], folder=tmp_path / "out", sets=sets)
 
@@ -258,7 +258,7 @@ def test_checks_of_another_model_or_on_another_set_are_not_compared(
     other: str, watched_jobs: list[Job], tmp_path: Path
 ) -> None:
     (tmp_path / "other.yaml").write_text(other)
-    sets = {"development.goals": str(tmp_path / "dev.jsonl"), "development.every": 1}
+    sets = {"development.goals": str(tmp_path / "dev.jsonl"), "development.every": 1, "development.choose": False}
     config, variants = str(tmp_path / "tiny.yaml"), [str(tmp_path / "other.yaml")]
     jobs = plan_jobs(config, methods=["sirl"], variants=variants, folder=tmp_path / "out", sets=sets)
     assert at_equal_over_refusal(jobs, [measured(0.2), OURS[0], OURS[1]]) is None

@@ -24,19 +24,23 @@ def rows(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def words(text: str) -> frozenset[str]:
-    return frozenset(normalise(text).split()) - COMMON
+def words(prompt: str | list[dict[str, str]]) -> frozenset[str]:
+    """Content words of a prompt, or of what the user says last in a conversation."""
+    if isinstance(prompt, list):
+        prompt = [turn["content"] for turn in prompt if turn["role"] == "user"][-1]
+    return frozenset(normalise(prompt).split()) - COMMON
 
 
 def test_sizes_and_categories() -> None:
     assert len(rows("train")) >= 600
-    assert len(rows("retention")) == 200
+    assert len(rows("retention")) == 240
+    assert {len(rows("train-wrapped")), len(rows("retention-wrapped"))} == {290, 99}
     assert sorted(Counter(r["category"] for r in rows("behaviours")).values()) == [10] * 10
     assert Counter(r["category"] for r in rows("overrefusal")) == {"plain": 75, "sounds_harmful": 75}
 
 
 def test_training_prompts_are_unlabeled() -> None:
-    assert {key for row in rows("train") for key in row} == {"id", "prompt"}
+    assert {key for name in ("train", "train-wrapped") for row in rows(name) for key in row} == {"id", "prompt"}
 
 
 def test_ids_are_unique() -> None:
@@ -51,7 +55,19 @@ def test_sets_share_no_prompt(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("test_set", ["behaviours", "overrefusal"])
-@pytest.mark.parametrize("train_set", ["train", "retention", "contrast", "benign"])
+@pytest.mark.parametrize(
+    "train_set",
+    [
+        "train",
+        "train-wrapped",
+        "retention",
+        "retention-wrapped",
+        "dev-behaviours",
+        "dev-overrefusal",
+        "contrast",
+        "benign",
+    ],
+)
 def test_no_training_prompt_paraphrases_a_test_prompt(train_set: str, test_set: str) -> None:
     """Content words of the two overlap by less than 0.6 (Jaccard)."""
     tests = [(words(r["prompt"]), r["prompt"]) for r in rows(test_set)]
