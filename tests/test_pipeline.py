@@ -292,7 +292,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("wrappings", "message"),
         [
-            ("adaptive", r"^evals\.wrappings: only static attacks .*random_search"),
+            ("adaptive", r"^evals\.wrappings: only static attacks .*leave out \w+, "),
             (("direct", "dan"), r"^evals\.wrappings: direct wraps nothing"),
             ("templates", r"^evals\.wrappings: .*template file"),
         ],
