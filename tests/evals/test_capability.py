@@ -86,35 +86,35 @@ def test_texts_are_the_starting_models_greedy_answers() -> None:
 
 def test_choices_by_likelihood(engines: tuple[LocalEngine, LocalEngine]) -> None:
     start, _ = engines
-    questions = [Question(f"{text}\nA. yes\nB. no\nC. both", ("A", "B", "C"), "B") for text in PROMPTS[:4]]
+    options = ("yes", "no, never", "both of them")
+    questions = [Question(text, options, 1) for text in PROMPTS[:4]]
     got = answer_choices(start, questions)
     for question, right in zip(questions, got, strict=True):
-        chat = user_turn(f"{question.text}\n\nAnswer with the letter of the right option alone.")
-        scores = {letter: float(exact(start, chat, letter)[1].sum()) for letter in question.letters}
-        assert right == (max(scores, key=scores.__getitem__) == "B")
+        scores = [float(exact(start, user_turn(question.text), option)[1].mean()) for option in options]
+        assert right == (scores.index(max(scores)) == 1)
     assert answer_choices(start, []) == []
 
 
 def test_questions_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"prompt": "Which?\nA. one\nB. two", "answer": "B", "source": "x"}) + "\n")
-    assert load_questions(str(path)) == [Question("Which?\nA. one\nB. two", ("A", "B"), "B")]
+    assert load_questions(str(path)) == [Question("Which?", ("one", "two"), 1)]
     with pytest.raises(UserError, match="choices: no such file"):
         load_questions(str(tmp_path / "none.jsonl"))
+    for prompt in ("A. one\nB. two", "Which?\nA. one", "Which?\nA. one\nA. two", "Which?\nA. \nB. two"):
+        path.write_text(json.dumps({"prompt": prompt, "answer": "A"}) + "\n")
+        with pytest.raises(UserError, match="row 1: needs a `prompt` with lettered options"):
+            load_questions(str(path))
 
 
 def test_bundled_questions() -> None:
     """A hundred, each with four options and once; letters are as often right as each other, and not in turn."""
     questions = load_questions("demo/choices")
-    assert len({q.text.splitlines()[0] for q in questions}) == len(questions) == 100
-    assert {q.letters for q in questions} == {("A", "B", "C", "D")}
-    answers = [q.answer for q in questions]
-    assert {letter: answers.count(letter) for letter in "ABCD"} == dict.fromkeys("ABCD", 25)
-    follows = Counter("ABCD".index(b) - "ABCD".index(a) for a, b in pairwise(answers))
+    assert len({q.text for q in questions}) == len(questions) == 100
+    assert all(len(set(q.options)) == 4 for q in questions)
+    assert Counter(q.right for q in questions) == dict.fromkeys(range(4), 25)
+    follows = Counter(b.right - a.right for a, b in pairwise(questions))
     assert max(follows.values()) < 40
-    for question in questions:
-        options = [line.partition(". ")[2] for line in question.text.splitlines()[1:]]
-        assert len(set(options)) == 4, question
     assert load_questions("demo/choices", 3) == questions[:3]
     with pytest.raises(UserError, match="choices: no such file: demo/choises"):
         load_questions("demo/choises")

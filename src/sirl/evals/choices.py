@@ -1,8 +1,9 @@
-"""Multiple choice by likelihood: which letter does the model find most probable as its answer?
+"""Multiple choice by likelihood: which option does the model find most probable as its answer?
 
 Needs no generation, no judge and no extra, so it tells from a model in this process in seconds whether hardening has
-cost it knowledge. As in the usual likelihood evaluations of MMLU and ARC (Clark et al. 2018, arXiv 1803.05457), with
-the question in the model's chat template.
+cost it knowledge. As in the usual likelihood evaluations of ARC (Clark et al. 2018, arXiv 1803.05457): the model is
+asked the question alone, in its chat template, and each option is scored as its answer, by the mean log-probability of
+a token. (With letters as answers the bundled model is at chance.)
 """
 
 from __future__ import annotations
@@ -18,16 +19,15 @@ from sirl.prompts import BUNDLED, bundled_path
 from sirl.records import read_json_rows, user_turn
 
 OPTION = re.compile(r"^\s*([A-Z])[.)]\s", re.MULTILINE)
-ASK = "Answer with the letter of the right option alone."
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its lettered options in the text, their letters, and the right one."""
+    """A question without its options, the options, and the place of the right one."""
 
     text: str
-    letters: tuple[str, ...]
-    answer: str
+    options: tuple[str, ...]
+    right: int
 
 
 def load_questions(file: str, limit: int | None = None, flag: str = "evals.choices") -> list[Question]:
@@ -42,20 +42,26 @@ def load_questions(file: str, limit: int | None = None, flag: str = "evals.choic
     out = []
     for number, row in enumerate(read_json_rows(str(path), flag)[:limit], 1):
         text, answer = (row.get(key) if isinstance(row, dict) else None for key in ("prompt", "answer"))
-        letters = tuple(dict.fromkeys(OPTION.findall(text))) if isinstance(text, str) else ()
-        if len(letters) < 2 or answer not in letters:
+        stem, *lettered = OPTION.split(text) if isinstance(text, str) else ("",)
+        letters, options = lettered[::2], tuple(option.strip() for option in lettered[1::2])
+        whole = stem.strip() and all(options) and len(set(letters)) == len(letters) > 1
+        if not whole or answer not in letters:
             raise UserError(
                 f"{flag}: {path}, row {number}: needs a `prompt` with lettered options (lines such as `A. ...`) and an "
                 "`answer` that is one of the letters"
             )
-        out.append(Question(str(text), letters, str(answer)))
+        out.append(Question(stem.strip(), options, letters.index(answer)))
     if not out:
         raise UserError(f"{flag}: {path} holds no questions")
     return out
 
 
 def answer_choices(engine: ScoringEngine, questions: Sequence[Question]) -> list[bool]:
-    """Whether the most probable letter is the right one, question by question."""
-    asked = [(user_turn(f"{q.text}\n\n{ASK}"), letter) for q in questions for letter in q.letters]
-    scores = iter(engine.target_logprobs([chat for chat, _ in asked], [letter for _, letter in asked]))
-    return [max(q.letters, key=dict(zip(q.letters, scores, strict=False)).__getitem__) == q.answer for q in questions]
+    """Whether the most probable option is the right one, question by question."""
+    asked = [(user_turn(question.text), option) for question in questions for option in question.options]
+    scores = iter(engine.target_logprobs([chat for chat, _ in asked], [option for _, option in asked], mean=True))
+    found = [[next(scores) for _ in question.options] for question in questions]
+    return [
+        max(range(len(own)), key=own.__getitem__) == question.right
+        for question, own in zip(questions, found, strict=True)
+    ]
