@@ -13,7 +13,7 @@ import torch
 from compare_helpers import TASKS, ParityJudge, write_config
 
 from scripted import FakeEngine
-from sirl.compare.competitors import count_updates, draw_and_judge, judge_reward, passes, visited_prompts
+from sirl.compare.competitors import count_updates, draw_and_judge, judge_reward, passes, rows_at_once, visited_prompts
 from sirl.compare.jobs import plan_jobs
 from sirl.compare.methods import METHODS
 from sirl.compare.run import compare
@@ -210,6 +210,11 @@ def test_what_sft_and_dpo_are_taught(
                 drawn = by_label[prompts.index(row["prompt_ids"])]
                 assert row["chosen_ids"] in drawn["full_refusal"]
                 assert row["rejected_ids"] in drawn["full_compliance"]
+
+
+@pytest.mark.parametrize(("rows", "size"), [(96, 16), (24, 12), (9, 9), (34, 2), (17, 1)])
+def test_rows_go_through_in_equal_parts(rows: int, size: int) -> None:
+    assert rows_at_once(rows) == size
 
 
 def test_nothing_to_learn_from_is_one_line(tmp_path: Path, model_folder: Any) -> None:
