@@ -12,7 +12,7 @@ from sirl.attacks.base import Attack
 from sirl.attacks.run import run_attacks
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices
-from sirl.evals.overrefusal import run_overrefusal
+from sirl.evals.overrefusal import Benign
 from sirl.gap import GapConfig, GapResult, Kind, analyse_gap, gap_svg, sample_gap
 from sirl.generation import load_local
 from sirl.generation.base import Engine
@@ -86,9 +86,11 @@ def attack(
     seed: int,
     retry_errors: bool = False,
     bar: BarMaker = no_bar,
+    kind: str = "",
+    title: str = "attack",
 ) -> list[Attempt]:
-    """Attempts into `attempts.jsonl`; those of an earlier go are kept."""
-    with bar(f"attack ({phase})") as progress:
+    """Attempts into `KINDattempts.jsonl`; those of an earlier go are kept."""
+    with bar(f"{title} ({phase})") as progress:
         return run_attacks(
             engine,
             attacks,
@@ -97,62 +99,22 @@ def attack(
             decodings=decodings,
             max_new_tokens=max_new_tokens,
             seed=seed,
-            path=folder / "attempts.jsonl",
+            path=folder / f"{kind}attempts.jsonl",
             retry_errors=retry_errors,
             progress=progress,
         )
 
 
-def ask_benign(
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    folder: Path,
-    *,
-    phase: Phase,
-    decodings: Sequence[Decoding],
-    max_new_tokens: int,
-    seed: int,
-    bar: BarMaker = no_bar,
-) -> list[Attempt]:
-    """Benign prompts, asked plainly, into `benign_attempts.jsonl`; those of an earlier go are kept."""
-    with bar(f"benign prompts ({phase})") as progress:
-        return run_overrefusal(
-            engine,
-            prompts,
-            phase=phase,
-            decodings=decodings,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            path=folder / "benign_attempts.jsonl",
-            progress=progress,
-        )
+def ask_benign(engine: Engine, prompts: Sequence[Prompt], folder: Path, **settings: Any) -> list[Attempt]:
+    """Benign prompts, asked plainly, into `benign_attempts.jsonl`; settings as of `attack`."""
+    return attack(engine, [Benign()], prompts, folder, kind="benign_", title="benign prompts", **settings)
 
 
 def ask_wrapped(
-    engine: Engine,
-    wrappings: Sequence[Attack],
-    prompts: Sequence[Prompt],
-    folder: Path,
-    *,
-    phase: Phase,
-    decodings: Sequence[Decoding],
-    max_new_tokens: int,
-    seed: int,
-    bar: BarMaker = no_bar,
+    engine: Engine, wrappings: Sequence[Attack], prompts: Sequence[Prompt], folder: Path, **settings: Any
 ) -> list[Attempt]:
-    """Benign prompts in each wrapping, into `wrapped_attempts.jsonl`; those of an earlier go are kept."""
-    with bar(f"wrapped benign prompts ({phase})") as progress:
-        return run_attacks(
-            engine,
-            wrappings,
-            prompts,
-            phase=phase,
-            decodings=decodings,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            path=folder / "wrapped_attempts.jsonl",
-            progress=progress,
-        )
+    """Benign prompts in each wrapping, into `wrapped_attempts.jsonl`; settings as of `attack`."""
+    return attack(engine, wrappings, prompts, folder, kind="wrapped_", title="wrapped benign prompts", **settings)
 
 
 def measure_capability(folder: Path, questions: Sequence[Question], drift: bool) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> Outcome:
     attacks = resolve_attacks(args.attacks, templates, AttackOptions(None, args.attack_budget, args.attack_seconds))
     judges = load_judges(args.judge)
     check_attacker(attacks, args.attacker_model, args.attacker_engine, "--attacker_model", "--attacker_engine")
-    decodings = [word.strip() for word in args.decoding.split(",") if word.strip()]
+    decodings = _words(args.decoding)
     if not decodings or not set(decodings) <= {"greedy", "sample"}:
         raise UserError(f"--decoding: expected greedy, sample or greedy,sample, got {args.decoding!r}")
     goals = load_prompts(
@@ -161,15 +161,15 @@ def _check_other_phase(folder: Path, phase: str, settings: Mapping[str, Any], at
         flags += SAME_BUDGET if searches & found else ()
     for flag in flags:
         theirs, ours = old.get(flag), settings[flag]
-        if theirs != ours and not (flag == "decoding" and _words(theirs) == _words(ours)):
+        if theirs != ours and not (flag == "decoding" and set(_words(theirs)) == set(_words(ours))):
             raise UserError(
                 f"--{flag}: {_shown(ours)} here, but {_shown(theirs)} in phase {other} of {folder}, with which it is "
                 "compared; give the same, or another --output_dir"
             )
 
 
-def _words(decoding: object) -> set[str]:
-    return {word.strip() for word in str(decoding).split(",") if word.strip()}
+def _words(decoding: object) -> list[str]:
+    return [word.strip() for word in str(decoding).split(",") if word.strip()]
 
 
 def _shown(value: object) -> str:

@@ -2,8 +2,8 @@
 
 A static attack is a wrapping around a request. A model that learns to refuse the wrapping defends itself against the
 attack whatever is asked, which a defence success rate cannot tell from knowing harm. Over-refusal is measured on plain
-requests elsewhere (XSTest: Röttger et al. 2024, arXiv 2308.01263); that it has to be measured under the attack's own
-wrapping as well is our addition.
+requests elsewhere (XSTest: Röttger et al. 2024, arXiv 2308.01263); WildJailbreak (Jiang et al. 2024, arXiv 2406.18510)
+holds harmless prompts in the shape of jailbreaks. Here each attack's own wrapping is put around them.
 """
 
 from __future__ import annotations
