@@ -22,6 +22,7 @@ from sirl.generation.local import LocalEngine
 from sirl.judges import Judge
 from sirl.judges.run import judge_attempts
 from sirl.records import Attempt, Prompt, user_turn
+from sirl.stats import mean_of
 from sirl.training.metrics import distinct_rate, repetition_rate
 
 MAX_KINDS = 6
@@ -83,8 +84,8 @@ class DevelopmentSet:
         return {**out, **self._health(engine, answers), "unscored": unscored}
 
     def _health(self, engine: Engine, answers: Sequence[Attempt]) -> dict[str, float]:
-        repeated = [repetition_rate(answer.tokens) for answer in answers if answer.error is None]
-        out = {"repetition": sum(repeated) / len(repeated)} if repeated else {}
+        repeated = mean_of(repetition_rate(answer.tokens) for answer in answers if answer.error is None)
+        out = {} if repeated is None else {"repetition": repeated}
         drift = measure_drift(engine, self.starting) if isinstance(engine, LocalEngine) else None
         if drift is not None and math.isfinite(drift["kl"]["value"]):
             out["kl"] = drift["kl"]["value"]
