@@ -130,18 +130,24 @@ def attack(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
 def train(plan: Plan, bar: BarMaker, reward: Callable[..., Any] | None = None) -> None:
     """Harden the model; an interrupted training goes on from its last checkpoint. `reward`: see `SIRLTrainer`."""
     from sirl.training.bar import BarCallback
-    from sirl.training.checks import PolicyCheck, Rule
     from sirl.training.run import run_training
 
-    training, config = plan.training, plan.config
+    training = plan.training
     with bar("train") as progress:
-        callbacks: list[Any] = [BarCallback(progress)]
-        own = config.development
-        if plan.development is not None and own is not None:
-            rule = Rule(own.allowance, own.patience, own.max_repetition) if own.choose else None
-            path, measured = config.run_dir / "development.jsonl", plan.development
-            callbacks.append(PolicyCheck(measured.measure, own.every, path, rule, measured.begin))
+        callbacks = [BarCallback(progress), *policy_checks(plan)]
         run_training(training.config, training.model, training.data, callbacks=callbacks, reward=reward)
+
+
+def policy_checks(plan: Plan) -> list[Any]:
+    """The `PolicyCheck` that measures the policy on the development set while it is trained, where there is one."""
+    from sirl.training.checks import PolicyCheck, Rule
+
+    own, measured = plan.config.development, plan.development
+    if own is None or measured is None:
+        return []
+    rule = Rule(own.allowance, own.patience, own.max_repetition) if own.choose else None
+    path = plan.config.run_dir / "development.jsonl"
+    return [PolicyCheck(measured.measure, own.every, path, rule, measured.begin)]
 
 
 def report(manifest: Manifest) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from compare_helpers import TASKS, ParityJudge, write_config
+from compare_helpers import TASKS, ParityJudge, write_config, write_prompts
 
 from scripted import FakeEngine
 from sirl.compare.competitors import count_updates, draw_and_judge, judge_reward, passes, rows_at_once, visited_prompts
@@ -161,6 +161,52 @@ def test_defences_answer_otherwise_than_the_model_does(compared: tuple[dict[str,
         assert texts["before"] != texts["after"], name
 
 
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, model_folder: Any) -> tuple[dict[str, Any], Path]:
+    """All trainings, with a check after every update."""
+    folder = tmp_path_factory.mktemp("watched")
+    config = write_config(folder, str(model_folder()), save_steps=1)
+    sets = {
+        "development.goals": write_prompts(folder / "dev.jsonl", [f"aim {i}" for i in range(3)]),
+        "development.overrefusal": write_prompts(folder / "dev-benign.jsonl", [f"onion {i}?" for i in range(3)]),
+        "development.every": 1,
+        "development.attacks": ["direct"],
+        "development.max_new_tokens": 6,
+        "development.max_repetition": None,
+        "development.allowance": 1.0,
+    }
+    jobs = plan_jobs(str(config), methods=TRAINED, seeds=[1], folder=folder / "out", sets=sets)
+    return compare(jobs, folder / "out"), folder / "out"
+
+
+TRAINED = [name for name, method in METHODS.items() if method.how in ("training", "pipeline")]
+
+
+def test_every_training_is_watched_on_the_same_development_set(watched: tuple[dict[str, Any], Path]) -> None:
+    found, out = watched
+    assert {row["method"]: row.get("reason") for row in found["rows"]} == dict.fromkeys(["none", *TRAINED])
+    trails = {name: list(iter_json_lines(out / f"{name}-seed1" / "development.jsonl")) for name in TRAINED}
+    assert {name: [row["step"] for row in rows] for name, rows in trails.items()} == {
+        name: [0, 1, 2] for name in TRAINED
+    }
+    starts = [{key: row[0][key] for key in ("dsr", "over_refusal", "repetition")} for row in trails.values()]
+    assert starts == [starts[0]] * len(starts)
+    assert set(found["at_equal_over_refusal"]["methods"]) == set(TRAINED)
+
+
+def test_all_but_the_published_method_deploy_the_chosen_policy(watched: tuple[dict[str, Any], Path]) -> None:
+    _, out = watched
+    for name in TRAINED:
+        folder = out / f"{name}-seed1"
+        if name == "sirl_published":
+            assert not (folder / "chosen.json").exists()
+            continue
+        rows = list(iter_json_lines(folder / "development.jsonl"))
+        chosen = json.loads((folder / "chosen.json").read_text())["chosen"]
+        assert chosen["dsr"] == max(row["dsr"] for row in rows), name
+        assert not list((folder / "checkpoints").glob("chosen-*")), name
+
+
 class Recorder:
     """What `_fit` would train on, in place of the training."""
 
@@ -227,6 +273,25 @@ def test_nothing_to_learn_from_is_one_line(tmp_path: Path, model_folder: Any) ->
     assert set(reasons) == {"sft", "dpo"}
     assert "no answer to 4 training prompts was judged a refusal" in reasons["sft"]
     assert "there are no pairs" in reasons["dpo"]
+
+
+def test_fine_tuning_interrupted_while_it_exports_is_not_trained_again(
+    tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path, str(model_folder()), save_steps=1)
+    jobs = plan_jobs(str(config), methods=["sft"], folder=tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("sirl.training.run.save_hardened", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compare(jobs, tmp_path / "out")
+    before = (tmp_path / "out" / "sft-seed0" / "metrics.jsonl").read_text()
+    found = compare(jobs, tmp_path / "out")
+    assert [row.get("reason") for row in found["rows"]] == [None, None]
+    assert (tmp_path / "out" / "sft-seed0" / "metrics.jsonl").read_text() == before
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_interrupted_fine_tuning_goes_on_from_its_checkpoint(

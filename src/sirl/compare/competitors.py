@@ -25,16 +25,18 @@ from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.local import encode_chat
 from sirl.judges import Judge, JudgeItem, refusal_judge
 from sirl.models import load_tokenizer
-from sirl.pipeline import train
+from sirl.pipeline import policy_checks, train
 from sirl.plan import Plan
 from sirl.progress import BarMaker, counted
 from sirl.records import Conversation, Message, Prompt, append_jsonl, iter_json_lines, user_turn
 from sirl.training import SIRLConfig
 from sirl.training.bar import BarCallback
 from sirl.training.batching import EpochSampler
+from sirl.training.lora import prepare_lora
 from sirl.training.metrics import MetricsFile
 from sirl.training.rewards import RewardFunction
-from sirl.training.run import last_checkpoint, retention_prompts, save_hardened, starting_model, training_prompts
+from sirl.training.run import fit, retention_prompts, starting_model, training_prompts
+from sirl.training.watched import Watched
 
 CHUNK = 32
 """Prompts whose draws are written at a time: what an interruption can lose."""
@@ -96,7 +98,7 @@ def train_sft(plan: Plan, bar: BarMaker) -> None:
     if drawn.held:  # an update of SIRL's has rows of retention besides
         rows += math.ceil(config.retention_batch_size / config.gradient_accumulation_steps)
     args = _arguments(SFTConfig, plan, drawn.updates, rows)
-    _fit(SFTTrainer, args, plan, pool, drawn, bar)
+    _fit(_AnswerTrainer, args, plan, pool, drawn, bar)
 
 
 def train_dpo(plan: Plan, bar: BarMaker, beta: float) -> None:
@@ -118,7 +120,11 @@ def train_dpo(plan: Plan, bar: BarMaker, beta: float) -> None:
     _fit(_PairTrainer, args, plan, pool, drawn, bar)
 
 
-class _PairTrainer(DPOTrainer):  # type: ignore[misc]
+class _AnswerTrainer(Watched, SFTTrainer):  # type: ignore[misc]
+    """TRL's, whose policy can be watched."""
+
+
+class _PairTrainer(Watched, DPOTrainer):  # type: ignore[misc]
     """TRL's, on pairs that are token ids already: through text and a chat template they might become others."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
@@ -266,9 +272,10 @@ def passes(pool: Sequence[Row], n: int, seed: int) -> list[Row]:
 
 
 def _fit(kind: type[Any], args: Any, plan: Plan, pool: Sequence[Row], drawn: Drawn, bar: BarMaker) -> None:
-    """Train on the pool and write `model/`; an interrupted training goes on from its last checkpoint."""
+    """Train on the pool and write `model/`; checked, chosen and resumed as SIRL's own training is."""
     folder, rows = plan.config.run_dir, passes(pool, args.max_steps * _rows_per_update(args), args.seed)
     model, peft_config = starting_model(plan.training.model)
+    checks = policy_checks(plan)
     with bar("train") as progress:
         trainer = kind(
             model=model,
@@ -276,8 +283,8 @@ def _fit(kind: type[Any], args: Any, plan: Plan, pool: Sequence[Row], drawn: Dra
             train_dataset=Dataset.from_list(rows),
             processing_class=drawn.tokenizer,
             peft_config=peft_config,
-            callbacks=[MetricsFile(folder / "metrics.jsonl"), BarCallback(progress)],
+            callbacks=[MetricsFile(folder / "metrics.jsonl"), BarCallback(progress), *checks],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
-    save_hardened(trainer, drawn.tokenizer, folder / "model")
+        prepare_lora(trainer)
+        fit(trainer, drawn.tokenizer, folder, checks)

@@ -78,7 +78,7 @@ def plan_jobs(
     for name in own:
         if name not in chosen:
             raise UserError(f"--set {name}:...: {name} takes no part{suggestion(name, list(chosen))}")
-    entries = [_entry(name, *source, own.get(name, {})) for name, source in chosen.items()]
+    entries = [_entry(base, name, *source, own.get(name, {})) for name, source in chosen.items()]
     return [
         Job(name, seed, method, settings, _config(base, overlay, f"{name}-seed{seed}", seed, folder, source))
         for name, method, overlay, settings, source in entries
@@ -105,7 +105,12 @@ def _methods(methods: Sequence[str], variants: Sequence[str]) -> dict[str, tuple
 
 
 def _entry(
-    name: str, method: Method, overlay: Mapping[str, Any], source: str, own: Mapping[str, Any]
+    base: Mapping[str, Any],
+    name: str,
+    method: Method,
+    overlay: Mapping[str, Any],
+    source: str,
+    own: Mapping[str, Any],
 ) -> tuple[str, Method, Mapping[str, Any], Mapping[str, Any], str]:
     """Name, method, all that goes over the configuration, the method's own settings, and what errors call it."""
     settings, dotted = dict(method.settings), dict[str, Any]()
@@ -119,7 +124,9 @@ def _entry(
                 f"--set {name}:{key}: no setting of {name}{suggestion(key, list(settings))}; keys of the configuration "
                 "have a dot, as in train.learning_rate"
             )
-    overlay = merge(merge(method.overlay, overlay), dotted)
+    # how a method is watched matters only where there is something to watch
+    fits = {key: value for key, value in method.overlay.items() if key != "development" or base.get(key)}
+    overlay = merge(merge(fits, overlay), dotted)
     for key in SAME:
         if key in overlay:
             raise UserError(f"{source}: {key} is the same for all that is compared; leave it out")

@@ -78,7 +78,7 @@ METHODS: dict[str, Method] = {
                 "num_rollouts": None,
                 "min_reward_spread": 0.01,  # rounding alone; larger limits are ours
             },
-            "development": None,
+            "development": {"choose": False},  # watched where the others are, but never chosen or ended by it
         },
     ),
     "sirl": Method(

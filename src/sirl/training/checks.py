@@ -103,7 +103,7 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
         self.saved = 0
         """The update of the last checkpoint."""
         self.trainer: Any = None
-        """The `SIRLTrainer`, set by whoever makes it."""
+        """The trainer, a `Watched` one; `prepare` is given it."""
 
     # -- while training goes on -------------------------------------------------------------------------------------
 
@@ -245,6 +245,6 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
 
 
 def prompts_per_update(args: Any) -> int:
-    """Training prompts that an update adds to those seen."""
+    """Training prompts that an update adds to those seen; rows, where a training knows no groups."""
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return int(rows // args.num_generations // args.num_iterations)
+    return int(rows // getattr(args, "num_generations", 1) // getattr(args, "num_iterations", 1))

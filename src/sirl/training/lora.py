@@ -31,6 +31,13 @@ def materialise_lora(model: Any) -> int:
     return len(layers)
 
 
+def prepare_lora(trainer: Any) -> None:
+    """Have a trainer's LoRA layers form their weights, where that pays and is possible: on a CPU, weights unsharded."""
+    if trainer.accelerator.device.type == "cpu" and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        materialise_lora(trainer.model)
+        trainer.add_callback(FormedWeights())
+
+
 class FormedWeights(TrainerCallback):  # type: ignore[misc]
     """Drops formed weights whenever the trainer has changed an adapter."""
 

@@ -54,8 +54,15 @@ def run_training(
     trainer = build_trainer(config, model_args, tokenizer, prompts, retention, [metrics, *callbacks], reward)
     if callbacks:
         trainer.remove_callback(PrinterCallback)  # prints every log line in full; the caller shows progress its own way
-    checks = [callback for callback in callbacks if isinstance(callback, PolicyCheck)]
-    checkpoint = last_checkpoint(config.output_dir)
+    return fit(trainer, tokenizer, run_dir, [callback for callback in callbacks if isinstance(callback, PolicyCheck)])
+
+
+def fit(trainer: Any, tokenizer: Any, run_dir: Path, checks: Sequence[PolicyCheck] = ()) -> Path:
+    """Train, or go on from the last checkpoint, and write `model/` with the policy that the checks choose, or the last.
+
+    The trainer is a `sirl.training.watched.Watched` that has the checks among its callbacks.
+    """
+    checkpoint = last_checkpoint(trainer.args.output_dir)
     for check in checks:
         check.prepare(trainer, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)

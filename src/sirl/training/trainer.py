@@ -16,37 +16,34 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerCallback, TrainerState
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_callback import TrainerCallback
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 
 from sirl.entropy import mean_token_entropy
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
-from sirl.generation.local import LocalEngine, encode_chat
+from sirl.generation.local import encode_chat
 from sirl.models import check_tokenizer, give_back_memory
 from sirl.records import Prompt
 from sirl.stats import mean_of
 from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs, widest_spread
 from sirl.training.config import SIRLConfig
 from sirl.training.lean import lean_layers
-from sirl.training.lora import FormedWeights, materialise_lora
+from sirl.training.lora import prepare_lora
 from sirl.training.metrics import rollout_metrics
 from sirl.training.packed import add_packed_forward, pack_rows, packed_scores
 from sirl.training.retention import HeldAnswer, held_answers, retention_loss, token_weight
 from sirl.training.rewards import RewardFunction, reward_function
+from sirl.training.watched import Watched
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
@@ -71,7 +68,7 @@ def check_hooks() -> None:
             raise RuntimeError(f"this TRL has no GRPOTrainer.{name}{expected}; sirl needs trl>=1.16,<1.17")
 
 
-class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
+class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
     """GRPO on unlabeled prompts with an entropy reward.
 
     Use it as `trl.GRPOTrainer`, without `reward_funcs`: the reward is `args.reward`. `train_dataset` holds prompts
@@ -120,9 +117,7 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
             rollout_func=None if args.use_vllm else self._rollout,
         )
         args.check_save_steps()
-        if self.accelerator.device.type == "cpu" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            materialise_lora(self.model)
-            self.add_callback(FormedWeights())
+        prepare_lora(self)
         self.add_callback(GivesBackMemory())
         self._prepare_packing()
         self._retention_prompts = [
@@ -181,26 +176,6 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._update_seen != self.state.global_step:
             self._update_seen, self._update_began = self.state.global_step, self._step
         return self._step - self._update_began
-
-    @contextmanager
-    def policy(self) -> Iterator[LocalEngine]:
-        """The policy as it is now behind the `Engine` interface: unwrapped, adapters merged, no gradients."""
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
-            torch.no_grad(),
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-        ):
-            was_training = model.training
-            model.eval()
-            try:
-                yield LocalEngine(model, self.processing_class)
-            finally:
-                model.train(was_training)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -362,12 +337,6 @@ class SIRLTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """See `transformers.Trainer.train`. Retention answers are taken first, from the model before any update."""
-        if isinstance(resume_from_checkpoint, str):
-            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, TRAINER_STATE_NAME))
-            if 0 < self.args.max_steps <= state.global_step:  # transformers would make one update more
-                self._load_from_checkpoint(resume_from_checkpoint)
-                self.state = state
-                return TrainOutput(state.global_step, 0.0, {})
         if self._retention_prompts and self.args.retention_weight and not self._held:
             with self.policy() as engine:
                 self._held = held_answers(engine, self._retention_prompts, self.args.retention_tokens)

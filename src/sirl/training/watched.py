@@ -1,0 +1,51 @@
+"""What `PolicyCheck` needs of a trainer, for TRL's trainers of any kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
+from trl.models import unwrap_model_for_generation
+
+from sirl.generation.local import LocalEngine
+
+
+class Watched:
+    """A mixin, named before the trainer: its policy can be asked, and a finished training be taken up again."""
+
+    @contextmanager
+    def policy(self: Any) -> Iterator[LocalEngine]:
+        """The policy as it is now behind the `Engine` interface: unwrapped, adapters merged, no gradients."""
+        shards = getattr(self, "_dist", None)  # TRL's trainers that draw rollouts can gather what FSDP holds
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=getattr(self.args, "ds3_gather_for_generation", True),
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            shards.summon_full_params(self.model_wrapped, recurse=False) if shards else nullcontext(),
+        ):
+            was_training = model.training
+            model.eval()
+            try:
+                yield LocalEngine(model, self.processing_class)
+            finally:
+                model.train(was_training)
+
+    def train(self: Any, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """See `transformers.Trainer.train`, which makes one update more where the checkpoint is of the last one."""
+        if isinstance(resume_from_checkpoint, str):
+            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, TRAINER_STATE_NAME))
+            if 0 < self.args.max_steps <= state.global_step:
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
+        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
