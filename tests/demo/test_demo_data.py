@@ -33,7 +33,7 @@ def words(prompt: str | list[dict[str, str]]) -> frozenset[str]:
 
 def test_sizes_and_categories() -> None:
     assert len(rows("train")) >= 600
-    assert len(rows("retention")) == 240
+    assert len(rows("retention")) == 600
     assert {len(rows("train-wrapped")), len(rows("retention-wrapped"))} == {290, 99}
     assert sorted(Counter(r["category"] for r in rows("behaviours")).values()) == [10] * 10
     assert Counter(r["category"] for r in rows("overrefusal")) == {"plain": 75, "sounds_harmful": 75}
