@@ -186,9 +186,8 @@ def test_every_training_is_watched_on_the_same_development_set(watched: tuple[di
     found, out = watched
     assert {row["method"]: row.get("reason") for row in found["rows"]} == dict.fromkeys(["none", *TRAINED])
     trails = {name: list(iter_json_lines(out / f"{name}-seed1" / "development.jsonl")) for name in TRAINED}
-    assert {name: [row["step"] for row in rows] for name, rows in trails.items()} == {
-        name: [0, 1, 2] for name in TRAINED
-    }
+    steps = {name: [row["step"] for row in rows] for name, rows in trails.items()}
+    assert steps == {name: [0, 1, 2] for name in TRAINED}
     starts = [{key: row[0][key] for key in ("dsr", "over_refusal", "repetition")} for row in trails.values()]
     assert starts == [starts[0]] * len(starts)
     assert set(found["at_equal_over_refusal"]["methods"]) == set(TRAINED)
