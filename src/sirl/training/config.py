@@ -69,6 +69,13 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             "dividing by their tiny standard deviation would turn rounding into advantages."
         },
     )
+    min_best_reward: float | None = field(
+        default=None,
+        metadata={
+            "help": "Groups whose highest reward is below this teach nothing. With the entropy reward, -1.2 leaves out "
+            "groups without a response below 1.2 nats a token: the model is sure of none. Default: none is left out."
+        },
+    )
     retention_weight: float = field(default=1.0, metadata={"help": "Weight of the retention loss."})
     retention_batch_size: int = field(default=16, metadata={"help": "Retention prompts per update and process."})
     retention_tokens: int = field(
