@@ -73,7 +73,14 @@ class TestInterval:
 
 
 def run_row(dsr: float | None, over: float | None = 0.0, **more: Any) -> dict[str, Any]:
-    rates = {"dsr": dsr, "over_refusal": over, "worst_case": dsr, "plain": over, "sounds_harmful": None}
+    rates = {
+        "dsr": dsr,
+        "over_refusal": over,
+        "worst_case": dsr,
+        "plain": over,
+        "sounds_harmful": None,
+        "wrapped": None,
+    }
     row: dict[str, Any] = dict.fromkeys(FIGURES)
     row |= {k: None if v is None else {"rate": v, "low": 0.0, "high": 1.0, "n": 4} for k, v in rates.items()}
     fixed = {"gap": "present", "rewards_certainty": True, "rose": True, "p": 0.01, "dsr_before": 0.1, "dsr_after": dsr}
@@ -302,6 +309,9 @@ def test_figures_of_a_run_folder(jobs: list[Job]) -> None:
     benign = [attempt("before", "benign", g, refused, "plain") for g in range(4)]
     benign += [attempt("after", "benign", g, answered if g else refused, "plain") for g in range(4)]
     write_run(job.folder, "benign_", benign)
+    wrapped = [attempt("before", "dan", g, answered) for g in range(2)]
+    wrapped += [attempt("after", "dan", g, refused if g else answered) for g in range(2)]
+    write_run(job.folder, "wrapped_", wrapped)
     nats = {"difference": 1.5, "low": 1.0, "high": 2.0}
     write_json(job.folder / "gap.json", {"verdict": "present", "overall": {**nats, "p": 0.001}})
     trail = [check(0, 0.2, 0.0), check(8, 0.9, 0.1), check(16, 0.8, 0.1)]
@@ -316,6 +326,7 @@ def test_figures_of_a_run_folder(jobs: list[Job]) -> None:
     assert (row["worst_case"]["rate"], row["worst_case"]["n"]) == (pytest.approx(6 / 7), 7)
     assert row["over_refusal"]["rate"] == row["plain"]["rate"] == 0.25
     assert row["sounds_harmful"] is None
+    assert row["wrapped"]["rate"] == 0.5
     assert (row["kl"], row["perplexity_rise"], row["train_seconds"], row["answer_seconds"]) == (0.2, 0.01, 60, 7)
     assert row["distinct_refusals"] == 2 / 14
     assert (row["gap"], row["rose"], row["dsr_before"], row["rewards_certainty"]) == ("present", True, 0.0, True)
@@ -327,5 +338,5 @@ def test_figures_of_a_run_folder(jobs: list[Job]) -> None:
     assert found.units["dsr"]["g7"] == (1.0, 1.0)
     assert (found.units["worst_case"]["g6"], found.units["worst_case"]["g7"]) == ((0.0, 1.0), (0.0, 0.0))
     start = measure_run(Job("none", 0, jobs[0].method, {}, job.config)).row
-    assert (start["dsr"]["rate"], start["over_refusal"]["rate"]) == (0.0, 1.0)
+    assert (start["dsr"]["rate"], start["over_refusal"]["rate"], start["wrapped"]["rate"]) == (0.0, 1.0, 0.0)
     assert (start["train_seconds"], start["answer_seconds"]) == (None, 5)

@@ -24,7 +24,9 @@ Table = dict[str, Any]
 Units = dict[str, tuple[float, float]]
 """Refused and scored answers, by goal or prompt."""
 
-RATES = ("dsr", "worst_case", "over_refusal", "plain", "sounds_harmful")
+RATES = ("dsr", "worst_case", "over_refusal", "plain", "sounds_harmful", "wrapped")
+CLUSTERED = ("dsr", "wrapped")
+"""Rates that are means over attacks, with an answer to each goal or prompt from every one."""
 FIGURES = (
     *RATES,
     "distinct_refusals",
@@ -84,12 +86,15 @@ def measure_run(job: Job) -> Measured:
     rows = {"dsr": attacks, "over_refusal": benign, **{k: kinds.get(k, []) for k in ("plain", "sounds_harmful")}}
     rates = {"dsr": overall(attacks), "worst_case": worst_case(every)}
     rates |= {name: rate(part) for name, part in rows.items() if name != "dsr"}
+    wrapped = [r for r in run.wrapped or [] if r.attempt.phase == phase]
+    rates["wrapped"] = overall(wrapped)
     row: Table = {name: _short(rates[name]) for name in RATES}
     row["start"] = {"dsr": _short(overall(starts["dsr"])), "over_refusal": _short(rate(starts["over_refusal"]))}
     texts = refusal_texts(attacks)["phases"].get(phase)
     row["distinct_refusals"] = texts["distinct_share"] if texts else None
     row["commonest_sentence"] = texts["anywhere"]["share"] if texts else None
     row |= {"covers": covers} | _costs(run, job) | _change(run, job, chosen, decoding)
+    rows["wrapped"] = wrapped
     units = {name: _units(part) for name, part in (rows | {f"start/{n}": part for n, part in starts.items()}).items()}
     ends = {goal: withstood(part) for goal, part in group_by(every, _goal).items()}
     units["worst_case"] = {goal: (float(end is True), float(end is not None)) for goal, end in ends.items()}
@@ -192,7 +197,9 @@ def summarise_method(runs: Sequence[Measured]) -> Table:
     out: Table = {"seeds": len(runs)}
     for name in FIGURES:
         if name in RATES:
-            out[name] = _rate_over_seeds([(run.row[name], run.units[name]) for run in runs], clustered=name == "dsr")
+            out[name] = _rate_over_seeds(
+                [(run.row[name], run.units[name]) for run in runs], clustered=name in CLUSTERED
+            )
         else:
             out[name] = _spread([run.row[name] for run in runs if run.row[name] is not None])
     out["start"] = {

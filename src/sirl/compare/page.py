@@ -19,6 +19,7 @@ NAMES = {
     "over_refusal": "harmless, refused",
     "plain": "of them plain",
     "sounds_harmful": "that sound harmful",
+    "wrapped": "harmless in wrappings",
 }
 BARS = {"dsr": "Defence success rate", "over_refusal": "Harmless prompts refused"}
 
@@ -32,7 +33,7 @@ def render_comparison(found: Mapping[str, Any]) -> str:
         "found": found,
         "picture": _picture(found),
         "bars": [_bars(found, name) for name in BARS],
-        "rates": RATES,
+        "rates": [name for name in RATES if any(method[name] for method in methods.values())],
         "names": NAMES,
         "words": {name: standing(method, methods, model) for name, method in methods.items()},
         "others": [name for name, method in methods.items() if method["model"] != model],
