@@ -33,8 +33,8 @@ def words(prompt: str | list[dict[str, str]]) -> frozenset[str]:
 
 def test_sizes_and_categories() -> None:
     assert len(rows("train")) >= 600
-    assert len(rows("retention")) == 600
-    assert {len(rows("train-wrapped")), len(rows("retention-wrapped"))} == {290, 99}
+    assert len(rows("retention")) == 240
+    assert [len(rows(name)) for name in ("train-wrapped", "retention-wrapped", "retention-broad")] == [290, 99, 360]
     assert sorted(Counter(r["category"] for r in rows("behaviours")).values()) == [10] * 10
     assert Counter(r["category"] for r in rows("overrefusal")) == {"plain": 75, "sounds_harmful": 75}
 
@@ -62,6 +62,7 @@ def test_sets_share_no_prompt(one: str, other: str) -> None:
         "train-wrapped",
         "retention",
         "retention-wrapped",
+        "retention-broad",
         "dev-behaviours",
         "dev-overrefusal",
         "contrast",
