@@ -104,12 +104,14 @@ class TestDraws:
         assert engine.calls == 2
 
     def test_passes_use_every_row_before_any_again(self) -> None:
-        pool = [{"row": i} for i in range(5)]
-        rows = passes(pool, 12, seed=1)
+        pool = [{"ids": [0] * i} for i in range(1, 6)]
+        rows = [len(row["ids"]) for row in passes(pool, 3, 4, seed=1)]
         assert len(rows) == 12
-        assert sorted(r["row"] for r in rows[:5]) == sorted(r["row"] for r in rows[5:10]) == list(range(5))
-        assert [r["row"] for r in rows[:5]] != [r["row"] for r in rows[5:10]]
-        assert passes(pool, 12, seed=1) == rows
+        assert set(rows[:4]) | set(rows[4:8]) == {1, 2, 3, 4, 5}
+        assert len(set(rows[:4])) == 4, "no row twice in the first pass"
+        assert all(rows[i : i + 4] == sorted(rows[i : i + 4]) for i in (0, 4, 8)), "an update's rows by length"
+        assert [len(row["ids"]) for row in passes(pool, 3, 4, seed=1)] == rows
+        assert [len(row["ids"]) for row in passes(pool, 3, 4, seed=2)] != rows
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +259,7 @@ def test_what_sft_and_dpo_are_taught(
                 assert row["rejected_ids"] in drawn["full_compliance"]
 
 
-@pytest.mark.parametrize(("rows", "size"), [(96, 16), (24, 12), (9, 9), (34, 2), (17, 1)])
+@pytest.mark.parametrize(("rows", "size"), [(96, 32), (48, 24), (24, 24), (66, 22), (37, 1)])
 def test_rows_go_through_in_equal_parts(rows: int, size: int) -> None:
     assert rows_at_once(rows) == size
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PrinterCallback, TrainingArguments
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, SFTConfig
 
 from sirl.compare.jobs import DRAWS
+from sirl.compare.trainers import AnswerTrainer, PairTrainer
 from sirl.errors import UserError
 from sirl.generation import load_engine
 from sirl.generation.base import Engine, SamplingParams
@@ -32,18 +33,16 @@ from sirl.records import Conversation, Message, Prompt, append_jsonl, iter_json_
 from sirl.training import SIRLConfig
 from sirl.training.bar import BarCallback
 from sirl.training.batching import EpochSampler
-from sirl.training.lora import prepare_lora
 from sirl.training.metrics import MetricsFile
 from sirl.training.rewards import RewardFunction
 from sirl.training.run import fit, retention_prompts, starting_model, training_prompts
-from sirl.training.watched import Watched
 
 CHUNK = 32
 """Prompts whose draws are written at a time: what an interruption can lose."""
 
 Row = dict[str, Any]
 
-MOST_ROWS = 16
+MOST_ROWS = 32
 """Rows that go through the model at once in trainings by TRL's own trainers."""
 
 
@@ -98,7 +97,7 @@ def train_sft(plan: Plan, bar: BarMaker) -> None:
     if drawn.held:  # an update of SIRL's has rows of retention besides
         rows += math.ceil(config.retention_batch_size / config.gradient_accumulation_steps)
     args = _arguments(SFTConfig, plan, drawn.updates, rows)
-    _fit(_AnswerTrainer, args, plan, pool, drawn, bar)
+    _fit(AnswerTrainer, args, plan, pool, drawn, bar)
 
 
 def train_dpo(plan: Plan, bar: BarMaker, beta: float) -> None:
@@ -117,18 +116,7 @@ def train_dpo(plan: Plan, bar: BarMaker, beta: float) -> None:
         raise UserError(f"none of {len(drawn.rows)} training prompts drew a refusal and an answer: there are no pairs")
     pairs = max(1, plan.training.config.per_device_train_batch_size // 2)  # a pair is two rows
     args = _arguments(DPOConfig, plan, drawn.updates, pairs, beta=beta)
-    _fit(_PairTrainer, args, plan, pool, drawn, bar)
-
-
-class _AnswerTrainer(Watched, SFTTrainer):  # type: ignore[misc]
-    """TRL's, whose policy can be watched."""
-
-
-class _PairTrainer(Watched, DPOTrainer):  # type: ignore[misc]
-    """TRL's, on pairs that are token ids already: through text and a chat template they might become others."""
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset
+    _fit(PairTrainer, args, plan, pool, drawn, bar)
 
 
 TRAININGS: dict[str, Callable[..., None]] = {
@@ -171,7 +159,7 @@ def _rows_per_update(config: SIRLConfig) -> int:
 def rows_at_once(rows: int) -> int:
     """The largest equal part of an update's rows that goes through TRL's trainers at once.
 
-    They hold the logits of all its tokens: 96 rows with a vocabulary of 49,000 took more than 24 GB.
+    96 padded rows of a small model took more than 24 GB.
     """
     return max(size for size in range(1, MOST_ROWS + 1) if rows % size == 0)
 
@@ -187,6 +175,7 @@ def _arguments(kind: type[Any], plan: Plan, updates: int, rows: int, **own: Any)
         "per_device_train_batch_size": rows_at_once(rows),
         "gradient_accumulation_steps": config.gradient_accumulation_steps * (rows // rows_at_once(rows)),
         "remove_unused_columns": True,
+        "train_sampling_strategy": "sequential",  # `passes` has shuffled the rows
     }
     return kind(**kept, **own, max_length=None)  # prompts that are too long were left out as for SIRL
 
@@ -259,13 +248,21 @@ def _example(drawn: Drawn, prompt: Sequence[Message], answer: Sequence[int]) -> 
     return {"input_ids": [*before, *answer], "labels": [-100] * len(before) + [*answer]}
 
 
-def passes(pool: Sequence[Row], n: int, seed: int) -> list[Row]:
-    """`n` rows: the pool again and again, shuffled anew each time, so that every update has all its rows."""
+def passes(pool: Sequence[Row], updates: int, per_update: int, seed: int) -> list[Row]:
+    """The rows of every update: the pool again and again, shuffled anew each time, so that no update lacks any.
+
+    Those of one update are sorted by length: parts of it that go through the model together are padded the least.
+    """
     rng = random.Random(seed)
-    out: list[Row] = []
-    while len(out) < n:
-        out += rng.sample(pool, len(pool))
-    return out[:n]
+    drawn: list[Row] = []
+    while len(drawn) < updates * per_update:
+        drawn += rng.sample(pool, len(pool))
+    starts = range(0, updates * per_update, per_update)
+    return [row for start in starts for row in sorted(drawn[start : start + per_update], key=_length)]
+
+
+def _length(row: Row) -> int:
+    return sum(len(ids) for ids in row.values())
 
 
 # --- fitting --------------------------------------------------------------------------------------------------------
@@ -273,7 +270,7 @@ def passes(pool: Sequence[Row], n: int, seed: int) -> list[Row]:
 
 def _fit(kind: type[Any], args: Any, plan: Plan, pool: Sequence[Row], drawn: Drawn, bar: BarMaker) -> None:
     """Train on the pool and write `model/`; checked, chosen and resumed as SIRL's own training is."""
-    folder, rows = plan.config.run_dir, passes(pool, args.max_steps * _rows_per_update(args), args.seed)
+    folder, rows = plan.config.run_dir, passes(pool, args.max_steps, _rows_per_update(args), args.seed)
     model, peft_config = starting_model(plan.training.model)
     checks = policy_checks(plan)
     with bar("train") as progress:
@@ -286,5 +283,5 @@ def _fit(kind: type[Any], args: Any, plan: Plan, pool: Sequence[Row], drawn: Dra
             callbacks=[MetricsFile(folder / "metrics.jsonl"), BarCallback(progress), *checks],
         )
         trainer.remove_callback(PrinterCallback)
-        prepare_lora(trainer)
+        trainer.prepare()
         fit(trainer, drawn.tokenizer, folder, checks)

@@ -1,0 +1,91 @@
+"""TRL's trainers for answers and pairs, watched as SIRL's is and, on a CPU, with their losses over packed rows.
+
+The losses are TRL's: the mean negative log-likelihood of the answers' tokens, and the sigmoid loss of DPO. Padded rows
+through TRL's forward pass take several times as long on a CPU as the same rows packed (`sirl.training.packed`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional
+from trl import DPOTrainer, SFTTrainer
+
+from sirl.generation.cache import supports_decode_cache
+from sirl.training.lean import lean_layers
+from sirl.training.lora import prepare_lora
+from sirl.training.packed import add_packed_forward, pack, packed_scores
+from sirl.training.watched import Watched
+
+
+class _Packing(Watched):
+    """What both have in common; `packs` says whether packed rows take the place of padded ones."""
+
+    def prepare(self: Any) -> None:
+        """Use what is faster on a CPU, where the model allows it."""
+        prepare_lora(self)
+        on_cpu = self.accelerator.device.type == "cpu" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        self.packs = on_cpu and supports_decode_cache(self.model.config) and not self.args.gradient_checkpointing
+        if self.packs:
+            plain = self.accelerator.unwrap_model(self.model)
+            base = plain.get_base_model() if is_peft_model(plain) else plain
+            add_packed_forward(base)
+            lean_layers(base)
+
+    def scores(self: Any, model: Any, inputs: dict[str, Tensor], answers: Tensor) -> list[Tensor]:
+        """Log-probabilities of every row's answer tokens, `(T,)` a row; `answers` `(B, S)` says which those are."""
+        rows = list(zip(inputs["input_ids"], inputs["attention_mask"].bool(), answers.bool(), strict=True))
+        prompts = [ids[seen & ~answer].tolist() for ids, seen, answer in rows]
+        completions = [ids[answer].tolist() for ids, _, answer in rows]
+        packed = pack(prompts, completions, self.model.dtype)
+        if packed is None:
+            raise ValueError("a batch without an answer token")
+        logprobs, _ = packed_scores(model, packed, 1.0, entropy=False)
+        return list(logprobs.split([len(ids) for ids in completions]))
+
+
+class AnswerTrainer(_Packing, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFT on rows of `input_ids` and `labels`."""
+
+    packs = False
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's `nll` loss: the mean over the answer tokens of an update."""
+        if not self.packs or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        logprobs = torch.cat(self.scores(model, inputs, inputs["labels"] != -100))
+        total = len(logprobs) if num_items_in_batch is None else num_items_in_batch
+        ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return -logprobs.sum() / total * (1 if num_items_in_batch is None else ranks)
+
+
+class PairTrainer(_Packing, DPOTrainer):  # type: ignore[misc]
+    """TRL's DPO on pairs that are token ids already: through text and a chat template they might become others."""
+
+    packs = False
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's `sigmoid` loss, Rafailov et al., arXiv 2305.18290, eq. 7, with the model without its adapter as
+        reference."""
+        if not (self.packs and is_peft_model(self.accelerator.unwrap_model(self.model))) or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        ours = self._sums(model, inputs)
+        with torch.no_grad(), self.accelerator.unwrap_model(self.model).disable_adapter():
+            reference = self._sums(model, inputs)
+        chosen, rejected = (ours - reference).chunk(2)
+        return -functional.logsigmoid(self.beta * (chosen - rejected)).mean()
+
+    def _sums(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """Log-probabilities of whole answers `(2 B,)`, the chosen ones first."""
+        return torch.stack([row.sum() for row in self.scores(model, inputs, inputs["completion_mask"])])
