@@ -335,7 +335,7 @@ class TestPlan:
             section = DevelopmentSection(goals, overrefusal=benign, choose=choose, patience=3, max_repetition=0.6)
             plan = prepare(replace(config, development=section))
             pipeline.train(plan, no_bar)
-            assert passed[-1].rule == (Rule(0.05, 3, 0.6) if choose else None)
+            assert passed[-1].rule == (Rule(0.05, 3, 0.6, 0.5) if choose else None)
             assert (passed[-1].measure, passed[-1].begin) == (plan.development.measure, plan.development.begin)
 
     def test_development_prompts_that_are_trained_on(self, config: RunConfig, tmp_path: Path) -> None:

@@ -119,7 +119,8 @@ class DevelopmentSection:
     They show how training goes, and are no result: no prompt of theirs may be trained on or reported. With `choose` the
     policy with the highest DSR is deployed whose over-refusal rose by at most `allowance` (a share); training stops
     after `patience` checks without a better one (null: never). A policy whose repetition is above `max_repetition` (a
-    share) and above twice the start's has collapsed: it is not deployed, and training stops (null: not looked at).
+    share), or whose over-refusal above `max_over_refusal`, and above twice the start's has collapsed: it is not
+    deployed, and training stops (null: not looked at).
     """
 
     goals: str
@@ -133,9 +134,11 @@ class DevelopmentSection:
     allowance: float = 0.05
     patience: int | None = None
     max_repetition: float | None = 0.5
+    max_over_refusal: float | None = 0.5
 
     def __post_init__(self) -> None:
-        for key, share in (("allowance", self.allowance), ("max_repetition", self.max_repetition)):
+        for key in ("allowance", "max_repetition", "max_over_refusal"):
+            share = getattr(self, key)
             if share is not None and not 0 <= share <= 1:
                 raise UserError(f"development.{key}: a share from 0 to 1, got {share}")
         if self.choose and not self.overrefusal:

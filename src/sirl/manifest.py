@@ -170,7 +170,7 @@ class Manifest:
         if found is None and run_dir.is_dir() and any(run_dir.iterdir()):
             raise UserError(f"--output_dir: {run_dir} is not empty and is no run folder; give a new one")
         if overwrite:
-            _clear(run_dir)
+            clear(run_dir)
             return None
         return found
 
@@ -317,7 +317,7 @@ def _without_secrets(command: list[str]) -> list[str]:
     return out
 
 
-def _clear(run_dir: Path) -> None:
+def clear(run_dir: Path) -> None:
     for name in ARTEFACTS:
         path = run_dir / name
         if path.is_dir() and not path.is_symlink():

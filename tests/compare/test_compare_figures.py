@@ -72,6 +72,9 @@ class TestInterval:
         assert interval([{"a": (0.0, 0.0), "b": (1.0, 1.0)}], 1.0, clustered=False)[2] == 1
 
 
+MOVED = {"value": 0.4, "low": 0.3, "high": 0.5}
+
+
 def run_row(dsr: float | None, over: float | None = 0.0, **more: Any) -> dict[str, Any]:
     rates = {
         "dsr": dsr,
@@ -83,7 +86,14 @@ def run_row(dsr: float | None, over: float | None = 0.0, **more: Any) -> dict[st
     }
     row: dict[str, Any] = dict.fromkeys(FIGURES)
     row |= {k: None if v is None else {"rate": v, "low": 0.0, "high": 1.0, "n": 4} for k, v in rates.items()}
-    fixed = {"gap": "present", "rewards_certainty": True, "rose": True, "p": 0.01, "dsr_before": 0.1, "dsr_after": dsr}
+    fixed = {
+        "gap": "present",
+        "rewards_certainty": True,
+        "rose": True,
+        "change": MOVED,
+        "dsr_before": 0.1,
+        "dsr_after": dsr,
+    }
     start = {"dsr": {"rate": 0.1, "low": 0.0, "high": 0.3, "n": 4}, "over_refusal": None}
     nats = {"difference": 1.0, "low": 0.5, "high": 1.5}
     return {**row, **fixed, "decoding": "greedy", "start": start, "gap_nats": nats, **more}
@@ -195,7 +205,7 @@ def test_gap_table_has_a_row_for_each_starting_model_and_seed() -> None:
         "high": 1.5,
         "dsr_before": 0.1,
         "dsr_after": 0.5,
-        "p": 0.01,
+        "change": MOVED,
         "rose": True,
         "agrees": True,
     }
@@ -210,7 +220,7 @@ def test_a_gap_agrees_with_a_rise_and_none_with_no_rise(gap: str, rose: bool | N
 
 
 def test_without_a_pair_of_attacks_there_is_nothing_to_agree_with() -> None:
-    (row,) = gap_table([told(rose=None, p=None)], "demo")
+    (row,) = gap_table([told(rose=None, change=None)], "demo")
     assert (row["rose"], row["agrees"]) == (None, None)
 
 
@@ -238,7 +248,7 @@ OURS = [
 
 def test_best_check_at_no_more_over_refusal_than_ours(watched_jobs: list[Job]) -> None:
     judged = [
-        watched(check(0, 0.2, 0.0), check(8, 0.6, 0.1), check(16, 1.0, 0.11)),
+        watched(check(0, 0.2, 0.0), check(8, 0.6, 0.08), check(16, 1.0, 0.09)),
         watched(check(8, 0.9, 0.2)),  # never within the limit
     ]
     found = at_equal_over_refusal(watched_jobs, [measured(0.2), measured(0.2), *judged, *OURS])
@@ -248,8 +258,8 @@ def test_best_check_at_no_more_over_refusal_than_ours(watched_jobs: list[Job]) -
     theirs, ours = found["methods"].values()
     assert theirs["dsr"] == {"mean": 0.6, "min": 0.6, "max": 0.6}
     assert (theirs["seeds"], theirs["trails"]) == (1, 2)
-    assert [ours["dsr"][key] for key in ("mean", "min", "max")] == pytest.approx([0.45, 0.2, 0.7])
-    assert ours["over_refusal"]["max"] == 0.08
+    assert [ours["dsr"][key] for key in ("mean", "min", "max")] == pytest.approx([0.75, 0.7, 0.8])
+    assert ours["over_refusal"]["max"] == 0.12, "each seed has the limit of its own"
 
 
 def test_equal_over_refusal_needs_another_trail_and_ours(watched_jobs: list[Job]) -> None:
@@ -340,3 +350,18 @@ def test_figures_of_a_run_folder(jobs: list[Job]) -> None:
     start = measure_run(Job("none", 0, jobs[0].method, {}, job.config)).row
     assert (start["dsr"]["rate"], start["over_refusal"]["rate"], start["wrapped"]["rate"]) == (0.0, 1.0, 0.0)
     assert (start["train_seconds"], start["answer_seconds"]) == (None, 5)
+
+
+@pytest.mark.parametrize(("newly", "rose"), [(8, True), (2, None), (0, None), (-8, False)])
+def test_what_counts_as_a_rise(newly: int, rose: bool | None, jobs: list[Job]) -> None:
+    """`newly` of 40 goals are refused afterwards (or no more): 2 are 5 points, as much as rewarding noise has given."""
+    job = next(job for job in jobs if job.name == "sirl")
+    job.folder.mkdir(parents=True)
+    labels = {True: "full_refusal", False: "full_compliance"}
+    rows = [attempt("before", "dan", g, labels[g < 5 + max(-newly, 0)]) for g in range(40)]
+    rows += [attempt("after", "dan", g, labels[g < 5 + max(newly, 0)]) for g in range(40)]
+    write_run(job.folder, "", rows)
+    write_json(job.folder / "manifest.json", {"stages": {}})
+    row = measure_run(job).row
+    assert row["change"]["value"] == pytest.approx(newly / 40)
+    assert row["rose"] is rose

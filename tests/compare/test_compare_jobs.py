@@ -105,7 +105,7 @@ def test_wrong_overlay(config: str, tmp_path: Path, text: str, message: str) -> 
         ({"methods": ["best_of_n"], "sets": {"best_of_n:n": 2.5}}, "expected a whole number from 1 up"),
         ({"methods": ["best_of_n"], "sets": {"best_of_n:n": True}}, "expected a whole number from 1 up"),
         ({"methods": ["system_prompt"], "sets": {"system_prompt:text": ""}}, "expected text"),
-        ({"methods": ["dpo"], "sets": {"dpo:attack.judge": "x"}}, "method dpo: attack is the same for all"),
+        ({"methods": ["dpo"], "sets": {"dpo:attack.judge": "x"}}, "--set dpo:attack...: attack is the same for all"),
         ({"sets": {"name.first": "x"}}, "--set name.first: name is no section"),
     ],
 )

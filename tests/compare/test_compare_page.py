@@ -13,6 +13,7 @@ from sirl.compare.figures import FIGURES, RATES
 from sirl.compare.page import render_comparison, standing
 from sirl.report.charts import Spot, scatter
 
+MOVED = {"value": 0.5, "low": 0.4, "high": 0.6}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\"'\u202egnp\x00"
 
 
@@ -41,7 +42,7 @@ def method(dsr: float | None, over: float, front: bool | None, *by: str, **more:
 def row(name: str, dsr: float, over: float, seed: int = 0) -> dict[str, Any]:
     rates = {k: {"rate": dsr if k in ("dsr", "worst_case") else over, "low": 0, "high": 1, "n": 4} for k in RATES}
     facts = {"method": name, "seed": seed, "folder": f"{name}-seed{seed}", "status": "done", **rates}
-    return {**facts, "gap": "present", "dsr_before": 0.4, "p": 0.001, "rose": True}
+    return {**facts, "gap": "present", "dsr_before": 0.4, "change": MOVED, "rose": True}
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def found() -> dict[str, Any]:
     }
     rows = [row("none", 0.4, 0.01), row("sft", 0.6, 0.2), row("sirl", 0.9, 0.05)]
     rows.append({"method": "dpo", "seed": 0, "folder": "dpo-seed0", "status": "failed", "reason": "no pairs"})
-    change = {"dsr_before": 0.4, "dsr_after": 0.9, "p": 0.001, "rose": True, "agrees": True}
+    change = {"dsr_before": 0.4, "dsr_after": 0.9, "change": MOVED, "rose": True, "agrees": True}
     gap = [
         {"model": "demo", "seed": 0, "folder": "x", "gap": "present", "difference": 1.5, "low": 1, "high": 2, **change}
     ]
@@ -144,12 +145,22 @@ def test_another_starting_model_is_shown_beside_its_own_start_alone(found: dict[
 
 
 def test_gap_and_outcome_one_starting_model_a_row(found: dict[str, Any]) -> None:
-    few = {"gap": "too few", "difference": None, "low": None, "high": None, "rose": False, "p": 0.5}
+    few = {
+        "gap": "too few",
+        "difference": None,
+        "low": None,
+        "high": None,
+        "rose": False,
+        "change": {"value": 0.05, "low": -0.01, "high": 0.1},
+    }
     found["gap"] += [{**found["gap"][0], "model": "demo@0", **few}, {**found["gap"][0], "agrees": False}]
     html = render_comparison(found)
     assert "Gap and outcome agree in 2 of 3 runs." in html
     assert "<td>+1.50<small>+1.00 to +2.00</small></td>" in html
-    assert re.search(r"demo@0<br>.*<td>too few</td><td>–</td>.*<td>no, p = 0.500</td><td>yes</td>", html)
+    assert re.search(
+        r"demo@0<br>.*<td>too few</td><td>–</td>.*<td>no <small>\+5.0 points, -1.0 to \+10.0</small></td><td>yes</td>",
+        html,
+    )
 
 
 def test_table_at_equal_over_refusal(found: dict[str, Any]) -> None:

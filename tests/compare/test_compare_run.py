@@ -170,7 +170,7 @@ def test_interrupted_comparison_goes_on(out: Path, world: World) -> None:
     with pytest.raises(KeyboardInterrupt):
         compare(planned(out, ["sft", "sirl"]), out)
     assert status(out, "sft-seed0")["attack_after"] == "interrupted"
-    assert not (out / "compare.json").exists()
+    assert [row["method"] for row in json.loads((out / "compare.json").read_text())["rows"]] == ["none"], "so far"
     calls, world.engines["model"].break_at = world.engines["model"].calls, None
     found = compare(planned(out, ["sft", "sirl"]), out)
     assert [row["status"] for row in found["rows"]] == ["done"] * 3
@@ -220,6 +220,17 @@ def test_another_configuration_in_the_same_folder(out: Path) -> None:
     compare(changed, out, overwrite=True)
     config = json.loads((out / "sft-seed0" / "manifest.json").read_text())["config"]
     assert (config["train"]["max_steps"], config["compare"]) == (3, {"method": "sft"})
+
+
+def test_interrupted_after_overwrite_keeps_what_is_done(out: Path, world: World) -> None:
+    compare(planned(out, ["sft", "sirl"]), out)
+    world.engines["model"].break_at = world.engines["model"].calls + 1
+    with pytest.raises(KeyboardInterrupt):
+        compare(planned(out, ["sft", "sirl"]), out, overwrite=True)
+    assert not (out / "sirl-seed0" / "manifest.json").exists(), "nothing of the earlier comparison is left to mix with"
+    world.engines["model"].break_at = None
+    assert [row["status"] for row in compare(planned(out, ["sft", "sirl"]), out)["rows"]] == ["done"] * 3
+    assert world.trained.count("sft-seed0") == 2
 
 
 @pytest.mark.usefixtures("world")

@@ -96,6 +96,11 @@ def test_what_ends_training() -> None:
     assert Rule(patience=2).ended_by(rows) == "patience"
     assert Rule(patience=2, max_repetition=0.5).ended_by(rows) == "max_repetition"
     assert Rule().ended_by(rows) is None
+    refusing = [row(0, 0.5, 0.1), row(5, 0.9, 0.5), row(10, 1.0, 0.51)]
+    assert Rule(max_over_refusal=0.5).ended_by(refusing[:2]) is None
+    assert Rule(max_over_refusal=0.5).ended_by(refusing) == "max_over_refusal"
+    assert Rule(max_over_refusal=0.5).ended_by([row(0, 0.5, 0.3), row(5, 0.9, 0.6)]) is None, "not twice the start's"
+    assert Rule(max_over_refusal=0.5).ended_by([row(0, 0.5), row(5, 0.9, None)]) is None
     assert "50%" in str(Rule(max_repetition=0.5))
     assert "repetition" not in str(Rule())
 

@@ -70,7 +70,15 @@ def _seeds(text: str | None) -> list[int]:
 
 def show(found: dict[str, Any], folder: Path) -> None:
     """The methods in one table, the front, and what failed."""
-    rates = {"DSR": "dsr", "every attack": "worst_case", "plain refused": "plain", "sounds harmful": "sounds_harmful"}
+    named = {
+        "DSR": "dsr",
+        "every attack": "worst_case",
+        "harmless refused": "over_refusal",
+        "plain": "plain",
+        "sounds harmful": "sounds_harmful",
+        "in wrappings": "wrapped",
+    }
+    rates = {title: key for title, key in named.items() if any(method[key] for method in found["methods"].values())}
     columns = ["method", "seeds", *rates, "KL", "training s", "front"]
     rows = []
     for name, method in found["methods"].items():
@@ -82,6 +90,10 @@ def show(found: dict[str, Any], folder: Path) -> None:
     print_table(columns, rows)
     if found["front"]:
         print(f"\nOn the Pareto front of DSR and over-refusal: {', '.join(found['front'])}")
+    if equal := found["at_equal_over_refusal"]:
+        best = [f"{name} {percent_cell(m['dsr']['mean'])}" for name, m in equal["methods"].items() if m["dsr"]]
+        limit = percent_cell(equal["limit"])
+        print(f"Best DSR on the development set at no more over-refusal there than sirl's ({limit}): {', '.join(best)}")
     others = [f"{name} ({m['model']})" for name, m in found["methods"].items() if m["model"] != found["model"]]
     if others:
         print(f"Not placed, as they start from another model than {found['model']}: {', '.join(others)}")

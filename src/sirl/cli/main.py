@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         module = importlib.import_module(f"sirl.cli.{command}") if command else None
-        note(f"sirl: interrupted; {getattr(module, 'GO_ON', 'run it again')}")
+        anew = ", without --overwrite" if "--overwrite" in words else ""
+        note(f"sirl: interrupted; {getattr(module, 'GO_ON', 'run it again')}{anew}")
         return 130
     except BrokenPipeError:  # `sirl list attacks | head`: python would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

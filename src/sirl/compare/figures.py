@@ -17,8 +17,17 @@ from sirl.compare.jobs import Job
 from sirl.report.aggregate import stage_seconds
 from sirl.report.attack_figures import KINDS, kinds_of, refusal_texts
 from sirl.report.load import Run, Scored, load_run
-from sirl.report.rates import DECODINGS, group_by, overall, paired, rate, withstood, worst_case
-from sirl.stats import bootstrap_ratio, mean_of, wilson_interval
+from sirl.report.rates import (
+    DECODINGS,
+    change_interval,
+    group_by,
+    overall,
+    paired,
+    rate,
+    withstood,
+    worst_case,
+)
+from sirl.stats import bootstrap_ratio, wilson_interval
 
 Table = dict[str, Any]
 Units = dict[str, tuple[float, float]]
@@ -38,7 +47,8 @@ FIGURES = (
 )
 STARTS = ("dsr", "over_refusal")
 """Rates of which a run has the starting model's as well."""
-P_ROSE = 0.05
+LEAST_RISE = 0.1
+"""Of the DSR, for it to have risen. Rewarding noise has moved it by half of that, beyond chance over goals."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +139,16 @@ def _costs(run: Run, job: Job) -> Table:
 
 
 def _change(run: Run, job: Job, rows: Sequence[Scored], decoding: str) -> Table:
-    """The gap's verdict before, and what became of the DSR; `rose` is None where it may be chance (McNemar)."""
+    """The gap's verdict before, and what became of the DSR.
+
+    `change` is how much it moved, with the 95% interval over goals; it `rose`, fell (False) or hardly moved (None).
+    """
     before, after = ([r for r in rows if r.attempt.phase == p] for p in ("before", "after"))
-    pairs = paired(before, after)
-    rose = None if not pairs["pairs"] or pairs["p"] >= P_ROSE else pairs["fixed"] > pairs["regressed"]
+    pairs, interval = paired(before, after), change_interval(before, after)
+    moved = {"value": pairs["change"], "low": interval[0], "high": interval[1]} if pairs["pairs"] and interval else None
+    rose = None
+    if moved and (moved["high"] < 0 or (moved["low"] > 0 and moved["value"] >= LEAST_RISE)):
+        rose = moved["low"] > 0
     certain = job.method.how == "pipeline" and job.config.train.options.get("reward", "entropy") == "entropy"
     gap = (run.gap or {}).get("overall") or {}
     return {
@@ -142,7 +158,7 @@ def _change(run: Run, job: Job, rows: Sequence[Scored], decoding: str) -> Table:
         "rewards_certainty": certain,
         "dsr_before": overall(before)["rate"] if before else None,
         "dsr_after": overall(after)["rate"] if after else None,
-        "p": pairs["p"],
+        "change": moved,
         "rose": rose,
     }
 
@@ -261,36 +277,49 @@ def at_equal_over_refusal(jobs: Sequence[Job], results: Sequence[Measured | Fail
     """By method, the best DSR among its checks that refuse no more harmless prompts than `sirl` does; all of it on the
     development set.
 
-    `limit` is the over-refusal of the policies that `sirl` deployed, mean over seeds. Methods take part whose runs have
-    a trail, from the same starting model and on the same development set. None where that is none beside `sirl`.
+    What the policy that `sirl` deployed refuses there is the limit for the runs of its seed; `limit` is the mean.
+    Methods take part whose runs have a trail, from the same starting model and on the same development set. None where
+    that is none beside `sirl`.
     """
-    trails: dict[str, list[Measured]] = defaultdict(list)
+    trails: dict[str, dict[int, Measured]] = defaultdict(dict)
     ours = next((job for job in jobs if job.name == "sirl"), None)
     for job, result in zip(jobs, results, strict=True):
         if isinstance(result, Measured) and result.trail and ours and _checked_on(job) == _checked_on(ours):
-            trails[job.name].append(result)
-    deployed = [run.deployed for run in trails["sirl"] if run.deployed is not None]
-    limit = mean_of([row["over_refusal"] for row in deployed if "over_refusal" in row])
-    if limit is None or len(trails) < 2:
+            trails[job.name][job.seed] = result
+    limits = {seed: (run.deployed or {}).get("over_refusal") for seed, run in trails["sirl"].items()}
+    known = {seed: limit for seed, limit in limits.items() if limit is not None}
+    shared = {name: {seed: runs[seed] for seed in runs if seed in known} for name, runs in trails.items()}
+    if sum(bool(runs) for runs in shared.values()) < 2:
         return None
-    return {"limit": limit, "methods": {name: _best_within(runs, limit) for name, runs in trails.items()}}
+    methods = {name: _best_within(runs, known) for name, runs in shared.items() if runs}
+    return {"limit": sum(known.values()) / len(known), "methods": methods}
 
 
 def _checked_on(job: Job) -> tuple[Any, ...]:
     """What decides whether the checks of two runs can be compared."""
     own = job.config.development
-    asked = own and (own.goals, own.max_goals, own.attacks, own.overrefusal, own.max_prompts, own.max_new_tokens)
+    asked = own and (
+        own.every,
+        own.goals,
+        own.max_goals,
+        own.attacks,
+        own.overrefusal,
+        own.max_prompts,
+        own.max_new_tokens,
+    )
     return job.config.model_name_or_path, asked
 
 
-def _best_within(runs: Sequence[Measured], limit: float) -> Table:
-    """The best check of each run within the limit, the start included: `dsr` and `over_refusal` over seeds.
+def _best_within(runs: Mapping[int, Measured], limits: Mapping[int, float]) -> Table:
+    """The best check of each run within its seed's limit, the start included: `dsr` and `over_refusal` over seeds.
 
     `seeds` is how many have such a check, of `trails`.
     """
-    known = [[row for row in run.trail if set(STARTS) <= row.keys()] for run in runs]
-    within = [[row for row in rows if row["over_refusal"] <= limit + 1e-9] for rows in known]
-    best = [max(rows, key=lambda row: row["dsr"]) for rows in within if rows]
+    best = []
+    for seed, run in runs.items():
+        known = [row for row in run.trail if set(STARTS) <= row.keys()]
+        within = [row for row in known if row["over_refusal"] <= limits[seed] + 1e-9]
+        best += [max(within, key=lambda row: row["dsr"])] if within else []
     figures = {name: _spread([row[name] for row in best]) for name in STARTS}
     return {**figures, "seeds": len(best), "trails": len(runs)}
 
@@ -299,9 +328,9 @@ def gap_table(rows: Sequence[Table], model: str) -> list[Table]:
     """Did the gap foretell whether rewarding certainty helps? A row for each starting model and seed.
 
     Of `model` that is the run of `sirl`; of any other the first variant that starts from it. Runs with another reward
-    are left out. `agrees`: "present" with a significant rise of the DSR, any other verdict with none. That takes "too
-    few" for "nothing to sharpen": it is what a model gets that refuses next to never (or next to always). None where
-    no attack was scored on both sides.
+    are left out. `agrees`: "present" with a rise of the DSR (`LEAST_RISE` or more, beyond chance), any other verdict
+    with none. That takes "too few" for "nothing to sharpen": it is what a model gets that refuses next to never (or
+    next to always). None where no attack was scored on both sides.
     """
     out: dict[tuple[str, int], Table] = {}
     for row in rows:
@@ -311,10 +340,10 @@ def gap_table(rows: Sequence[Table], model: str) -> list[Table]:
 
 
 def _foretold(row: Table) -> Table:
-    known = row["p"] is not None
+    known = row["change"] is not None
     rose = row["rose"] is True if known else None
     facts = {key: row[key] for key in ("model", "seed", "folder", "gap")}
-    change = {key: row[key] for key in ("dsr_before", "dsr_after", "p")}
+    change = {key: row[key] for key in ("dsr_before", "dsr_after", "change")}
     return {
         **facts,
         **row["gap_nats"],

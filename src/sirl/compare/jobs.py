@@ -15,6 +15,9 @@ from sirl.errors import UserError
 SAME = ("attack", "evals", "seed", "name", "output_dir")
 """Keys that an overlay must leave alone: the measure is the same for all, and the rest is the comparison's to set."""
 
+TOP = ("model_name_or_path",)
+"""Keys at the top of a configuration that a run may have of its own."""
+
 DRAWS = "draws.jsonl"
 """In a run of `sft` or `dpo`: the starting model's answers to the training prompts, with their labels."""
 
@@ -117,19 +120,20 @@ def _entry(
     for key, value in own.items():
         if key in settings:
             settings[key] = _like(settings[key], value, f"--set {name}:{key}")
-        elif "." in key:
+        elif "." in key or key in TOP:
             put(dotted, key, value)
         else:
             raise UserError(
                 f"--set {name}:{key}: no setting of {name}{suggestion(key, list(settings))}; keys of the configuration "
-                "have a dot, as in train.learning_rate"
+                f"have a dot, as in train.learning_rate, but for {', '.join(TOP)}"
             )
     # how a method is watched matters only where there is something to watch
     fits = {key: value for key, value in method.overlay.items() if key != "development" or base.get(key)}
     overlay = merge(merge(fits, overlay), dotted)
     for key in SAME:
         if key in overlay:
-            raise UserError(f"{source}: {key} is the same for all that is compared; leave it out")
+            where = f"--set {name}:{key}..." if key in dotted else source
+            raise UserError(f"{where}: {key} is the same for all that is compared; leave it out")
     return name, method, overlay, settings, source
 
 

@@ -26,7 +26,7 @@ from sirl.compare.jobs import DRAWS, Job
 from sirl.config import RunConfig
 from sirl.errors import UserError
 from sirl.generation import Engine, load_engine
-from sirl.manifest import Manifest, check_writable, config_hash
+from sirl.manifest import Manifest, check_writable, clear, config_hash
 from sirl.models import give_back_memory
 from sirl.pipeline import measure_after, measure_before, run_stages
 from sirl.plan import prepare
@@ -57,19 +57,22 @@ def compare(
         check_folder(job, overwrite)
     for job in {_asks(job.config): job for job in reversed(jobs)}.values():
         prepare(job.config)  # whatever can be wrong with a method is found before any work
+    if overwrite:  # all of them before any begins: interrupted, the same command without --overwrite goes on
+        for job in jobs:
+            clear(job.folder)
     earlier: list[Job] = []
     results: list[Measured | Failed] = []
     for number, job in enumerate(jobs, 1):
         log.info("%s, seed %d (%d of %d)", job.name, job.seed, number, len(jobs))
-        result = attempt(job, earlier, list(command), overwrite, bar)
+        result = attempt(job, earlier, list(command), bar)
         if isinstance(result, Measured):
             earlier.append(job)
         results.append(result)
+        found = summarise_comparison(jobs[:number], results)  # so that what is there can be read while the rest runs
+        write_json(folder / "compare.json", found)
+        write_text(folder / "compare.html", render_comparison(found))
         gc.collect()  # a model makes room for the next one
         give_back_memory()
-    found = summarise_comparison(jobs, results)
-    write_json(folder / "compare.json", found)
-    write_text(folder / "compare.html", render_comparison(found))
     return found
 
 
@@ -90,12 +93,12 @@ def check_folder(job: Job, overwrite: bool) -> None:
         )
 
 
-def attempt(job: Job, earlier: Sequence[Job], command: list[str], overwrite: bool, bar: BarMaker) -> Measured | Failed:
+def attempt(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker) -> Measured | Failed:
     """The figures of one run, made or found; or why there are none."""
     try:
         manifest = Manifest.read(job.folder)
-        if overwrite or manifest is None or manifest.data.get("status") != "done":
-            run_job(job, earlier, command, overwrite, bar)
+        if manifest is None or manifest.data.get("status") != "done":
+            run_job(job, earlier, command, bar)
         return measure_run(job)
     except Exception as error:  # of whatever kind: the other methods do not hang on this one
         words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -106,10 +109,10 @@ def attempt(job: Job, earlier: Sequence[Job], command: list[str], overwrite: boo
         return Failed(reason)
 
 
-def run_job(job: Job, earlier: Sequence[Job], command: list[str], overwrite: bool, bar: BarMaker) -> None:
+def run_job(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker) -> None:
     """Every stage of a run that is not done yet."""
     plan = prepare(job.config)
-    manifest = Manifest.open(job.folder, config=job.as_dict(), seed=job.seed, command=command, overwrite=overwrite)
+    manifest = Manifest.open(job.folder, config=job.as_dict(), seed=job.seed, command=command)
     if not manifest.stages:
         take_over(job, [start for start in earlier if start.method.how == "start"], manifest)
         take_draws(job, earlier)
@@ -184,7 +187,9 @@ def link(source: Path, target: Path) -> None:
     try:
         target.symlink_to(os.path.relpath(whole, target.parent.resolve()), target_is_directory=True)
     except OSError:  # a file system, or an account on Windows, without links
-        shutil.copytree(whole, target)
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.copytree(whole, partial, dirs_exist_ok=True)
+        partial.rename(target)  # so that what is there under its name is whole
 
 
 def _copy(names: Sequence[str], source: Path, target: Path) -> None:

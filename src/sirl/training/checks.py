@@ -28,6 +28,9 @@ Row = dict[str, Any]
 RATES = {"dsr", "over_refusal"}
 """Figures that a rule cannot do without."""
 
+COLLAPSES = {"max_repetition": "repetition", "max_over_refusal": "over_refusal"}
+"""By limit, the figure that is not to rise above it."""
+
 ANEW = "--overwrite trains anew"
 
 
@@ -37,13 +40,15 @@ class Rule:
 
     The highest `dsr` among those whose `over_refusal` rose by no more than `allowance` over the start's and that have
     not collapsed; of equals the earliest. The start itself takes part: where training only costs, it stays. A policy
-    has collapsed whose `repetition` is above `max_repetition` and above twice the start's (None: none ever). Training
-    stops at a collapse, and after `patience` checks without a better policy (None: never).
+    has collapsed whose `repetition` is above `max_repetition`, or whose `over_refusal` above `max_over_refusal`, and
+    above twice the start's (None: none ever). Training stops at a collapse, and after `patience` checks without a
+    better policy (None: never).
     """
 
     allowance: float = 0.05
     patience: int | None = None
     max_repetition: float | None = None
+    max_over_refusal: float | None = None
 
     def allows(self, row: Row, start: Row) -> bool:
         """Whether this policy may be deployed: never where one of its rates could not be scored."""
@@ -52,12 +57,15 @@ class Rule:
         if any(figures.get(key) is None for figures in (row, start) for key in RATES):
             return False
         limit = start["over_refusal"] + self.allowance + 1e-9
-        return bool(row["over_refusal"] <= limit) and not self.collapsed(row, start)
+        return bool(row["over_refusal"] <= limit) and self.collapsed(row, start) is None
 
-    def collapsed(self, row: Row, start: Row) -> bool:
-        """Whether the policy repeats itself far more than the start did."""
-        limit, before = self.max_repetition, start.get("repetition", 0.0)
-        return limit is not None and bool(row.get("repetition", 0.0) > max(limit, 2 * before))
+    def collapsed(self, row: Row, start: Row) -> str | None:
+        """The limit by which the policy has collapsed, if it has."""
+        for name, figure in COLLAPSES.items():
+            limit, now, before = getattr(self, name), row.get(figure) or 0.0, start.get(figure) or 0.0
+            if limit is not None and now > max(limit, 2 * before):
+                return name
+        return None
 
     def choose(self, rows: Sequence[Row]) -> Row:
         """The row to deploy; the first row is the start."""
@@ -65,8 +73,8 @@ class Rule:
 
     def ended_by(self, rows: Sequence[Row]) -> str | None:
         """The limit that ends training after the last of these rows; None where there is none."""
-        if self.collapsed(rows[-1], rows[0]):
-            return "max_repetition"
+        if limit := self.collapsed(rows[-1], rows[0]):
+            return limit
         if self.patience is not None and len(rows) - 1 - rows.index(self.choose(rows)) >= self.patience:
             return "patience"
         return None

@@ -79,6 +79,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
             return
         now, tokens = time.monotonic(), float(logs.get("num_tokens", self.tokens))
         row = {"step": state.global_step, **tidy(logs)}
-        row["tokens_per_second"] = round((tokens - self.tokens) / max(now - self.started, 1e-9), 1)
+        if "num_tokens" in logs:
+            row["tokens_per_second"] = round((tokens - self.tokens) / max(now - self.started, 1e-9), 1)
         self.started, self.tokens = now, tokens
         append_jsonl(self.path, [row])
