@@ -33,10 +33,13 @@ DRIFT_ANSWERS = 100
 """Chat answers of the starting model that drift is measured on: their distributions are held in memory."""
 
 
-def check_extra() -> None:
-    """Raise `UserError` where lm-evaluation-harness is not installed."""
+def check_tasks(benchmarks: Sequence[Benchmark]) -> None:
+    """Raise `UserError` where lm-evaluation-harness is not installed, or has no task of a name."""
     if find_spec("lm_eval") is None:
         raise UserError("--tasks: needs the extra `eval` (pip install 'sirl[eval]')")
+    from sirl.evals.harness import check_names
+
+    check_names(benchmarks)
 
 
 def check_unseen(benign: Sequence[Prompt], folder: Path, model: str, flag: str) -> None:
