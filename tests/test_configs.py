@@ -23,7 +23,7 @@ from sirl.config import (
 from sirl.errors import UserError
 from sirl.flags import parse_training
 from sirl.plan import prepare, training_options
-from sirl.prompts import BUNDLED
+from sirl.prompts import BUNDLED, load_prompts
 from sirl.records import Prompt
 
 MINIMAL: dict[str, Any] = {
@@ -133,6 +133,13 @@ def test_an_unknown_fragment(name: str, hint: str) -> None:
         read_yaml(name, "--variants")
     assert str(caught.value).startswith(f"--variants: no such file: {name}; give a YAML file or a fragment")
     assert str(caught.value).endswith(hint)
+
+
+@pytest.mark.parametrize("name", ["prompts-400", "prompts-all"])
+def test_ablations_count_the_prompts_of_the_demo(name: str) -> None:
+    first, *_ = bundled_fragments()[f"ablations/{name}.yaml"].read_text().splitlines()
+    prompts = load_prompts(load_config("demo").train.dataset_name)
+    assert re.findall(r"\d,\d{3}", first) == [f"{len(prompts):,}"]
 
 
 def test_merge() -> None:
