@@ -10,11 +10,20 @@ import pytest
 import yaml
 
 from sirl.attacks import GROUPS
-from sirl.config import DevelopmentSection, GapSection, bundled_configs, load_config, merge, parse_config, read_yaml
+from sirl.config import (
+    DevelopmentSection,
+    GapSection,
+    bundled_configs,
+    bundled_fragments,
+    load_config,
+    merge,
+    parse_config,
+    read_yaml,
+)
 from sirl.errors import UserError
 from sirl.flags import parse_training
 from sirl.plan import prepare, training_options
-from sirl.prompts import BUNDLED
+from sirl.prompts import BUNDLED, load_prompts
 from sirl.records import Prompt
 
 MINIMAL: dict[str, Any] = {
@@ -87,6 +96,50 @@ def test_ablation_is_the_demo_with_one_thing_changed(path: Path, monkeypatch: py
     assert set(fragment) <= {"train", "model_name_or_path", "gap"}
     assert (config.attack, config.evals, config.seed) == (demo.attack, demo.evals, demo.seed)
     assert config != demo
+
+
+def test_fragments_are_read_by_name() -> None:
+    for name, path in bundled_fragments().items():
+        assert read_yaml(name, "--variants") == read_yaml(str(path))
+    assert set(bundled_fragments().values()) == set(ABLATIONS)
+    assert read_yaml("ablations/kl-0", "--variants") == {"train": {"beta": 0.0}}
+    assert read_yaml("ablations/kl-0.01.yaml", "--variants") == {"train": {"beta": 0.01}}
+
+
+def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ablations").mkdir()
+    (tmp_path / "ablations" / "kl-0.yaml").write_text("seed: 3")
+    monkeypatch.chdir(tmp_path)
+    assert read_yaml("ablations/kl-0.yaml", "--variants") == {"seed": 3}
+
+
+@pytest.mark.parametrize("name", ["ablations/kl-0", "ablations/kl-0.01.yaml"])
+def test_a_fragment_is_no_configuration(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^--config: {re.escape(name)} is no configuration but a fragment .*variants"):
+        load_config(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("ablations/kl-00", "; did you mean ablations/kl-0.yaml?"),
+        ("ablations/kl-0.01", "; did you mean ablations/kl-0.01.yaml?"),  # or the variant would be called kl-0
+        ("reward-randon.yaml", "; did you mean ablations/reward-random.yaml?"),
+        ("nowhere.yaml", "(sirl list configs)"),
+    ],
+)
+def test_an_unknown_fragment(name: str, hint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_yaml(name, "--variants")
+    assert str(caught.value).startswith(f"--variants: no such file: {name}; give a YAML file or a fragment")
+    assert str(caught.value).endswith(hint)
+
+
+@pytest.mark.parametrize("name", ["prompts-400", "prompts-all"])
+def test_ablations_count_the_prompts_of_the_demo(name: str) -> None:
+    first, *_ = bundled_fragments()[f"ablations/{name}.yaml"].read_text().splitlines()
+    prompts = load_prompts(load_config("demo").train.dataset_name)
+    assert re.findall(r"\d,\d{3}", first) == [f"{len(prompts):,}"]
 
 
 def test_merge() -> None:

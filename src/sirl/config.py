@@ -214,17 +214,14 @@ def parse_config(data: Mapping[str, Any], source: str) -> RunConfig:
 
 
 def read_yaml(source: str, flag: str = "--config") -> dict[str, Any]:
-    """Content of a YAML file or a bundled configuration.
+    """Content of a YAML file or a bundled configuration; for another flag than --config, of a bundled fragment too.
 
     Raises:
         UserError: no such file, no valid YAML, a key given twice, or no mapping.
     """
     path = Path(source).expanduser()
-    if not path.is_file() and source in bundled_configs():
-        path = bundled_configs()[source]
     if not path.is_file():
-        known = ", ".join(bundled_configs())
-        raise UserError(f"{flag}: no such file: {source}; give a YAML file or a bundled configuration ({known})")
+        path = _bundled(source, flag)
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)  # a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -238,6 +235,34 @@ def bundled_configs() -> dict[str, Path]:
     """Configurations that ship with the package, by name."""
     folder = Path(str(resources.files("sirl"))) / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def bundled_fragments() -> dict[str, Path]:
+    """What goes over a configuration to change one thing of it, by name (`ablations/kl-0.yaml`); ships as well."""
+    folder = Path(str(resources.files("sirl"))) / "configs" / "ablations"
+    return {f"ablations/{path.name}": path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _bundled(source: str, flag: str) -> Path:
+    """The file of a bundled configuration or, with or without its ending, of a fragment."""
+    configs, fragments = bundled_configs(), bundled_fragments()
+    name = source if source.endswith(".yaml") else f"{source}.yaml"
+    if source in configs:
+        return configs[source]
+    if flag == "--config":
+        if name in fragments:
+            raise UserError(
+                f"{flag}: {source} is no configuration but a fragment that goes over one: sirl compare --config demo "
+                f"--variants {name}"
+            )
+        known = ", ".join(configs)
+        raise UserError(f"{flag}: no such file: {source}; give a YAML file or a bundled configuration ({known})")
+    # a variant is called by the stem of what was given: without an ending kl-0.01 would be another kl-0
+    if name in fragments and Path(source).stem == Path(name).stem:
+        return fragments[name]
+    near = get_close_matches(Path(name).stem, [path.stem for path in fragments.values()], n=1)
+    meant = f"; did you mean ablations/{near[0]}.yaml?" if near else ""
+    raise UserError(f"{flag}: no such file: {source}; give a YAML file or a fragment (sirl list configs){meant}")
 
 
 def build(cls: type[S], data: Mapping[str, Any], where: str) -> S:

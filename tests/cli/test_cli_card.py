@@ -73,12 +73,18 @@ def test_no_hub(error: Exception, run_dir: Path, hub: type[Hub], capsys: pytest.
     ("flags", "message"),
     [
         (["--push_to_hub", "nonsense"], "expected OWNER/NAME"),
+        (["--push_to_hub", "lab/a--b"], "--push_to_hub lab/a--b: Cannot have -- or .."),
+        (["--push_to_hub", "lab/hard.git"], "--push_to_hub lab/hard.git: "),
+        (["--push_to_hub", "lab/-hard"], "--push_to_hub lab/-hard: "),
+        (["--push_to_hub", f"lab/{'x' * 97}"], "maximum length is 96"),
         (["--private"], "--private: says how --push_to_hub"),
     ],
 )
 def test_wrong_flags(flags: list[str], message: str, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["card", str(run_dir), *flags]) == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
     assert not (run_dir / "model" / "README.md").exists()
 
 

@@ -27,10 +27,10 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def words(model_folder: Any, data: Path, tmp_path: Path) -> list[object]:
+def words(model_folder: Any, tmp_path: Path) -> list[object]:
     return [
         *("eval", "--model_name_or_path", model_folder("qwen2"), "--reference", model_folder("llama")),
-        *("--data_dir", data, "--output_dir", tmp_path / "out", "--json"),
+        *("--output_dir", tmp_path / "out", "--json"),
     ]
 
 
@@ -52,8 +52,8 @@ def test_overrefusal_needs_no_extra(sirl: Any, words: list[object], data: Path, 
 
 
 @HARNESS
-def test_benchmarks(sirl: Any, words: list[object], tmp_path: Path) -> None:
-    found = sirl(*words, "--tasks", "arc,chat").json
+def test_benchmarks(sirl: Any, words: list[object], data: Path, tmp_path: Path) -> None:
+    found = sirl(*words, "--data_dir", data, "--tasks", "arc,chat").json
     assert set(found["benchmarks"]) == {"arc", "chat"}
     arc, chat = found["benchmarks"]["arc"], found["benchmarks"]["chat"]
     assert (arc["rows"], arc["chance"]) == (4, 0.5)
@@ -70,7 +70,7 @@ def test_benchmarks(sirl: Any, words: list[object], tmp_path: Path) -> None:
 
 @HARNESS
 def test_it_goes_on_by_benchmark_and_model(
-    sirl: Any, words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sirl: Any, words: list[object], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sirl.evals import harness
 
@@ -83,15 +83,16 @@ def test_it_goes_on_by_benchmark_and_model(
         return run(benchmark, *rest)
 
     monkeypatch.setattr(harness, "run_benchmark", breaking)
-    stopped = sirl(*words, "--tasks", "arc,chat")
+    stopped = sirl(*words, "--data_dir", data, "--tasks", "arc,chat")
     assert stopped.code == 130
     assert "the same command goes on from here" in stopped.err
     assert seen == ["arc", "chat", "arc"]
     seen.clear()
-    went_on = sirl(*words, "--tasks", "arc,chat").json
+    went_on = sirl(*words, "--data_dir", data, "--tasks", "arc,chat").json
     assert seen == ["chat"]
     monkeypatch.undo()
-    whole = sirl(*words[:-2], tmp_path / "whole", "--json", "--tasks", "arc,chat").json
+    words[words.index("--output_dir") + 1] = tmp_path / "whole"
+    whole = sirl(*words, "--data_dir", data, "--tasks", "arc,chat").json
     assert {k: went_on[k] for k in ("benchmarks", "drift")} == {k: whole[k] for k in ("benchmarks", "drift")}
 
 
@@ -100,10 +101,14 @@ def test_it_goes_on_by_benchmark_and_model(
     [
         ([], "--tasks: nothing to measure; give --tasks, --overrefusal or both"),
         (["--tasks", "mbpp=x.jsonl"], "--tasks: no such file: x.jsonl"),
-        (["--tasks", "gsm8k"], "--tasks gsm8k: no gsm8k*.jsonl in --data_dir"),
+        (["--tasks", "gsm8k", "--data_dir", "."], "--tasks gsm8k: no gsm8k*.jsonl in --data_dir"),
         (["--overrefusal", "xstest"], "--overrefusal: xstest stands for walledai/XSTest on the hub"),
         (["--overrefusal", "none.jsonl"], "--overrefusal: no such file: none.jsonl"),
         (["--tasks", "arc", "--limit", "0"], "--limit: must be 1 or more"),
+        (["--overrefusal", "x.txt", "--limit", "3"], "--limit: says something of --tasks, which is not given"),
+        (["--overrefusal", "x.txt", "--data_dir", "."], "--data_dir: says something of --tasks"),
+        (["--overrefusal", "x.txt", "--allow_code_execution"], "--allow_code_execution: says something of --tasks"),
+        (["--tasks", "arc_easy", "--max_prompts", "3"], "--max_prompts: says something of --overrefusal"),
     ],
 )
 def test_mistakes_are_one_line(sirl: Any, words: list[object], more: list[str], message: str, tmp_path: Path) -> None:
@@ -111,13 +116,39 @@ def test_mistakes_are_one_line(sirl: Any, words: list[object], more: list[str], 
     assert not (tmp_path / "out").exists()
 
 
+@HARNESS
+def test_names_are_looked_up_before_a_model_is_loaded(
+    sirl: Any, words: list[object], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sirl.evals import harness
+
+    class Index:
+        """Stands in for the harness's index, which takes seconds."""
+
+        all_tasks = ("arc_easy", "gsm8k_cot")
+
+        def __init__(self, **_: Any) -> None: ...
+
+    def loaded(*_: Any) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(harness, "TaskManager", Index)
+    monkeypatch.setattr("sirl.evals.measure.load_local", loaded)
+    words += ["--data_dir", data]
+    said = sirl(*words, "--tasks", "arc,arc_easy,gms8k").error
+    assert "--tasks gms8k: lm-evaluation-harness has no task of this name; did you mean gsm8k?" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_code_is_run_on_request_alone(sirl: Any, words: list[object], data: Path) -> None:
     (data / "mbpp.jsonl").write_text(json.dumps({"prompt": "p", "test_list": ["assert True"]}) + "\n")
-    assert "runs programs that the model writes; add --allow_code_execution" in sirl(*words, "--tasks", "mbpp").error
+    said = sirl(*words, "--tasks", "mbpp", "--data_dir", data).error
+    assert "runs programs that the model writes; add --allow_code_execution" in said
 
 
-def test_without_the_extra(sirl: Any, words: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra(sirl: Any, words: list[object], data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sirl.evals import measure
 
     monkeypatch.setattr(measure, "find_spec", lambda _: None)
-    assert "--tasks: needs the extra `eval` (pip install 'sirl[eval]')" in sirl(*words, "--tasks", "arc").error
+    said = sirl(*words, "--tasks", "arc", "--data_dir", data).error
+    assert "--tasks: needs the extra `eval` (pip install 'sirl[eval]')" in said

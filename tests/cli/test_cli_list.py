@@ -36,3 +36,11 @@ def test_other_lists(sirl: Any, what: str, names: set[str]) -> None:
 def test_table_for_people(sirl: Any) -> None:
     out = sirl("list", "data").out
     assert all(name in out for name in BUNDLED)
+
+
+def test_fragments_are_told_from_configurations(sirl: Any) -> None:
+    kinds = {row["name"]: (row["kind"], row["model"]) for row in sirl("list", "configs", "--json").json}
+    assert kinds["demo"] == ("configuration", "demo")
+    assert kinds["ablations/kl-0.01.yaml"] == ("fragment", None)
+    assert kinds["ablations/organism-none.yaml"] == ("fragment", "demo@0")
+    assert "None" not in sirl("list", "configs").out

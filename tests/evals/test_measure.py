@@ -1,4 +1,4 @@
-"""Harmless prompts by which a model was chosen are no measure of it."""
+"""Harmless prompts that a model was trained on or chosen by are no measure of it."""
 
 from __future__ import annotations
 
@@ -100,3 +100,58 @@ def test_the_command_refuses_them_before_any_work(chosen: Path, monkeypatch: pyt
     with pytest.raises(UserError, match="was chosen by some of these"):
         command.run(args)
     assert (chosen / "manifest.json").read_text() == before
+
+
+def trained(folder: Path, **config: Any) -> Path:
+    """A run folder of this configuration; its two sources lie beside it."""
+    for name, text in (("train", "How do I bake rolls?"), ("held", "How do I moor a boat?")):
+        (folder / f"{name}.jsonl").write_text(json.dumps({"ask": "aside", "prompt": text}) + "\n")
+    (folder / "run" / "model").mkdir(parents=True)
+    write_json(folder / "run" / "manifest.json", {"stages": {}, "config": config})
+    return folder / "run"
+
+
+def sources(folder: Path) -> dict[str, str]:
+    return {"dataset_name": str(folder / "train.jsonl"), "retention_dataset_name": str(folder / "held.jsonl")}
+
+
+@pytest.mark.parametrize(("text", "key"), [("bake rolls", "dataset_name"), ("moor a boat", "retention_dataset_name")])
+@pytest.mark.parametrize("section", ["train.", ""], ids=["run", "sirl train"])
+def test_prompts_of_training_are_refused(text: str, key: str, section: str, tmp_path: Path) -> None:
+    own = sources(tmp_path)
+    run = trained(tmp_path, **({"train": own} if section else own))
+    asked = prompts("How do I sail?", f"how do I {text}")
+    for folder, model in ((run, "org/model"), (tmp_path / "elsewhere", str(run / "model"))):
+        with pytest.raises(UserError) as caught:
+            check_unseen(asked, folder, model, FLAG)
+        assert str(caught.value).startswith(
+            "--overrefusal: the model of run was trained on some of these prompts, so they do not measure it (1 of the "
+            f"2 --overrefusal prompts are also {section}{key} prompts: "
+        )
+        assert "\n" not in str(caught.value)
+    check_unseen(asked[:1], run, str(run / "model"), FLAG)
+
+
+def test_the_column_that_was_trained_on_is_read(tmp_path: Path) -> None:
+    run = trained(tmp_path, train={**sources(tmp_path), "prompt_column": "ask"})
+    check_unseen(prompts("How do I bake rolls?"), run, "org/model", FLAG)
+    with pytest.raises(UserError, match=r"also train\.dataset_name prompts"):
+        check_unseen(prompts("Aside!"), run, "org/model", FLAG)
+
+
+def test_training_prompts_that_are_gone_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = trained(tmp_path, train=sources(tmp_path))
+    (tmp_path / "train.jsonl").unlink()
+    check_unseen(prompts("How do I bake rolls?"), run, "org/model", FLAG)
+    (said,) = caplog.messages
+    assert said.startswith(
+        "--overrefusal: not checked against what the model of run was trained on (train.dataset_name: no such file: "
+    )
+    with pytest.raises(UserError, match=r"also train\.retention_dataset_name prompts"):
+        check_unseen(prompts("How do I moor a boat?"), run, "org/model", FLAG)
+
+
+def test_a_strange_file_beside_the_model_is_no_manifest(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    (run / "manifest.json").write_text("[]")
+    check_unseen(prompts("How do I bake rolls?"), tmp_path / "elsewhere", str(run / "model"), FLAG)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sirl.errors import UserError
+from sirl.records import write_json
 from sirl.report.aggregate import build_summary, summarise_run
 from sirl.report.card import render_card, write_card
 from sirl.report.load import load_run
@@ -105,3 +106,22 @@ def test_what_was_not_measured_is_said(own_run: Path) -> None:
 def test_no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no hardened model"):
         write_card(tmp_path)
+
+
+def headings(card: str) -> list[str]:
+    return [line for line in card.splitlines() if line.startswith("## ")]
+
+
+def test_capability_has_a_heading_where_it_was_measured(own_run: Path) -> None:
+    ends = {"value": 0.02, "low": 0.01, "high": 0.03}
+    drift = {"answers": 5, "tokens": 99, "kl": ends, "perplexity_before": 1.5, "perplexity_after": 1.53}
+    order = ["## Use", "## Training", "## Attacks", "## Harmless prompts", "## How it was measured", "## Limits"]
+    (own_run / "capability.json").unlink(missing_ok=True)
+    got = headings(render_card(load_run(own_run)))
+    assert [h for h in got if h in order] == order
+    assert "## Capability" not in got
+    write_json(own_run / "benchmarks.json", {"drift": {**drift, "perplexity_rise": ends}})
+    card = render_card(load_run(own_run))
+    place = got.index("## How it was measured")
+    assert headings(card) == [*got[:place], "## Capability", *got[place:]]
+    assert card.partition("## Capability")[2].lstrip().startswith("- Divergence from the start")

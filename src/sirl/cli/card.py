@@ -24,16 +24,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Write the card; upload."""
     from sirl.manifest import check_writable
-    from sirl.report.card import HUB_ID, write_card
+    from sirl.report.card import write_card
 
     if args.private and not args.push_to_hub:
         raise UserError("--private: says how --push_to_hub makes a repository; give both or neither")
-    if args.push_to_hub and not HUB_ID.fullmatch(args.push_to_hub):
-        raise UserError(f"--push_to_hub {args.push_to_hub}: expected OWNER/NAME")
+    if args.push_to_hub:
+        check_name(args.push_to_hub)
     check_writable(args.run_dir, "RUN_DIR")
     card = write_card(args.run_dir)
     url = upload(card.parent, args.push_to_hub, args.private) if args.push_to_hub else None
     return Outcome({"card": str(card), "url": url}, lambda: print("\n".join(filter(None, (str(card), url)))))
+
+
+def check_name(repo_id: str) -> None:
+    """Raise `UserError` for a name that no repository of the hub can have, by the rules of its client."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    from sirl.report.card import HUB_ID
+
+    if not HUB_ID.fullmatch(repo_id):
+        raise UserError(f"--push_to_hub {repo_id}: expected OWNER/NAME")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"--push_to_hub {repo_id}: {error}") from None
 
 
 def upload(folder: Path, repo_id: str, private: bool) -> str:

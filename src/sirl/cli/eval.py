@@ -23,13 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_name_or_path", required=True, help="the hardened model: hub id or folder")
     parser.add_argument("--reference", required=True, help="the model it was made from, or demo for the bundled one")
     parser.add_argument("--tasks", default="", help="benchmarks, see above (extra `eval`)")
-    parser.add_argument("--data_dir", help="folder with the files of our tasks")
-    parser.add_argument("--limit", type=positive_int, help="the first so many rows of each benchmark")
+    parser.add_argument("--data_dir", help="with --tasks: folder with the files of ours")
+    parser.add_argument("--limit", type=positive_int, help="with --tasks: the first so many rows of each")
     parser.add_argument(
-        "--allow_code_execution", action="store_true", help="run the programs of mbpp and humaneval, within limits"
+        "--allow_code_execution",
+        action="store_true",
+        help="with --tasks: run the programs of mbpp and humaneval, within limits",
     )
     parser.add_argument("--overrefusal", help="benign prompts: xstest, or-bench, a bundled name, file or hub id")
-    parser.add_argument("--max_prompts", type=positive_int, help="that many of them, drawn under the seed")
+    parser.add_argument("--max_prompts", type=positive_int, help="with --overrefusal: that many, drawn under the seed")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and the rows")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="measure anew; nothing else in the folder is touched")
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Check everything, then one model after the other, then compare."""
     from sirl.evals.benchmarks import resolve
-    from sirl.evals.measure import check_extra, check_unseen, clear, measure
+    from sirl.evals.measure import check_tasks, check_unseen, clear, measure
     from sirl.evals.overrefusal import load_benign
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
@@ -46,8 +48,9 @@ def run(args: argparse.Namespace) -> Outcome:
     benchmarks = resolve(args.tasks, args.data_dir, args.allow_code_execution)
     if not benchmarks and not args.overrefusal:
         raise UserError("--tasks: nothing to measure; give --tasks, --overrefusal or both")
+    _check_used(args, bool(benchmarks))
     if benchmarks:
-        check_extra()
+        check_tasks(benchmarks)
     benign = load_benign(args.overrefusal, args.max_prompts, args.seed, "--overrefusal") if args.overrefusal else []
     check_unseen(benign, args.output_dir, args.model_name_or_path, "--overrefusal")
     settings = {k: v for k, v in vars(args).items() if k not in ("output_dir", "overwrite", "json", "command")}
@@ -66,6 +69,15 @@ def run(args: argparse.Namespace) -> Outcome:
         )
     manifest.finish()
     return Outcome({"output_dir": str(args.output_dir), **found}, lambda: _show(found, args.output_dir))
+
+
+def _check_used(args: argparse.Namespace, tasks: bool) -> None:
+    """Raise `UserError` for a flag that would change nothing."""
+    needs = {"max_prompts": ("--overrefusal", bool(args.overrefusal))}
+    needs |= dict.fromkeys(("limit", "data_dir", "allow_code_execution"), ("--tasks", tasks))
+    for key, (other, given) in needs.items():
+        if getattr(args, key) not in (None, False) and not given:
+            raise UserError(f"--{key}: says something of {other}, which is not given; give both or neither")
 
 
 def _show(found: dict[str, Any], folder: Path) -> None:

@@ -54,10 +54,13 @@ def _data() -> list[dict[str, Any]]:
 
 
 def _configs() -> list[dict[str, Any]]:
-    from sirl.config import bundled_configs, load_config
+    from sirl.config import bundled_configs, bundled_fragments, read_yaml
 
+    kinds = {"configuration": bundled_configs(), "fragment": bundled_fragments()}
     return [
-        {"name": name, "model": load_config(str(path)).model_name_or_path} for name, path in bundled_configs().items()
+        {"name": name, "kind": kind, "model": read_yaml(str(path)).get("model_name_or_path")}
+        for kind, paths in kinds.items()
+        for name, path in paths.items()
     ]
 
 
@@ -79,4 +82,4 @@ def _show(rows: list[dict[str, Any]]) -> None:
     from sirl.cli.common import print_table
 
     columns = list(rows[0]) if rows else []
-    print_table(columns, [[str(row[c]) for c in columns] for row in rows])
+    print_table(columns, [["-" if row[c] is None else str(row[c]) for c in columns] for row in rows])

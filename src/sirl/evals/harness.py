@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from lm_eval import simple_evaluate
@@ -16,6 +17,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from sirl.config import suggestion
 from sirl.errors import UserError
 from sirl.evals.benchmarks import FOLDER, LUCK, OURS, Benchmark, Table
 from sirl.generation.base import SamplingParams
@@ -183,19 +185,43 @@ def _slices(pairs: Sequence[tuple[Tokens, Tokens]]) -> Iterator[list[tuple[Token
         yield part
 
 
+def check_names(benchmarks: Sequence[Benchmark]) -> None:
+    """Look up the harness's own tasks among benchmarks in its index, which takes seconds; their data are not sought.
+
+    Raises:
+        UserError: it has no task, group or tag of such a name.
+    """
+    own = [one.name for one in benchmarks if _is_own(one)]
+    known = _manager(FOLDER, True).all_tasks if own else []
+    for name in own:
+        if name not in known:
+            raise UserError(
+                f"--tasks {name}: lm-evaluation-harness has no task of this name{suggestion(name, [*OURS, *known])}"
+            )
+
+
+def _is_own(benchmark: Benchmark) -> bool:
+    """Whether a benchmark is one that comes with the harness."""
+    return not benchmark.config and benchmark.include is None
+
+
+def _manager(folder: Path, defaults: bool) -> TaskManager:
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return TaskManager(include_path=str(folder), include_defaults=defaults)
+
+
 def run_benchmark(benchmark: Benchmark, lm: EngineLM, limit: int | None = None) -> list[Table]:
     """The model's rows on one benchmark, see `sirl.evals.benchmarks`.
 
     Raises:
         UserError: the harness has no such task, or its data cannot be reached.
     """
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    ours, own = bool(benchmark.config), not benchmark.config and benchmark.include is None
+    ours = bool(benchmark.config)
     try:
         found = simple_evaluate(
             model=lm,
             tasks=[ConfigurableTask(config=dict(benchmark.config)) if ours else benchmark.name],
-            task_manager=TaskManager(include_path=str(benchmark.include or FOLDER), include_defaults=own),
+            task_manager=_manager(benchmark.include or FOLDER, _is_own(benchmark)),
             limit=limit,
             bootstrap_iters=0,
             apply_chat_template=True,

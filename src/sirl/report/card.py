@@ -79,7 +79,7 @@ def render_card(run: Run) -> str:
         *_attacks(summary["attack"]),
         *_benign(run, summary),
         *([_text(wrapped_words(summary["wrapped"]))] if summary["wrapped"] else []),
-        _list(f"{label}: {words}" for label, words in capability_facts(summary["capability"])),
+        *_capability(summary["capability"]),
         "## How it was measured",
         _list(f"{label}: {words}" for label, words in sections.method_facts(run, summary)),
         _text(summary["interval_note"]),
@@ -226,6 +226,12 @@ def _benign_table(benign: Mapping[str, Any]) -> str:
     cells = [(phase, part) for part in ("", "partial_") for phase in phases]
     rows = [(name, *("–" if r[p] is None else with_interval(r[p], part) for p, part in cells)) for name, r in tables]
     return _table(("kind", *(f"in {part}, {phase}" for part in ("full", "part") for phase in phases)), rows)
+
+
+def _capability(capability: Mapping[str, Any] | None) -> list[str]:
+    """Drift, multiple choice and benchmarks, where any was measured."""
+    facts = capability_facts(capability)
+    return ["## Capability", _list(f"{label}: {words}" for label, words in facts)] if facts else []
 
 
 def _unmeasured(capability: Mapping[str, Any] | None) -> str:
