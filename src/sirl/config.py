@@ -257,8 +257,7 @@ def _bundled(source: str, flag: str) -> Path:
             )
         known = ", ".join(configs)
         raise UserError(f"{flag}: no such file: {source}; give a YAML file or a bundled configuration ({known})")
-    # a variant is called by the stem of what was given: without an ending kl-0.01 would be another kl-0
-    if name in fragments and Path(source).stem == Path(name).stem:
+    if name in fragments:
         return fragments[name]
     near = get_close_matches(Path(name).stem, [path.stem for path in fragments.values()], n=1)
     meant = f"; did you mean ablations/{near[0]}.yaml?" if near else ""

@@ -24,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", help="names with commas, or all (default: all; none,sirl where there are --variants)"
     )
     parser.add_argument(
-        "--variants", nargs="+", default=[], metavar="FILE", help="YAML files with keys that go over --config"
+        "--variants",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="YAML files with keys that go over --config, or bundled ones such as ablations/kl-0",
     )
     parser.add_argument("--seeds", help="with commas, such as 0,1,2 (default: that of --config)")
     parser.add_argument("--output_dir", type=Path, default=Path("comparison"), help="default: comparison")
