@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def check_name(repo_id: str) -> None:
     """Raise `UserError` for a name that no repository of the hub can have, by the rules of its client."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     from sirl.report.card import HUB_ID
 
