@@ -151,6 +151,11 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         for name in ("retention_weight", "min_reward_spread"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
+        best = self.min_best_reward
+        if best is not None and best > 0 and self.reward in ("entropy", "first_k", "neg_perplexity"):
+            raise UserError(
+                f"--min_best_reward {best}: with --reward {self.reward} no reward is above 0; give -{best:g}?"
+            )
         if self.retention_first_weight <= 0:
             raise UserError(f"--retention_first_weight {self.retention_first_weight}: give more than 0")
         for name in ("retention_batch_size", "retention_tokens", "max_prompt_tokens", "reward_tokens"):
