@@ -19,7 +19,9 @@ def found(names: list[str]) -> dict[str, Any]:
         name: {**figures, "seeds": 1, "on_front": name == "sirl", "failed": [], "model": "demo"} for name in names
     }
     failed = {"method": "dpo", "seed": 4, "status": "failed", "reason": "no pairs"}
-    return {"model": "demo", "methods": methods, "front": ["sirl"], "rows": [failed], "gap": []}
+    equal = {"limit": 0.08, "methods": {"sirl": {"dsr": {"mean": 0.9}}, "dpo": {"dsr": None}}}
+    facts = {"front": ["sirl"] if "sirl" in names else [], "rows": [failed], "gap": [], "at_equal_over_refusal": equal}
+    return {"model": "demo", "methods": methods, **facts}
 
 
 @pytest.fixture
@@ -67,7 +69,9 @@ def test_values_for_all_and_for_one(sirl: Any, ran: list[Any]) -> None:
 def test_table_and_json(sirl: Any) -> None:
     out = sirl("compare", "--config", "demo", "--methods", "sirl").out
     assert "12.5%" in out
+    assert "harmless refused" in out
     assert "On the Pareto front of DSR and over-refusal: sirl" in out
+    assert "no more over-refusal there than sirl's (8.0%): sirl 90.0%" in out
     assert "failed: dpo, seed 4: no pairs" in out
     assert "comparison/compare.html" in out
     assert sirl("compare", "--config", "demo", "--json").json["front"] == ["sirl"]

@@ -186,3 +186,10 @@ def test_scatter_puts_the_safest_on_top_and_keeps_names_apart() -> None:
 def test_scatter_needs_spots() -> None:
     with pytest.raises(ValueError, match="spots"):
         scatter("label", [])
+
+
+def test_refusing_everything_is_no_praise(found: dict[str, Any]) -> None:
+    found["methods"]["sft"] = method(1.0, 0.98, True)
+    found["front"] = ["none", "sft", "sirl"]
+    html = render_comparison(found)
+    assert "none, sft (which refuses 98.0% of the harmless prompts), sirl." in html

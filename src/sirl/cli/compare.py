@@ -74,7 +74,9 @@ def _seeds(text: str | None) -> list[int]:
 
 def show(found: dict[str, Any], folder: Path) -> None:
     """The methods in one table, the front, and what failed."""
-    named = {
+    from sirl.compare.page import named
+
+    titles = {
         "DSR": "dsr",
         "every attack": "worst_case",
         "harmless refused": "over_refusal",
@@ -82,7 +84,7 @@ def show(found: dict[str, Any], folder: Path) -> None:
         "sounds harmful": "sounds_harmful",
         "in wrappings": "wrapped",
     }
-    rates = {title: key for title, key in named.items() if any(method[key] for method in found["methods"].values())}
+    rates = {title: key for title, key in titles.items() if any(method[key] for method in found["methods"].values())}
     columns = ["method", "seeds", *rates, "KL", "training s", "front"]
     rows = []
     for name, method in found["methods"].items():
@@ -93,7 +95,8 @@ def show(found: dict[str, Any], folder: Path) -> None:
     print()
     print_table(columns, rows)
     if found["front"]:
-        print(f"\nOn the Pareto front of DSR and over-refusal: {', '.join(found['front'])}")
+        names = [named(name, found["methods"][name]) for name in found["front"]]
+        print(f"\nOn the Pareto front of DSR and over-refusal: {', '.join(names)}")
     if equal := found["at_equal_over_refusal"]:
         best = [f"{name} {percent_cell(m['dsr']['mean'])}" for name, m in equal["methods"].items() if m["dsr"]]
         limit = percent_cell(equal["limit"])

@@ -35,6 +35,7 @@ def render_comparison(found: Mapping[str, Any]) -> str:
         "bars": [_bars(found, name) for name in BARS],
         "rates": [name for name in RATES if any(method[name] for method in methods.values())],
         "names": NAMES,
+        "front": [named(name, methods[name]) for name in found["front"]],
         "words": {name: standing(method, methods, model) for name, method in methods.items()},
         "others": [name for name, method in methods.items() if method["model"] != model],
         "agree": (sum(agree), len(agree)),
@@ -90,6 +91,12 @@ def _bars(found: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _rate(figure: Mapping[str, Any]) -> dict[str, Any]:
     return {**figure, "rate": figure["mean"]}
+
+
+def named(name: str, method: Mapping[str, Any]) -> str:
+    """A method's name; of one that refuses most harmless prompts, which puts anybody on the front, with that said."""
+    rate = method["over_refusal"]["mean"]
+    return name if rate <= 0.5 else f"{name} (which refuses {percent(rate)} of the harmless prompts)"
 
 
 def standing(method: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], model: str) -> str:
