@@ -109,14 +109,6 @@ def test_level_flat_groups_can_be_turned_off() -> None:
     torch.testing.assert_close(level_flat_groups(equal, 4, 0.01), equal)
 
 
-def test_level_groups_without_a_good_reward() -> None:
-    rewards = torch.tensor([[-2.0], [-3.0], [-0.5], [-3.0], [float("nan")], [-1.0]])
-    got = level_flat_groups(rewards, 2, 0.0, least_best=-1.2).squeeze(1)
-    assert got[:4].tolist() == [-2.5, -2.5, -0.5, -3.0]
-    assert got[4].isnan()
-    assert got[5] == -1.0
-
-
 def test_level_flat_groups_takes_each_reward_for_itself() -> None:
     rewards = torch.tensor([[1.0, 5.0], [1.001, 6.0]])
     torch.testing.assert_close(level_flat_groups(rewards, 2, 0.01), torch.tensor([[1.0005, 5.0], [1.0005, 6.0]]))

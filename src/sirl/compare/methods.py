@@ -65,7 +65,7 @@ METHODS: dict[str, Method] = {
         "GRPO rewarded by a judge (1 for a full refusal, else 0), with the configuration's retention",
         "GRPO: Shao et al. 2024, arXiv 2402.03300; rules as a reward: Mu et al. 2024, arXiv 2411.01111",
         # the configuration's limit is in nats, this reward is 0 or 1
-        overlay={"train": {"min_reward_spread": 0.0, "min_best_reward": None}},
+        overlay={"train": {"min_reward_spread": 0.0}},
     ),
     "sirl_published": Method(
         "pipeline",
@@ -77,7 +77,6 @@ METHODS: dict[str, Method] = {
                 "retention_weight": 0.0,
                 "num_rollouts": None,
                 "min_reward_spread": 0.01,  # rounding alone; larger limits are ours
-                "min_best_reward": None,
             },
             "development": {"choose": False},  # watched where the others are, but never chosen or ended by it
         },

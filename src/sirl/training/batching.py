@@ -41,12 +41,11 @@ def group_runs(chats: Sequence[Sequence[int]], first_row: int, group: int) -> di
     return dict(runs)
 
 
-def level_flat_groups(rewards: Tensor, group: int, least_spread: float, least_best: float | None = None) -> Tensor:
-    """Rewards `(N, F)` with some groups set to their mean, so to advantage 0.
+def level_flat_groups(rewards: Tensor, group: int, least_spread: float) -> Tensor:
+    """Rewards `(N, F)` with groups that differ by less than `least_spread` set to their mean, so to advantage 0.
 
-    Those whose rewards differ by less than `least_spread`: TRL divides by the group's standard deviation plus 1e-4, and
-    of a group that agrees to within rounding it would make advantages as large as of one that holds a refusal and an
-    answer. And those whose highest reward is below `least_best`. NaN (unscorable) stays NaN.
+    TRL divides by the group's standard deviation plus 1e-4: of a group that agrees to within rounding it would make
+    advantages as large as of one that holds a refusal and an answer. NaN (unscorable) stays NaN.
     """
     if rewards.shape[0] % group:
         return rewards
@@ -54,10 +53,7 @@ def level_flat_groups(rewards: Tensor, group: int, least_spread: float, least_be
     known = ~grouped.isnan()
     largest = grouped.masked_fill(~known, -torch.inf).amax(1, keepdim=True)
     smallest = grouped.masked_fill(~known, torch.inf).amin(1, keepdim=True)
-    flat = largest - smallest < least_spread
-    if least_best is not None:
-        flat |= largest < least_best
-    flat = flat & known
+    flat = (largest - smallest < least_spread) & known
     return torch.where(flat, grouped.nanmean(1, keepdim=True), grouped).view_as(rewards)
 
 

@@ -69,13 +69,6 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             "dividing by their tiny standard deviation would turn rounding into advantages."
         },
     )
-    min_best_reward: float | None = field(
-        default=None,
-        metadata={
-            "help": "Groups whose highest reward is below this teach nothing. With the entropy reward, -1.2 leaves out "
-            "groups without a response below 1.2 nats a token: the model is sure of none. Default: none is left out."
-        },
-    )
     retention_weight: float = field(default=1.0, metadata={"help": "Weight of the retention loss."})
     retention_batch_size: int = field(default=16, metadata={"help": "Retention prompts per update and process."})
     retention_tokens: int = field(
@@ -151,11 +144,6 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         for name in ("retention_weight", "min_reward_spread"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
-        best = self.min_best_reward
-        if best is not None and best > 0 and self.reward in ("entropy", "first_k", "neg_perplexity"):
-            raise UserError(
-                f"--min_best_reward {best}: with --reward {self.reward} no reward is above 0; give -{best:g}?"
-            )
         if self.retention_first_weight <= 0:
             raise UserError(f"--retention_first_weight {self.retention_first_weight}: give more than 0")
         for name in ("retention_batch_size", "retention_tokens", "max_prompt_tokens", "reward_tokens"):

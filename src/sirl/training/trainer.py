@@ -6,8 +6,7 @@ checkpoints. Added here:
 - rollouts by our engine through TRL's `rollout_func`, which brings entropies and log-probabilities along for free; with
   vLLM, which cannot return exact entropies, one forward pass of the training model gives them (`_score_rollouts`);
 - of `num_rollouts` responses to a prompt, TRL learns from the `num_generations` whose rewards differ most;
-- groups whose rewards hardly differ, or whose best is a poor one, get advantage 0 (`min_reward_spread`,
-  `min_best_reward`);
+- groups whose rewards hardly differ get advantage 0 (`min_reward_spread`);
 - retention: KL to the starting model on its own benign answers, added to the loss;
 - completions are scored as one sequence without padding, each prompt once (`sirl.training.packed`);
 - a sampler that knows its epoch, so that a resumed run repeats what an uninterrupted one does.
@@ -209,7 +208,7 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         if entropies:
             self._log_metric("rollout_entropy", sum(entropies) / len(entropies))
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        return level_flat_groups(rewards, self.num_generations, self.args.min_reward_spread, self.args.min_best_reward)
+        return level_flat_groups(rewards, self.num_generations, self.args.min_reward_spread)
 
     def _score_rollouts(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completion_ids: list[list[int]]
