@@ -318,6 +318,7 @@ def _without_secrets(command: list[str]) -> list[str]:
 
 
 def clear(run_dir: Path) -> None:
+    """Delete what this package writes into run folders, and nothing else."""
     for name in ARTEFACTS:
         path = run_dir / name
         if path.is_dir() and not path.is_symlink():

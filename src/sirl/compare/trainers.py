@@ -16,14 +16,16 @@ from torch.nn import functional
 from trl import DPOTrainer, SFTTrainer
 
 from sirl.generation.cache import supports_decode_cache
-from sirl.training.lean import lean_layers
+from sirl.training.lean import enable_packing
 from sirl.training.lora import prepare_lora
-from sirl.training.packed import add_packed_forward, pack, packed_scores
+from sirl.training.packed import pack, packed_scores
 from sirl.training.watched import Watched
 
 
 class _Packing(Watched):
     """What both have in common; `packs` says whether packed rows take the place of padded ones."""
+
+    packs = False
 
     def prepare(self: Any) -> None:
         """Use what is faster on a CPU, where the model allows it."""
@@ -31,10 +33,7 @@ class _Packing(Watched):
         on_cpu = self.accelerator.device.type == "cpu" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         self.packs = on_cpu and supports_decode_cache(self.model.config) and not self.args.gradient_checkpointing
         if self.packs:
-            plain = self.accelerator.unwrap_model(self.model)
-            base = plain.get_base_model() if is_peft_model(plain) else plain
-            add_packed_forward(base)
-            lean_layers(base)
+            enable_packing(self.accelerator.unwrap_model(self.model), lean=True)
 
     def scores(self: Any, model: Any, inputs: dict[str, Tensor], answers: Tensor) -> list[Tensor]:
         """Log-probabilities of every row's answer tokens, `(T,)` a row; `answers` `(B, S)` says which those are."""
@@ -51,8 +50,6 @@ class _Packing(Watched):
 class AnswerTrainer(_Packing, SFTTrainer):  # type: ignore[misc]
     """TRL's SFT on rows of `input_ids` and `labels`."""
 
-    packs = False
-
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -67,8 +64,6 @@ class AnswerTrainer(_Packing, SFTTrainer):  # type: ignore[misc]
 
 class PairTrainer(_Packing, DPOTrainer):  # type: ignore[misc]
     """TRL's DPO on pairs that are token ids already: through text and a chat template they might become others."""
-
-    packs = False
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset

@@ -12,11 +12,12 @@ from types import MethodType
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from torch import Tensor
 from torch.nn import functional
 from transformers.activations import SiLUActivation
 
-from sirl.training.packed import packed_attention
+from sirl.training.packed import add_packed_forward, packed_attention
 
 ROWS = 512
 """Tokens normalised at a time: what is in float32 for a moment stays in the processor's cache."""
@@ -24,6 +25,14 @@ ROWS = 512
 NORMS = {"LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm"}
 MLPS = {"LlamaMLP", "Qwen2MLP", "Qwen3MLP", "MistralMLP"}
 ATTENTIONS = {"LlamaAttention", "Qwen2Attention", "Qwen3Attention", "MistralAttention"}
+
+
+def enable_packing(model: Any, *, lean: bool) -> None:
+    """Give a model, or what PEFT has wrapped around it, `add_packed_forward`; `lean` also `lean_layers`."""
+    base = model.get_base_model() if is_peft_model(model) else model
+    add_packed_forward(base)
+    if lean:
+        lean_layers(base)
 
 
 def lean_layers(model: Any) -> int:

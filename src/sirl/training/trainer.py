@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer_callback import TrainerCallback
@@ -37,10 +36,10 @@ from sirl.records import Prompt
 from sirl.stats import mean_of
 from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs, widest_spread
 from sirl.training.config import SIRLConfig
-from sirl.training.lean import lean_layers
+from sirl.training.lean import enable_packing
 from sirl.training.lora import prepare_lora
 from sirl.training.metrics import rollout_metrics
-from sirl.training.packed import add_packed_forward, pack_rows, packed_scores
+from sirl.training.packed import pack_rows, packed_scores
 from sirl.training.retention import HeldAnswer, held_answers, retention_loss, token_weight
 from sirl.training.rewards import RewardFunction, reward_function
 from sirl.training.watched import Watched
@@ -254,11 +253,7 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         if self._packs:
             for model in (self.model, self.ref_model):
                 if model is not None:
-                    plain = self.accelerator.unwrap_model(model)
-                    base = plain.get_base_model() if is_peft_model(plain) else plain
-                    add_packed_forward(base)
-                    if on_cpu:
-                        lean_layers(base)
+                    enable_packing(self.accelerator.unwrap_model(model), lean=on_cpu)
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
@@ -335,12 +330,11 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         start = self.accelerator.process_index * mine + self._micro_step() * size
         return update[start : min(start + size, (self.accelerator.process_index + 1) * mine)], update
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """See `transformers.Trainer.train`. Retention answers are taken first, from the model before any update."""
+    def before_training(self) -> None:
+        """Retention answers are taken first, from the model before any update."""
         if self._retention_prompts and self.args.retention_weight and not self._held:
             with self.policy() as engine:
                 self._held = held_answers(engine, self._retention_prompts, self.args.retention_tokens)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
         return EpochSampler(

@@ -40,6 +40,9 @@ class Watched:
             finally:
                 model.train(was_training)
 
+    def before_training(self) -> None:
+        """What a trainer does with its starting weights; not called where the training was over."""
+
     def train(self: Any, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """See `transformers.Trainer.train`, which makes one update more where the checkpoint is of the last one."""
         if isinstance(resume_from_checkpoint, str):
@@ -48,4 +51,5 @@ class Watched:
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
+        self.before_training()
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
