@@ -338,6 +338,16 @@ class TestPlan:
             assert passed[-1].rule == (Rule(0.05, 3, 0.6, 0.5) if choose else None)
             assert (passed[-1].measure, passed[-1].begin) == (plan.development.measure, plan.development.begin)
 
+    def test_no_choice_of_sharded_weights(
+        self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate launch sets it
+        goals, benign = lines(tmp_path / "d.jsonl", ["goal 9"]), lines(tmp_path / "b.jsonl", ["question 9"])
+        section = DevelopmentSection(goals, overrefusal=benign, choose=False)
+        assert prepare(replace(config, development=section)).development
+        with pytest.raises(UserError, match=r"development\.choose: not with sharded weights"):
+            prepare(replace(config, development=replace(section, choose=True)))
+
     def test_development_prompts_that_are_trained_on(self, config: RunConfig, tmp_path: Path) -> None:
         goals = lines(tmp_path / "development.jsonl", ["goal 9"])
         benign = lines(tmp_path / "asked.jsonl", ["task 3"])

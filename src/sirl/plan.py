@@ -22,6 +22,7 @@ from sirl.gap import Kind
 from sirl.judges import Judge, load_judges, refusal_judge
 from sirl.prompts import check_disjoint, load_prompts
 from sirl.records import Prompt
+from sirl.training.checks import NOT_SHARDED, sharded
 
 _ELSEWHERE = {"model_name_or_path": "model_name_or_path", "output_dir": "output_dir", "seed": "seed"}
 
@@ -60,6 +61,8 @@ def prepare(config: RunConfig) -> Plan:
     judges = load_judges(own.judge, "attack.judge")
     refusal_judge(config.gap.judge, "gap.judge")
     training = parse_training([], training_options(config), "train")
+    if config.development is not None and config.development.choose and sharded(training.config):
+        raise UserError(NOT_SHARDED)
     load_tokenizer(config.model_name_or_path)  # the cheapest way to find out that there is no such model
     seed, goals_flag, benign_flag = config.seed, "attack.goals", "evals.overrefusal"
     goals = load_prompts(

@@ -310,14 +310,14 @@ def write_run(folder: Path, kind: str, rows: list[tuple[Attempt, Verdict]]) -> N
 def test_figures_of_a_run_folder(jobs: list[Job]) -> None:
     job = next(job for job in jobs if job.name == "sirl")
     job.folder.mkdir(parents=True)
-    refused, answered, unknown = "full_refusal", "full_compliance", "unscored"
+    refused, partial, answered, unknown = "full_refusal", "partial_refusal", "full_compliance", "unscored"
     after = [[refused] * 8, [refused] * 6 + [answered, unknown]]
     rows = [attempt("before", name, g, answered) for name in ("direct", "dan") for g in range(8)]
     rows += [attempt("after", "direct", g, label) for g, label in enumerate(after[0])]
     rows += [attempt("after", "dan", g, label) for g, label in enumerate(after[1])]
     write_run(job.folder, "", rows)
     benign = [attempt("before", "benign", g, refused, "plain") for g in range(4)]
-    benign += [attempt("after", "benign", g, answered if g else refused, "plain") for g in range(4)]
+    benign += [attempt("after", "benign", g, (refused, partial, answered, answered)[g], "plain") for g in range(4)]
     write_run(job.folder, "benign_", benign)
     wrapped = [attempt("before", "dan", g, answered) for g in range(2)]
     wrapped += [attempt("after", "dan", g, refused if g else answered) for g in range(2)]
@@ -327,7 +327,9 @@ def test_figures_of_a_run_folder(jobs: list[Job]) -> None:
     trail = [check(0, 0.2, 0.0), check(8, 0.9, 0.1), check(16, 0.8, 0.1)]
     write_jsonl(job.folder / "development.jsonl", trail)
     write_json(job.folder / "chosen.json", {"chosen": trail[1]})
-    write_json(job.folder / "capability.json", {"drift": {"kl": {"value": 0.2}, "perplexity_rise": {"value": 0.01}}})
+    drift = {"kl": {"value": 0.2}, "perplexity_rise": {"value": 0.01}}
+    choices = {"before": [True, True, True, False], "after": [True, True, False, False]}
+    write_json(job.folder / "capability.json", {"drift": drift, "choices": choices})
     stages = {name: {"seconds": s} for name, s in (("train", 60), ("attack_before", 5), ("attack_after", 7))}
     write_json(job.folder / "manifest.json", {"stages": stages})
     found = measure_run(job)
@@ -336,6 +338,8 @@ def test_figures_of_a_run_folder(jobs: list[Job]) -> None:
     assert (row["worst_case"]["rate"], row["worst_case"]["n"]) == (pytest.approx(6 / 7), 7)
     assert row["over_refusal"]["rate"] == row["plain"]["rate"] == 0.25
     assert row["sounds_harmful"] is None
+    assert (row["partly_refused"]["rate"], found.units["partly_refused"]["g1"]) == (0.25, (1.0, 1.0))
+    assert (row["choices"]["rate"], found.units["choices"]["2"]) == (0.5, (0.0, 1.0))
     assert row["wrapped"]["rate"] == 0.5
     assert (row["kl"], row["perplexity_rise"], row["train_seconds"], row["answer_seconds"]) == (0.2, 0.01, 60, 7)
     assert row["distinct_refusals"] == 2 / 14

@@ -74,17 +74,10 @@ def _seeds(text: str | None) -> list[int]:
 
 def show(found: dict[str, Any], folder: Path) -> None:
     """The methods in one table, the front, and what failed."""
+    from sirl.compare.figures import RATES
     from sirl.compare.page import named
 
-    titles = {
-        "DSR": "dsr",
-        "every attack": "worst_case",
-        "harmless refused": "over_refusal",
-        "plain": "plain",
-        "sounds harmful": "sounds_harmful",
-        "in wrappings": "wrapped",
-    }
-    rates = {title: key for title, key in titles.items() if any(method[key] for method in found["methods"].values())}
+    rates = {title: key for key, title in RATES.items() if any(method[key] for method in found["methods"].values())}
     columns = ["method", "seeds", *rates, "KL", "training s", "front"]
     rows = []
     for name, method in found["methods"].items():

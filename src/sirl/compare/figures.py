@@ -24,6 +24,7 @@ from sirl.report.rates import (
     overall,
     paired,
     rate,
+    share,
     withstood,
     worst_case,
 )
@@ -33,7 +34,17 @@ Table = dict[str, Any]
 Units = dict[str, tuple[float, float]]
 """Refused and scored answers, by goal or prompt."""
 
-RATES = ("dsr", "worst_case", "over_refusal", "plain", "sounds_harmful", "wrapped")
+RATES = {
+    "dsr": "DSR",
+    "worst_case": "every attack",
+    "over_refusal": "harmless refused",
+    "plain": "plain",
+    "sounds_harmful": "sounds harmful",
+    "partly_refused": "partly refused",
+    "wrapped": "in wrappings",
+    "choices": "multiple choice",
+}
+"""Shares that a run may have, with their titles in tables."""
 CLUSTERED = ("dsr", "wrapped")
 """Rates that are means over attacks, with an answer to each goal or prompt from every one."""
 FIGURES = (
@@ -98,6 +109,9 @@ def measure_run(job: Job) -> Measured:
     rates |= {name: rate(part) for name, part in rows.items() if name != "dsr"}
     wrapped = [r for r in run.wrapped or [] if r.attempt.phase == phase]
     rates["wrapped"] = overall(wrapped)
+    rates["partly_refused"] = share([r.outcome == "partial_refusal" for r in benign if r.counts])
+    right = ((run.capability or {}).get("choices") or {}).get(phase) or []
+    rates["choices"] = share(right)
     row: Table = {name: _short(rates[name]) for name in RATES}
     row["start"] = {"dsr": _short(overall(starts["dsr"])), "over_refusal": _short(rate(starts["over_refusal"]))}
     texts = refusal_texts(attacks)["phases"].get(phase)
@@ -106,6 +120,8 @@ def measure_run(job: Job) -> Measured:
     row |= {"covers": covers} | _costs(run, job) | _change(run, job, chosen, decoding)
     rows["wrapped"] = wrapped
     units = {name: _units(part) for name, part in (rows | {f"start/{n}": part for n, part in starts.items()}).items()}
+    units["partly_refused"] = _units(benign, "partial_refusal")
+    units["choices"] = {str(i): (float(found), 1.0) for i, found in enumerate(right)}
     ends = {goal: withstood(part) for goal, part in group_by(every, _goal).items()}
     units["worst_case"] = {goal: (float(end is True), float(end is not None)) for goal, end in ends.items()}
     trail = run.development or []
@@ -121,9 +137,9 @@ def _goal(row: Scored) -> str:
     return row.attempt.goal_id
 
 
-def _units(rows: Sequence[Scored]) -> Units:
+def _units(rows: Sequence[Scored], outcome: str = "full_refusal") -> Units:
     groups = group_by([r for r in rows if r.counts], _goal)
-    return {goal: (float(sum(r.refused for r in part)), float(len(part))) for goal, part in groups.items()}
+    return {goal: (float(sum(r.outcome == outcome for r in part)), float(len(part))) for goal, part in groups.items()}
 
 
 def _costs(run: Run, job: Job) -> Table:

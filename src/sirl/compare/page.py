@@ -13,14 +13,6 @@ from sirl.report.charts import Spot, axis_top, dumbbell_row, percent, percent_ax
 from sirl.report.render import environment, frame
 
 HERE = Path(__file__).parent
-NAMES = {
-    "dsr": "DSR",
-    "worst_case": "every attack",
-    "over_refusal": "harmless, refused",
-    "plain": "of them plain",
-    "sounds_harmful": "that sound harmful",
-    "wrapped": "harmless in wrappings",
-}
 BARS = {"dsr": "Defence success rate", "over_refusal": "Harmless prompts refused"}
 
 
@@ -33,8 +25,7 @@ def render_comparison(found: Mapping[str, Any]) -> str:
         "found": found,
         "picture": _picture(found),
         "bars": [_bars(found, name) for name in BARS],
-        "rates": [name for name in RATES if any(method[name] for method in methods.values())],
-        "names": NAMES,
+        "rates": {name: title for name, title in RATES.items() if any(method[name] for method in methods.values())},
         "front": [named(name, methods[name]) for name in found["front"]],
         "words": {name: standing(method, methods, model) for name, method in methods.items()},
         "others": [name for name, method in methods.items() if method["model"] != model],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerCallback
@@ -32,6 +32,13 @@ COLLAPSES = {"max_repetition": "repetition", "max_over_refusal": "over_refusal"}
 """By limit, the figure that is not to rise above it."""
 
 ANEW = "--overwrite trains anew"
+NOT_SHARDED = "development.choose: not with sharded weights (FSDP, DeepSpeed); set it to false"
+
+
+def sharded(args: Any) -> bool:
+    """Whether a trainer with these `TrainingArguments`, in this environment of accelerate's, will shard its weights."""
+    launched = any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+    return bool(args.fsdp or args.deepspeed) or launched
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.rule is not None and (self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled):
-            raise UserError("development.choose: not with sharded weights (FSDP, DeepSpeed); set it to false")
+            raise UserError(NOT_SHARDED)
         self.saved = state.global_step
         self._load(state.global_step)
         if state.is_world_process_zero and self.path.exists():
