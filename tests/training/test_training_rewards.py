@@ -68,9 +68,16 @@ def test_random_is_uniform() -> None:
     assert abs(mean - 0.5) < 5 * math.sqrt(1 / 12 / len(drawn))
 
 
-@pytest.mark.parametrize("name", REWARDS)
-def test_contract(name: str) -> None:
-    reward = reward_function(name)
+def test_below_the_floor_all_are_alike() -> None:
+    rows = {**ROWS, "mean_entropy": [0.1, 0.5, 0.9, 2.0, None]}
+    assert reward_function("entropy", 0.9)(**rows) == [-0.9, -0.9, -0.9, -2.0, None]
+    assert reward_function("first_k", 0.3)(**ROWS) == [-0.3, -3.0, None]
+    assert reward_function("entropy", 0.9).__name__ == "entropy_reward"
+
+
+@pytest.mark.parametrize(("name", "floor"), [*((name, 0.0) for name in REWARDS), ("entropy", 0.9)])
+def test_contract(name: str, floor: float) -> None:
+    reward = reward_function(name, floor)
     got = reward(**ROWS)
     assert isinstance(got, list)
     assert len(got) == 3

@@ -77,7 +77,8 @@ def show(found: dict[str, Any], folder: Path) -> None:
     from sirl.compare.figures import RATES
     from sirl.compare.page import named
 
-    rates = {title: key for key, title in RATES.items() if any(method[key] for method in found["methods"].values())}
+    known = [key for key in RATES if any(method[key] for method in found["methods"].values())]
+    rates = {RATES[key]: key for key in known if key != "partly_refused"}  # the page has the room for it
     columns = ["method", "seeds", *rates, "KL", "training s", "front"]
     rows = []
     for name, method in found["methods"].items():

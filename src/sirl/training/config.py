@@ -20,6 +20,9 @@ REWARDS: dict[str, str] = {
 }
 """Rewards to choose from. None of them reads a label, a judge or a reward model."""
 
+FLOORED = ("entropy", "first_k")
+"""Rewards that `entropy_floor` can be put under."""
+
 
 @dataclass
 class SIRLConfig(GRPOConfig):  # type: ignore[misc]
@@ -61,6 +64,13 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     reward: str = field(default="entropy", metadata={"help": "Reward: " + ", ".join(REWARDS) + "."})
     reward_tokens: int = field(
         default=8, metadata={"help": "With --reward first_k: of how many of a response's first tokens."}
+    )
+    entropy_floor: float = field(
+        default=0.0,
+        metadata={
+            "help": "With --reward entropy or first_k: entropies below this (nats) are rewarded alike. The surest of "
+            "several refusals is then not preferred, which keeps them from becoming one sentence. 0: as in the paper."
+        },
     )
     min_reward_spread: float = field(
         default=0.01,
@@ -141,9 +151,13 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
                 f"--chat_template_kwargs {self.chat_template_kwargs}: not passed on by sirl; set what you need in the "
                 "chat template of the model folder, so that training and attacks see the same prompts"
             )
-        for name in ("retention_weight", "min_reward_spread"):
+        for name in ("retention_weight", "min_reward_spread", "entropy_floor"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
+        if self.entropy_floor and self.reward not in FLOORED:
+            raise UserError(
+                f"--entropy_floor {self.entropy_floor}: only with --reward {' or '.join(FLOORED)}, not {self.reward}"
+            )
         if self.retention_first_weight <= 0:
             raise UserError(f"--retention_first_weight {self.retention_first_weight}: give more than 0")
         for name in ("retention_batch_size", "retention_tokens", "max_prompt_tokens", "reward_tokens"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sirl.errors import UserError
@@ -51,11 +52,30 @@ _FUNCTIONS: dict[str, RewardFunction] = {
 }
 
 
-def reward_function(name: str) -> RewardFunction:
-    """The reward of that name."""
+@dataclass(frozen=True)
+class Floored:
+    """A reward of minus an entropy, the same for all responses below `floor` nats.
+
+    The plain reward goes on preferring the surest of several refusals, until one sentence is left of them (the collapse
+    that the paper shows). With a floor, responses that are sure enough are all as good; only those that are not lose.
+    """
+
+    reward: RewardFunction
+    floor: float
+
+    @property
+    def __name__(self) -> str:  # TRL logs a reward by its function's name
+        return str(self.reward.__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[float | None]:
+        return [None if r is None else min(r, -self.floor) for r in self.reward(*args, **kwargs)]
+
+
+def reward_function(name: str, floor: float = 0.0) -> RewardFunction:
+    """The reward of that name; `floor` (nats) is for those in `FLOORED`."""
     if name not in _FUNCTIONS:
         raise UserError(f"--reward {name}: unknown; choose from {', '.join(REWARDS)}")
-    return _FUNCTIONS[name]
+    return Floored(_FUNCTIONS[name], floor) if floor else _FUNCTIONS[name]
 
 
 def _finite(value: float) -> float:

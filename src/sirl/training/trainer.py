@@ -96,7 +96,7 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         reward: RewardFunction | None = None,
     ) -> None:
         check_hooks()
-        self._reward = reward or reward_function(args.reward)
+        self._reward = reward or reward_function(args.reward, args.entropy_floor)
         if processing_class is not None:
             check_tokenizer(processing_class, getattr(processing_class, "name_or_path", "model"))
         if getattr(peft_config, "lora_dropout", None):
