@@ -10,7 +10,7 @@ import pytest
 
 from scripted import FakeEngine
 from sirl.attacks import ATTACKS, load_attack
-from sirl.records import Attempt, Completion, Verdict, read_jsonl
+from sirl.records import Attempt, Completion, Verdict, read_jsonl, write_json
 
 
 @pytest.fixture
@@ -50,6 +50,18 @@ def test_before_and_after_share_a_folder(sirl: Any, goals: str, tmp_path: Path, 
     after = sirl(*flags(goals, folder, "--phase", "after", "--attacks", "direct", "--json")).json
     assert after["rates"]["greedy"]["after"]["overall"]["rate"] == 1
     assert set(json.loads((folder / "manifest.json").read_text())["stages"]) == {"attack_before", "attack_after"}
+
+
+@pytest.mark.usefixtures("engine")
+def test_goals_that_the_model_was_chosen_by(sirl: Any, goals: str, tmp_path: Path) -> None:
+    run = tmp_path / "hardened"
+    (run / "model").mkdir(parents=True)
+    write_json(run / "chosen.json", {"chosen": {"step": 3}})
+    write_json(run / "manifest.json", {"stages": {}, "config": {"seed": 0, "development": {"goals": goals}}})
+    result = sirl(*flags(goals, tmp_path / "out", "--model_name_or_path", run / "model"))
+    assert result.code == 2
+    assert "--goals: the model of hardened was chosen by some of these prompts" in result.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("engine")

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.attacks.attacker import check_attacker, with_attacker
     from sirl.attacks.base import AttackOptions
     from sirl.attacks.templates import load_templates
+    from sirl.evals.unseen import check_unseen
     from sirl.generation import load_engine
     from sirl.judges import load_judges
     from sirl.manifest import Manifest
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> Outcome:
     goals = load_prompts(
         args.goals, column=args.prompt_column, limit=args.max_goals, seed=args.seed, flag="--goals", with_category=True
     )
+    check_unseen(goals, args.output_dir, args.model_name_or_path, "--goals")
     left_out = ("output_dir", "overwrite", "retry_errors", "json", "command", "judge")
     settings = {k: v for k, v in vars(args).items() if k not in left_out}
     stage = f"attack_{args.phase}"

@@ -40,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Check everything, then one model after the other, then compare."""
     from sirl.evals.benchmarks import resolve
-    from sirl.evals.measure import check_tasks, check_unseen, clear, measure
+    from sirl.evals.measure import check_tasks, clear, measure
     from sirl.evals.overrefusal import load_benign
+    from sirl.evals.unseen import check_unseen
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
 

@@ -6,7 +6,6 @@ What is written whole is not measured again, so an interrupted measurement goes 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -17,16 +16,12 @@ from sirl import stages
 from sirl.errors import UserError
 from sirl.evals.benchmarks import Benchmark, Table, compare, statement
 from sirl.evals.drift import Text, measure_drift, read_texts
-from sirl.evals.overrefusal import load_benign
 from sirl.generation import load_local
 from sirl.generation.local import LocalEngine
 from sirl.judges import load_judge
 from sirl.manifest import Manifest
 from sirl.progress import BarMaker, no_bar
-from sirl.prompts import check_disjoint, load_prompts
 from sirl.records import Phase, Prompt, iter_json_lines, user_turn, write_json, write_jsonl
-
-log = logging.getLogger(__name__)
 
 PHASES: tuple[Phase, ...] = ("before", "after")
 DRIFT_ANSWERS = 100
@@ -40,71 +35,6 @@ def check_tasks(benchmarks: Sequence[Benchmark]) -> None:
     from sirl.evals.harness import check_names
 
     check_names(benchmarks)
-
-
-def check_unseen(benign: Sequence[Prompt], folder: Path, model: str, flag: str) -> None:
-    """Refuse prompts that the model was trained on or chosen by: figures come from data that neither has seen.
-
-    Looked up in the run folder that results go into, and in the one that the model lies in. Training and retention
-    prompts are read again as the manifest says; where they are gone, a warning says that they were not looked at. Where
-    there is a `chosen.json`, the development set is drawn again.
-
-    Raises:
-        UserError: a prompt is in one of these sets, or the development set cannot be read any more. It names `flag`.
-    """
-    weights = Path(model).expanduser()
-    runs = [folder.resolve(), *([weights.resolve().parent] if weights.is_dir() else [])]
-    for run in dict.fromkeys(runs) if benign else ():
-        for how, sets in (("chosen by", _chosen_on(run, flag)), ("trained on", _trained_on(run, flag))):
-            for name, prompts in sets.items():
-                try:
-                    check_disjoint(prompts, benign, train_name=name, test_name=flag)
-                except UserError as error:
-                    words = f"{flag}: the model of {run.name} was {how} some of these prompts"
-                    raise UserError(f"{words}, so they do not measure it ({error})") from None
-
-
-def _trained_on(run: Path, flag: str) -> dict[str, list[Prompt]]:
-    """Training and retention prompts of a run folder, or of a folder of `sirl train`, whole, by their keys."""
-    from sirl.report.training import training_config
-
-    try:
-        manifest = Manifest.read(run)
-    except UserError:
-        return {}  # somebody else's file beside the model; in the folder for the results it is refused later
-    train = training_config(manifest.data if manifest else None)
-    section = "" if manifest and train is manifest.data.get("config") else "train."
-    read: dict[str, dict[str, Any]] = {
-        "dataset_name": {"column": train.get("prompt_column"), "split": train.get("dataset_train_split") or "train"},
-        "retention_dataset_name": {},
-    }
-    out: dict[str, list[Prompt]] = {}
-    for key, how in read.items():
-        try:
-            if train.get(key):
-                out[section + key] = load_prompts(str(train[key]), flag=section + key, **how)
-        except UserError as error:
-            log.warning("%s: not checked against what the model of %s was trained on (%s)", flag, run.name, error)
-    return out
-
-
-def _chosen_on(run: Path, flag: str) -> dict[str, list[Prompt]]:
-    """The development set of a run folder, as `sirl.plan` drew it; empty where nothing was chosen by one."""
-    manifest = Manifest.read(run) if (run / "chosen.json").is_file() else None
-    config = (manifest.data.get("config") if manifest else None) or {}
-    own, seed = config.get("development") or {}, int(config.get("seed") or 0)
-    sources = [("goals", own.get("max_goals")), ("overrefusal", own.get("max_prompts"))]
-    out: dict[str, list[Prompt]] = {}
-    try:
-        for key, limit in sources:
-            if own.get(key):
-                out[f"development.{key}"] = load_benign(own[key], limit, seed, f"development.{key}")
-    except UserError as error:
-        raise UserError(
-            f"{flag}: cannot tell whether the model of {run.name} was chosen by the same prompts, as its development "
-            f"set cannot be read ({error})"
-        ) from error
-    return out
 
 
 def clear(folder: Path) -> None:

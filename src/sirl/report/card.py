@@ -35,6 +35,9 @@ SETTINGS = (
     ("retention_dataset_name", "retention prompts (benign, unlabeled)"),
     ("reward", "reward"),
     ("max_steps", "updates"),
+    ("entropy_floor", "entropy below which all responses are rewarded alike (nats)"),
+    ("min_reward_spread", "least difference of rewards within a group (nats)"),
+    ("temperature", "sampling temperature"),
     ("num_rollouts", "responses drawn for each prompt"),
     ("num_generations", "responses learnt from"),
     ("learning_rate", "learning rate"),
@@ -99,7 +102,7 @@ def render_card(run: Run) -> str:
 def _metadata(name: str, base: str, summary: Mapping[str, Any]) -> ModelCardData:
     known: dict[str, Any] = {}
     if is_demo(base):
-        known["base_model"] = DEMO_BASE
+        known |= {"base_model": DEMO_BASE, "license": "apache-2.0"}
     elif HUB_ID.fullmatch(base) and not Path(base).exists():
         known["base_model"] = base
     results = _results(summary)

@@ -1,4 +1,4 @@
-"""Harmless prompts that a model was trained on or chosen by are no measure of it."""
+"""Prompts that a model was trained on or chosen by are no measure of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sirl.errors import UserError
-from sirl.evals.measure import check_unseen
 from sirl.evals.overrefusal import load_benign
+from sirl.evals.unseen import check_unseen
 from sirl.records import Prompt, write_json
 
 FLAG = "--overrefusal"
