@@ -54,6 +54,11 @@ def test_the_reward_that_was_used_is_named(tmp_path: Path, reward: str | None, w
     assert "[SIRL](https://arxiv.org/abs/2510.01088): GRPO" in card
 
 
+def test_a_floor_under_the_reward_is_said(tmp_path: Path) -> None:
+    card = render_card(run_of(tmp_path, train={"dataset_name": "demo/train", "entropy_floor": 0.9}))
+    assert "of its responses), all responses below 0.9 nats alike, on unlabeled prompts" in card
+
+
 @pytest.mark.parametrize(
     ("train", "on"),
     [

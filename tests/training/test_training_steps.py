@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,17 @@ def test_flat_groups_teach_nothing(tmp_path: Path, model_folder: Any) -> None:
     expected = torch.tensor(step.reference_entropy).view(-1, 4).mean(1).repeat_interleave(4)
     torch.testing.assert_close(-step.rewards, expected, atol=1e-4, rtol=0)
     assert sum((before[n] - p).abs().sum().item() for n, p in trainable(trainer).items()) == 0.0
+
+
+def test_responses_below_the_floor_are_rewarded_alike(tmp_path: Path, model_folder: Any) -> None:
+    drawn = tiny_trainer(tmp_path / "plain", model_folder("llama"), max_steps=1)
+    drawn.train()
+    floor = statistics.median(drawn.record.steps[0].reference_entropy)
+    trainer = tiny_trainer(tmp_path / "floor", model_folder("llama"), max_steps=1, entropy_floor=floor)
+    trainer.train()
+    expected = drawn.record.steps[0].rewards.clamp_max(-floor)
+    assert 0 < (expected == -floor).sum() < expected.numel()
+    torch.testing.assert_close(trainer.record.steps[0].rewards, expected)
 
 
 @pytest.mark.parametrize("reward", ["entropy", "neg_entropy", "neg_perplexity", "random"])

@@ -74,6 +74,7 @@ METHODS: dict[str, Method] = {
         overlay={
             "train": {
                 "reward": "entropy",
+                "entropy_floor": 0.0,
                 "retention_weight": 0.0,
                 "num_rollouts": None,
                 "min_reward_spread": 0.01,  # rounding alone; larger limits are ours

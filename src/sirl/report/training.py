@@ -69,9 +69,11 @@ def training_words(run: Run, method: str) -> str:
     if reward is None:
         return f"trained with {method}; the run folder does not say with which settings{_choice_words(run)}."
     lead = "hardened against jailbreaks with" if reward == "entropy" else "trained by a variant of"
+    floor = training_config(run.manifest).get("entropy_floor")
+    alike = f", all responses below {floor:g} nats alike," if floor else ""
     hold = "Besides, the loss held it to the starting model's answers to benign, unlabeled prompts (retention)."
     return (
-        f"{lead} {method}: GRPO whose only reward is {REWARD_WORDS.get(reward, reward)} on unlabeled prompts. "
+        f"{lead} {method}: GRPO whose only reward is {REWARD_WORDS.get(reward, reward)}{alike} on unlabeled prompts. "
         f"{hold if held(run.manifest) else 'No retention prompts held it to the starting model.'} "
         f"No labels, reward model or judge took part in training{_choice_words(run)}."
     )
