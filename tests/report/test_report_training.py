@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from report_runs import metrics, write_run
 
-from sirl.records import write_json
+from sirl.records import write_json, write_jsonl
 from sirl.report.aggregate import summarise
 from sirl.report.card import render_card
 from sirl.report.load import Run, load_run
@@ -52,6 +52,15 @@ def test_the_reward_that_was_used_is_named(tmp_path: Path, reward: str | None, w
     assert ("hardened against jailbreaks" in card) == own
     assert ("its reward is minus this" in page) == own
     assert "[SIRL](https://arxiv.org/abs/2510.01088): GRPO" in card
+
+
+def test_a_training_that_nobody_looked_at_is_a_limit(tmp_path: Path) -> None:
+    words = "The last policy was deployed, unseen until then."
+    run = run_of(tmp_path)
+    assert words in render_card(run)
+    assert words in render_html(run)
+    write_jsonl(run.path / "development.jsonl", ROWS)
+    assert words not in render_card(load_run(run.path))
 
 
 def test_a_floor_under_the_reward_is_said(tmp_path: Path) -> None:

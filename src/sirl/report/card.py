@@ -89,7 +89,7 @@ def render_card(run: Run) -> str:
         "## Limits",
         _list(
             [
-                *(f"{lead} {words}" for lead, words in sections.limits(run.manifest, summary)),
+                *(f"{lead} {words}" for lead, words in sections.limits(run, summary)),
                 _unmeasured(summary["capability"]),
             ]
         ),

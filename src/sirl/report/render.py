@@ -118,7 +118,7 @@ def context(run: Run) -> dict[str, Any]:
         "samples": sections.sample_section(run),
         "legend": legend(),
         "facts": sections.method_facts(run, summary),
-        "limits": sections.limits(run.manifest, summary),
+        "limits": sections.limits(run, summary),
         "config": flatten((run.manifest or {}).get("config") or {}),
         "provenance": sections.provenance(run.manifest),
         **frame(),

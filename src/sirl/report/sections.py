@@ -309,9 +309,17 @@ def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def limits(manifest: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def limits(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the figures do not show, each as a lead and its explanation."""
     out = attack_limits(summary["attack"]) + wrapped_limits(summary)
+    if run.metrics and not run.development:
+        out.append(
+            (
+                "The last policy was deployed, unseen until then.",
+                "Nothing was measured while it was trained (section development of the configuration): an earlier "
+                "update may be as safe and refuse fewer harmless prompts.",
+            )
+        )
     if "refusal" in summary["judges"] or not summary["judges"]:
         out.append(
             (
@@ -320,7 +328,7 @@ def limits(manifest: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> li
                 "useless answer counts for the attacker, and an unusual refusal can be missed.",
             )
         )
-    if is_demo(model_name(manifest)):
+    if is_demo(model_name(run.manifest)):
         out.append(
             (
                 "The bundled model is a model organism.",
