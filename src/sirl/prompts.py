@@ -80,7 +80,7 @@ def load_prompts(
     if limit is not None and limit < 1:
         raise UserError(f"{flag}: the number of prompts must be 1 or more, got {limit}")
     found: list[Prompt] = []
-    for part in _parts(source):
+    for part in parts_of(source):
         name, rows, from_hub = _open(part, column, split, flag, with_category)
         found += _prompts(rows, name, flag, lenient=from_hub)
     prompts = _deduplicate(found, source)
@@ -125,7 +125,7 @@ def check_disjoint(
 # --- sources ------------------------------------------------------------------------------------------------------
 
 
-def _parts(source: str) -> list[str]:
+def parts_of(source: str) -> list[str]:
     """The sources of a list with commas; a file may have commas in its name."""
     if Path(source).expanduser().exists():
         return [source]

@@ -14,7 +14,7 @@ from sirl.attacks.base import PLACEHOLDER, TemplateAttack
 from sirl.attacks.run import BATCH, Progress, run_attacks
 from sirl.errors import UserError
 from sirl.generation.base import Engine
-from sirl.prompts import drawn_prompts, hub_table, load_prompts
+from sirl.prompts import drawn_prompts, hub_table, load_prompts, parts_of
 from sirl.records import Attempt, Decoding, Phase, Prompt
 
 
@@ -37,30 +37,40 @@ HUB_SETS = {
 
 
 def load_benign(source: str, limit: int | None, seed: int, flag: str) -> list[Prompt]:
-    """Benign prompts with their categories: one of `HUB_SETS`, or anything that `load_prompts` takes.
+    """Benign prompts with their categories: names of `HUB_SETS` and what `load_prompts` takes, with commas.
 
     Raises:
         UserError: there is no such set, or the hub cannot be reached.
     """
-    known = HUB_SETS.get(source)
-    if known is None:
+    parts = parts_of(source)
+    known = [name for name in HUB_SETS if name in parts]
+    if not known:
         return load_prompts(source, limit=limit, seed=seed, flag=flag, with_category=True)
+    prompts = [prompt for name in known for prompt in _published(name, flag)]
+    others = [part for part in parts if part not in HUB_SETS]
+    if others:
+        prompts += load_prompts(",".join(others), flag=flag, with_category=True)
+    return drawn_prompts(prompts, limit, seed)
+
+
+def _published(name: str, flag: str) -> list[Prompt]:
+    known = HUB_SETS[name]
     label, wanted = known.safe or (known.category, "")
     try:
         _, rows = hub_table(known.source, known.split, flag, lambda _: list({"prompt", known.category, label}))
     except UserError as error:
         raise UserError(
-            f"{flag}: {source} stands for {known.source} on the hub, which cannot be read from here; download it and "
+            f"{flag}: {name} stands for {known.source} on the hub, which cannot be read from here; download it and "
             f"give the file ({error.__cause__})"
         ) from error
     prompts = [
-        Prompt(f"{source}-{n}", str(row["prompt"]).strip(), str(row[known.category]), known.source)
+        Prompt(f"{name}-{n}", str(row["prompt"]).strip(), str(row[known.category]), known.source)
         for n, row in enumerate(rows, 1)
         if known.safe is None or row[label] == wanted
     ]
     if not prompts:
-        raise UserError(f"{flag}: {source} ({known.source}) holds no harmless prompts; has it changed?")
-    return drawn_prompts(prompts, limit, seed)
+        raise UserError(f"{flag}: {name} ({known.source}) holds no harmless prompts; has it changed?")
+    return prompts
 
 
 class Benign(TemplateAttack):
