@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sirl.diversity import commonest_sentence, sentences
+from sirl.diversity import commonest_sentence, sameness, sentences
 
 
 def test_sentences() -> None:
@@ -37,3 +37,11 @@ def test_sentences_without_words_are_no_wordings_of_each_other() -> None:
 def test_no_texts() -> None:
     with pytest.raises(ValueError, match="no texts"):
         commonest_sentence([])
+
+
+def test_sameness_is_the_share_of_the_other_groups() -> None:
+    no = "Sorry, I cannot help you with that."
+    texts = [no, f"{no} Ask me about bread.", "Flour, water, salt.", "Sorry, I can not help you with that!", no, "Rye."]
+    assert sameness(texts, [0, 0, 1, 1, 2, 2]) == [2 / 4, 2 / 4, 0, 3 / 4, 3 / 4, 0]
+    assert sameness([no, no], [0, 0]) == [0, 0], "nothing to be like"
+    assert sameness([], []) == []

@@ -1,8 +1,9 @@
-"""How alike a model's refusals are: which sentence stands in most of them, however it is worded."""
+"""How alike a model's answers are: which sentence stands in most of them, however it is worded."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,11 +40,33 @@ def sentences(text: str) -> list[str]:
 def commonest_sentence(texts: Sequence[Sequence[str]]) -> Commonest:
     """The sentence that stands in most of some texts, each given as the sentences that count.
 
-    Counting whole sentences alone would take "I can't help with that." and "I can not help you with that." for variety.
-    A sentence joins the first one that it shares `SAME` of its words with.
-
     Raises:
         ValueError: there are no texts.
+    """
+    clusters = _clusters(texts)
+    if not clusters:
+        raise ValueError("no texts")
+    top = max(clusters, key=lambda c: len(c.texts))
+    return Commonest(top.text, len(top.texts), len(top.texts) / len(texts), top.wordings)
+
+
+def sameness(texts: Sequence[str], groups: Sequence[int]) -> list[float]:
+    """Of each text, the largest share of the other groups' texts that hold one of its sentences, in any wording."""
+    out, sizes = [0.0] * len(texts), Counter(groups)
+    for cluster in _clusters([sentences(text) for text in texts]):
+        held = Counter(groups[i] for i in cluster.texts)
+        for i in cluster.texts:
+            others = len(texts) - sizes[groups[i]]
+            share = (len(cluster.texts) - held[groups[i]]) / others if others else 0.0
+            out[i] = max(out[i], share)
+    return out
+
+
+def _clusters(texts: Sequence[Sequence[str]]) -> list[_Cluster]:
+    """The sentences of some texts, all wordings of one together.
+
+    Counting whole sentences alone would take "I can't help with that." and "I can not help you with that." for variety.
+    A sentence joins the first one that it shares `SAME` of its words with.
     """
     clusters: list[_Cluster] = []
     known: dict[str, _Cluster] = {}
@@ -59,10 +82,7 @@ def commonest_sentence(texts: Sequence[Sequence[str]]) -> Commonest:
                 cluster.wordings += 1
                 known[key] = cluster
             known[key].texts.add(i)
-    if not clusters:
-        raise ValueError("no texts")
-    top = max(clusters, key=lambda c: len(c.texts))
-    return Commonest(top.text, len(top.texts), len(top.texts) / len(texts), top.wordings)
+    return clusters
 
 
 def _share(a: frozenset[str], b: frozenset[str]) -> float:

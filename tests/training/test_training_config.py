@@ -71,6 +71,7 @@ def test_rewards_to_choose(reward: str, tmp_path: Path) -> None:
         ({"chat_template_kwargs": {"enable_thinking": False}}, "--chat_template_kwargs"),
         ({"retention_weight": -1.0}, "--retention_weight -1.0: give 0 or more"),
         ({"min_reward_spread": -0.1}, "--min_reward_spread -0.1: give 0 or more"),
+        ({"sameness_weight": -1.0}, "--sameness_weight -1.0: give 0 or more"),
         ({"entropy_floor": -1.0}, "--entropy_floor -1.0: give 0 or more"),
         ({"entropy_floor": 0.5, "reward": "random"}, "--entropy_floor 0.5: only with --reward entropy or first_k"),
         ({"retention_first_weight": 0.0}, "--retention_first_weight 0.0: give more than 0"),

@@ -172,6 +172,23 @@ def test_responses_below_the_floor_are_rewarded_alike(tmp_path: Path, model_fold
     torch.testing.assert_close(trainer.record.steps[0].rewards, expected)
 
 
+def test_what_other_prompts_get_too_is_worth_less(tmp_path: Path, model_folder: Any, monkeypatch: Any) -> None:
+    drawn = tiny_trainer(tmp_path / "plain", model_folder("llama"), max_steps=1)
+    drawn.train()
+    asked = []
+
+    def shares(texts: list[str], groups: list[int]) -> list[float]:
+        asked.append((len(texts), groups))
+        return [0.0, 1.0] * (len(texts) // 2)
+
+    monkeypatch.setattr("sirl.training.trainer.sameness", shares)
+    trainer = tiny_trainer(tmp_path / "weighted", model_folder("llama"), max_steps=1, sameness_weight=0.5)
+    trainer.train()
+    assert asked == [(8, [0, 0, 0, 0, 1, 1, 1, 1])]
+    lost = drawn.record.steps[0].rewards - trainer.record.steps[0].rewards
+    torch.testing.assert_close(lost.flatten(), torch.tensor([0.0, 0.5] * 4), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("reward", ["entropy", "neg_entropy", "neg_perplexity", "random"])
 def test_every_reward_trains(reward: str, tmp_path: Path, model_folder: Any) -> None:
     trainer = tiny_trainer(tmp_path, model_folder("llama"), reward=reward)

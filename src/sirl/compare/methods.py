@@ -64,8 +64,8 @@ METHODS: dict[str, Method] = {
         "training",
         "GRPO rewarded by a judge (1 for a full refusal, else 0), with the configuration's retention",
         "GRPO: Shao et al. 2024, arXiv 2402.03300; rules as a reward: Mu et al. 2024, arXiv 2411.01111",
-        # the configuration's limit is in nats, this reward is 0 or 1
-        overlay={"train": {"min_reward_spread": 0.0}},
+        # the configuration's limits are in nats, this reward is 0 or 1
+        overlay={"train": {"min_reward_spread": 0.0, "sameness_weight": 0.0}},
     ),
     "sirl_published": Method(
         "pipeline",
@@ -75,6 +75,7 @@ METHODS: dict[str, Method] = {
             "train": {
                 "reward": "entropy",
                 "entropy_floor": 0.0,
+                "sameness_weight": 0.0,
                 "retention_weight": 0.0,
                 "num_rollouts": None,
                 "min_reward_spread": 0.01,  # rounding alone; larger limits are ours

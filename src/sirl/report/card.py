@@ -36,6 +36,7 @@ SETTINGS = (
     ("reward", "reward"),
     ("max_steps", "updates"),
     ("entropy_floor", "entropy below which all responses are rewarded alike (nats)"),
+    ("sameness_weight", "weight of saying what other prompts get too (nats)"),
     ("min_reward_spread", "least difference of rewards within a group (nats)"),
     ("temperature", "sampling temperature"),
     ("num_rollouts", "responses drawn for each prompt"),

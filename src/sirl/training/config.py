@@ -72,6 +72,13 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             "several refusals is then not preferred, which keeps them from becoming one sentence. 0: as in the paper."
         },
     )
+    sameness_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Nats that a response loses where one of its sentences, in any wording, stands in all responses of "
+            "the update to other prompts, and less where in fewer: against a model that says one thing to everything."
+        },
+    )
     min_reward_spread: float = field(
         default=0.01,
         metadata={
@@ -151,7 +158,7 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
                 f"--chat_template_kwargs {self.chat_template_kwargs}: not passed on by sirl; set what you need in the "
                 "chat template of the model folder, so that training and attacks see the same prompts"
             )
-        for name in ("retention_weight", "min_reward_spread", "entropy_floor"):
+        for name in ("retention_weight", "min_reward_spread", "entropy_floor", "sameness_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
         if self.entropy_floor and self.reward not in FLOORED:

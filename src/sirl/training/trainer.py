@@ -20,11 +20,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer_callback import TrainerCallback
 from trl import GRPOTrainer
 
+from sirl.diversity import sameness
 from sirl.entropy import mean_token_entropy
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
@@ -207,6 +209,11 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         if entropies:
             self._log_metric("rollout_entropy", sum(entropies) / len(entropies))
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self.args.sameness_weight:
+            together = gather_object(texts)  # of all processes, in the order of the rewards
+            shares = sameness(together, [i // self.num_generations for i in range(len(together))])
+            self._log_metric("sameness", sum(shares) / len(shares))
+            rewards = rewards - self.args.sameness_weight * rewards.new_tensor(shares).unsqueeze(-1)
         return level_flat_groups(rewards, self.num_generations, self.args.min_reward_spread)
 
     def _score_rollouts(
