@@ -68,6 +68,11 @@ def test_a_floor_under_the_reward_is_said(tmp_path: Path) -> None:
     assert "of its responses), all responses below 0.9 nats alike, on unlabeled prompts" in card
 
 
+def test_a_price_on_sameness_is_said(tmp_path: Path) -> None:
+    card = render_card(run_of(tmp_path, train={"dataset_name": "demo/train", "sameness_weight": 0.5}))
+    assert "of its responses) less up to 0.5 nats for what other prompts get too, on unlabeled prompts" in card
+
+
 @pytest.mark.parametrize(
     ("train", "on"),
     [

@@ -74,11 +74,11 @@ def _seeds(text: str | None) -> list[int]:
 
 def show(found: dict[str, Any], folder: Path) -> None:
     """The methods in one table, the front, and what failed."""
-    from sirl.compare.figures import RATES
+    from sirl.compare.figures import known_rates
     from sirl.compare.page import named
 
-    known = [key for key in RATES if any(method[key] for method in found["methods"].values())]
-    rates = {RATES[key]: key for key in known if key != "partly_refused"}  # the page has the room for it
+    known = known_rates(found["methods"])
+    rates = {title: key for key, title in known.items() if key != "partly_refused"}  # the page has the room for it
     columns = ["method", "seeds", *rates, "KL", "training s", "front"]
     rows = []
     for name, method in found["methods"].items():

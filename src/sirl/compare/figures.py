@@ -129,6 +129,11 @@ def measure_run(job: Job) -> Measured:
     return Measured(row, units, trail, deployed)
 
 
+def known_rates(methods: Mapping[str, Table]) -> dict[str, str]:
+    """Those of `RATES` that any method has."""
+    return {name: title for name, title in RATES.items() if any(method[name] for method in methods.values())}
+
+
 def _short(found: Table) -> Table | None:
     return {key: found[key] for key in ("rate", "low", "high", "n")} if found["rate"] is not None else None
 

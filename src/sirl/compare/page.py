@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sirl.compare.figures import RATES
+from sirl.compare.figures import known_rates
 from sirl.report.charts import Spot, axis_top, dumbbell_row, percent, percent_axis, scatter
 from sirl.report.render import environment, frame
 
@@ -25,7 +25,7 @@ def render_comparison(found: Mapping[str, Any]) -> str:
         "found": found,
         "picture": _picture(found),
         "bars": [_bars(found, name) for name in BARS],
-        "rates": {name: title for name, title in RATES.items() if any(method[name] for method in methods.values())},
+        "rates": known_rates(methods),
         "front": [named(name, methods[name]) for name in found["front"]],
         "words": {name: standing(method, methods, model) for name, method in methods.items()},
         "others": [name for name, method in methods.items() if method["model"] != model],

@@ -69,11 +69,13 @@ def training_words(run: Run, method: str) -> str:
     if reward is None:
         return f"trained with {method}; the run folder does not say with which settings{_choice_words(run)}."
     lead = "hardened against jailbreaks with" if reward == "entropy" else "trained by a variant of"
-    floor = training_config(run.manifest).get("entropy_floor")
-    alike = f", all responses below {floor:g} nats alike," if floor else ""
+    train = training_config(run.manifest)
+    floor, weight = train.get("entropy_floor"), train.get("sameness_weight")
+    shaped = f", all responses below {floor:g} nats alike," if floor else ""
+    shaped += f" less up to {weight:g} nats for what other prompts get too," if weight else ""
     hold = "Besides, the loss held it to the starting model's answers to benign, unlabeled prompts (retention)."
     return (
-        f"{lead} {method}: GRPO whose only reward is {REWARD_WORDS.get(reward, reward)}{alike} on unlabeled prompts. "
+        f"{lead} {method}: GRPO whose only reward is {REWARD_WORDS.get(reward, reward)}{shaped} on unlabeled prompts. "
         f"{hold if held(run.manifest) else 'No retention prompts held it to the starting model.'} "
         f"No labels, reward model or judge took part in training{_choice_words(run)}."
     )

@@ -6,6 +6,7 @@ checkpoints. Added here:
 - rollouts by our engine through TRL's `rollout_func`, which brings entropies and log-probabilities along for free; with
   vLLM, which cannot return exact entropies, one forward pass of the training model gives them (`_score_rollouts`);
 - of `num_rollouts` responses to a prompt, TRL learns from the `num_generations` whose rewards differ most;
+- what the responses to other prompts say too is worth less, where that is wanted (`sameness_weight`);
 - groups whose rewards hardly differ get advantage 0 (`min_reward_spread`);
 - retention: KL to the starting model on its own benign answers, added to the loss;
 - completions are scored as one sequence without padding, each prompt once (`sirl.training.packed`);
