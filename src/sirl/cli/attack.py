@@ -25,7 +25,8 @@ from sirl.errors import UserError
 
 if TYPE_CHECKING:
     from sirl.attacks.base import Attack
-    from sirl.records import Verdict
+    from sirl.judges import Judge
+    from sirl.records import Prompt, Verdict
 
 GO_ON = "the same command goes on from here"
 
@@ -65,28 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Check everything, then attack, then judge."""
     from sirl import stages
-    from sirl.attacks import resolve_attacks
-    from sirl.attacks.attacker import check_attacker, with_attacker
-    from sirl.attacks.base import AttackOptions
-    from sirl.attacks.templates import load_templates
-    from sirl.evals.unseen import check_unseen
+    from sirl.attacks.attacker import with_attacker
     from sirl.generation import load_engine
-    from sirl.judges import load_judges
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
-    from sirl.prompts import load_prompts
 
-    templates = load_templates(args.template_file) if args.template_file else ()
-    attacks = resolve_attacks(args.attacks, templates, AttackOptions(None, args.attack_budget, args.attack_seconds))
-    judges = load_judges(args.judge)
-    check_attacker(attacks, args.attacker_model, args.attacker_engine, "--attacker_model", "--attacker_engine")
-    decodings = _words(args.decoding)
-    if not decodings or not set(decodings) <= {"greedy", "sample"}:
-        raise UserError(f"--decoding: expected greedy, sample or greedy,sample, got {args.decoding!r}")
-    goals = load_prompts(
-        args.goals, column=args.prompt_column, limit=args.max_goals, seed=args.seed, flag="--goals", with_category=True
-    )
-    check_unseen(goals, args.output_dir, args.model_name_or_path, "--goals")
+    attacks, judges, decodings, goals = _inputs(args)
     left_out = ("output_dir", "overwrite", "retry_errors", "json", "command", "judge")
     settings = {k: v for k, v in vars(args).items() if k not in left_out}
     stage = f"attack_{args.phase}"
@@ -124,6 +109,30 @@ def run(args: argparse.Namespace) -> Outcome:
         {"output_dir": str(args.output_dir), "phase": args.phase, "judge": args.judge, **summary},
         lambda: _show(summary, args.phase, args.output_dir),
     )
+
+
+def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[str], list[Prompt]]:
+    """Attacks, judges, decodings and goals, found and checked before any work."""
+    from sirl.attacks import resolve_attacks
+    from sirl.attacks.attacker import check_attacker
+    from sirl.attacks.base import AttackOptions
+    from sirl.attacks.templates import load_templates
+    from sirl.evals.unseen import check_unseen
+    from sirl.judges import load_judges
+    from sirl.prompts import load_prompts
+
+    templates = load_templates(args.template_file) if args.template_file else ()
+    attacks = resolve_attacks(args.attacks, templates, AttackOptions(None, args.attack_budget, args.attack_seconds))
+    judges = load_judges(args.judge)
+    check_attacker(attacks, args.attacker_model, args.attacker_engine, "--attacker_model", "--attacker_engine")
+    decodings = _words(args.decoding)
+    if not decodings or not set(decodings) <= {"greedy", "sample"}:
+        raise UserError(f"--decoding: expected greedy, sample or greedy,sample, got {args.decoding!r}")
+    goals = load_prompts(
+        args.goals, column=args.prompt_column, limit=args.max_goals, seed=args.seed, flag="--goals", with_category=True
+    )
+    check_unseen(goals, args.output_dir, args.model_name_or_path, "--goals")
+    return attacks, judges, decodings, goals
 
 
 def _seconds(text: str) -> float:
