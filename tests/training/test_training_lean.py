@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from precision import check_no_worse
 from sirl.training.lean import RMSNorm, Rotary, SwiGLU, lean_layers
 from tiny_models import FAMILIES, tiny_model
 
+IDS = torch.randint(3, 250, (3, 200), generator=torch.Generator().manual_seed(0))  # more tokens than go at a time
+
+
+def forward_and_backward(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits, and the gradients of all weights, in the dtype that they come in."""
+    logits = model(input_ids=IDS).logits
+    logits.to(max(torch.float32, logits.dtype, key=lambda d: d.itemsize)).log_softmax(-1)[..., 5].mean().backward()
+    return logits.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+def lean_model(family: str, **settings: Any) -> Any:
+    model = tiny_model(family, **settings)
+    norms = 4 if family == "qwen3" else 2
+    assert lean_layers(model) == model.config.num_hidden_layers * (norms + 2) + 1  # an attention, an MLP
+    return model
+
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
-def test_a_model_gives_the_same(family: str, dtype: torch.dtype, atol: float) -> None:
-    ids = torch.randint(3, 250, (3, 200), generator=torch.Generator().manual_seed(0))  # more tokens than go at a time
-    results = []
-    for switch in (False, True):
-        model = tiny_model(family, dtype=dtype)
-        norms = 4 if family == "qwen3" else 2
-        if switch:
-            assert lean_layers(model) == model.config.num_hidden_layers * (norms + 2) + 1  # an attention, an MLP
-        logits = model(input_ids=ids).logits.float()
-        logits.log_softmax(-1)[..., 5].mean().backward()
-        results.append((logits.detach(), {n: p.grad.float() for n, p in model.named_parameters()}))
-    (expected, expected_grads), (got, grads) = results
-    torch.testing.assert_close(got, expected, atol=atol * 10, rtol=0)
+def test_a_model_gives_the_same(family: str) -> None:
+    expected, expected_grads = forward_and_backward(tiny_model(family))
+    got, grads = forward_and_backward(lean_model(family))
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
     for name, gradient in expected_grads.items():
         assert gradient.abs().max() > 0
-        distance = (grads[name] - gradient).norm() / gradient.norm()
-        assert distance < atol, name
+        assert (grads[name] - gradient).norm() / gradient.norm() < 1e-5, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_is_no_further_from_the_truth(family: str) -> None:
+    """Logits, position by position, and the gradient of each weight in units of its own size."""
+    logits: list[list[torch.Tensor]] = [[], []]
+    gradients: list[list[torch.Tensor]] = [[], []]
+    for seed in range(2):
+        exact, exact_grads = forward_and_backward(tiny_model(family, seed=seed).bfloat16().double())
+        for path, make in enumerate((lean_model, tiny_model)):
+            got, grads = forward_and_backward(make(family, seed=seed, dtype=torch.bfloat16))
+            logits[path] += list((got - exact).flatten(0, 1))
+            gradients[path] += [(grads[n] - g).flatten() / g.square().mean().sqrt() for n, g in exact_grads.items()]
+    check_no_worse(*logits)
+    check_no_worse(*gradients)
 
 
 def test_gradients_in_double_precision() -> None:

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
+from precision import check_no_worse
 from sirl.training.lora import FormedWeights, effective_weight, materialise_lora
 from tiny_models import FAMILIES, tiny_model
 
@@ -54,8 +55,10 @@ def test_bfloat16_weights_with_float32_adapters() -> None:
     materialise_lora(ours)
     got, grads = gradients(ours)
     expected, _ = gradients(theirs)
+    exact, _ = gradients(copy.deepcopy(theirs).double())
     assert got.dtype == torch.bfloat16
-    assert (got.float() - expected.float()).abs().mean() < 0.05 * expected.float().std()
+    # The sum W + s B A is rounded to bfloat16 before it is used, which PEFT's two products are not.
+    check_no_worse(*(list((logits - exact).flatten(0, 1)) for logits in (got, expected)), margin=1.5)
     assert {g.dtype for g in grads.values()} == {torch.float32}
 
 

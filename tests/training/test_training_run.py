@@ -71,9 +71,10 @@ def test_lora(family: str, dtype: str, tmp_path: Path, prompt_files: DataConfig,
     base = AutoModelForCausalLM.from_pretrained(model_folder(family), dtype=getattr(torch, dtype))
     moved = (logits(hardened) - logits(base)).abs().max()
     assert moved > 0.05
-    adapted = PeftModel.from_pretrained(base.float(), run / "adapter")
-    atol = 1e-4 if dtype == "float32" else 0.2
-    torch.testing.assert_close(logits(adapted), logits(hardened).float(), atol=atol, rtol=1e-2)
+    merged = PeftModel.from_pretrained(base.float(), run / "adapter").merge_and_unload()
+    rtol = 1e-4 if dtype == "float32" else 2**-7  # one unit in the last place: saved weights are rounded once
+    for name, parameter in hardened.named_parameters():
+        torch.testing.assert_close(parameter.float(), merged.get_parameter(name), atol=1e-5, rtol=rtol, msg=name)
 
     assert AutoTokenizer.from_pretrained(folder).chat_template == tiny_tokenizer().chat_template
     [[answer]] = load_engine(str(folder)).generate([(Message(role="user", content="How?"),)], SamplingParams(4))

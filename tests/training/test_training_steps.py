@@ -11,6 +11,7 @@ import torch
 from tiny_runs import HELD, Step, reference_advantages, tiny_trainer, trainable
 from torch import Tensor
 
+from precision import check_no_worse
 from sirl.generation.local import LocalEngine
 from sirl.training.batching import widest_spread
 from sirl.training.retention import held_answers, retention_loss
@@ -257,12 +258,15 @@ def test_a_broken_model_stops_the_run(tmp_path: Path, model_folder: Any) -> None
 
 def test_bfloat16_weights(tmp_path: Path, model_folder: Any) -> None:
     """As on a CPU: base and rollouts in bfloat16, the adapter in float32."""
-    trainer = tiny_trainer(tmp_path, model_folder("llama"), dtype=torch.bfloat16, retention=HELD)
+    trainer = tiny_trainer(tmp_path, model_folder("llama"), dtype=torch.bfloat16, retention=HELD, max_steps=6)
     trainer.train()
     assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
+    ours, plain = [], []
     for step in trainer.record.steps:
-        for got, exact, ids in zip(step.mean_entropy, step.reference_entropy, step.completion_ids, strict=True):
-            assert got == pytest.approx(exact, abs=2e-2 if len(ids) >= 4 else 0.15)
+        exact = torch.tensor(step.exact_entropy)
+        ours += list((torch.tensor(step.mean_entropy) - exact)[:, None])
+        plain += list((torch.tensor(step.reference_entropy) - exact)[:, None])
+    check_no_worse(ours, plain, margin=1.25)
 
 
 def test_an_architecture_without_our_decode_loop(tmp_path: Path, model_folder: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from sirl.models import load_model
 from sirl.training import SIRLConfig, SIRLTrainer
@@ -30,6 +32,8 @@ class Step:
     mean_logprob: list[float | None]
     reference_entropy: list[float]
     reference_logprob: list[float]
+    exact_entropy: list[float]
+    """As `reference_entropy`, by the policy in float64; NaN where the policy is in float32."""
     rewards: Tensor
     advantages: Tensor
 
@@ -40,6 +44,20 @@ class Record:
 
     steps: list[Step] = field(default_factory=list)
     columns: set[str] = field(default_factory=set)
+
+
+@torch.no_grad()
+def in_float64(model: Any) -> Any:
+    """A plain model with the weights of a PEFT model. (A copy would keep the layers that sirl puts in.)"""
+    plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float64).eval()
+    for name, parameter in plain.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        layer = model.get_base_model().get_submodule(path)
+        parameter.copy_(getattr(getattr(layer, "base_layer", layer), leaf))
+        if leaf == "weight" and hasattr(layer, "lora_A"):
+            a, b = (part["default"].weight.double() for part in (layer.lora_A, layer.lora_B))
+            parameter += layer.scaling["default"] * (b @ a)
+    return plain
 
 
 class RecordingTrainer(SIRLTrainer):
@@ -62,6 +80,11 @@ class RecordingTrainer(SIRLTrainer):
             reference_scores(model, p, c, self.temperature)
             for p, c in zip(prompt_ids, self.completions_seen, strict=True)
         ]
+        exact_model = in_float64(model) if model.dtype == torch.bfloat16 else None
+        exact = [
+            float(reference_scores(exact_model, p, c, self.temperature)[0].mean()) if exact_model else math.nan
+            for p, c in zip(prompt_ids, self.completions_seen, strict=True)
+        ]
         self.record.steps.append(
             Step(
                 prompt_ids,
@@ -70,6 +93,7 @@ class RecordingTrainer(SIRLTrainer):
                 [row["mean_logprob"] for row in inputs],
                 [float(h.mean()) for h, _ in scores],
                 [float(lp.mean()) for _, lp in scores],
+                exact,
                 self.rewards_seen.squeeze(-1).clone(),
                 output["advantages"].clone(),
             )
