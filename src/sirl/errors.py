@@ -8,3 +8,10 @@ class UserError(Exception):
 
     The message names the flag or file at fault and says what would be right.
     """
+
+
+class NoAnswerError(UserError):
+    """A model, or the server behind it, answers nothing at all.
+
+    Nothing binds what comes next: the same work may start again with other settings.
+    """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol, runtime_checkable
 
-from sirl.records import Completion, Conversation
+from sirl.records import Completion, Conversation, FinishReason
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,37 @@ class GradientEngine(ScoringEngine, Protocol):
         ...
 
 
-def served_completion(text: str, finish_reason: str, who: str) -> Completion:
+_STOP = "stop eos eos_token stop_sequence stop_token stop_str end_turn end_of_turn endoftext complete completed done"
+_LENGTH = (
+    "length max_tokens max_length max_new_tokens max_output_tokens max_completion_tokens token_limit model_length "
+    "model_context_window_exceeded"
+)
+_NEITHER = (
+    "content_filter content_filtered filtered safety recitation blocklist prohibited_content spii guardrail_intervened "
+    "refusal error abort aborted cancelled canceled timeout tool_calls tool_call tool_use function_call "
+    "malformed_function_call pause_turn"
+)
+ENDED: dict[str, FinishReason] = {
+    **dict.fromkeys(_STOP.split(), "stop"),
+    **dict.fromkeys(_LENGTH.split(), "length"),
+    **dict.fromkeys(_NEITHER.split(), "error"),
+}
+"""How servers say that an answer ended: by the model, at the token limit, or by something else. The words are those of
+OpenAI, TGI, Gemini, Anthropic and Mistral, and of the gateways that pass them on, in lower case."""
+
+
+def served_completion(text: str, finish_reason: str | None, who: str) -> Completion:
     """The answer of an engine that shows no logits; `who` ended it.
 
     What ended for another reason than the model's or the token limit's, such as `content_filter`, is an error: what the
-    model would have said is not known, so it is no refusal of the model's.
+    model would have said is not known, so it is no refusal of the model's. A reason that is missing or unknown is an
+    error only where there is no text.
     """
-    if finish_reason not in ("stop", "length"):
-        return Completion.failed(f"{who} ended the answer with {finish_reason}")
-    return Completion(text=text, finish_reason=finish_reason)  # type: ignore[arg-type]  # one of the two
+    word = (finish_reason or "").strip().lower().rpartition(".")[2].removeprefix("finish_reason_").replace("-", "_")
+    reason = ENDED.get(word, "stop" if text.strip() else "error")
+    if reason == "error":
+        return Completion.failed(f"{who} ended the answer with {finish_reason or 'no text and no reason'}")
+    return Completion(text=text, finish_reason=reason)
 
 
 def request_seeds(conversations: Sequence[Conversation], params: SamplingParams) -> list[int]:

@@ -1,33 +1,86 @@
 """`ServerEngine`: a model behind an OpenAI-compatible HTTP API (vLLM, SGLang, llama.cpp, hosted ones).
 
 Such servers do not give the whole distribution, so completions carry no entropies: fit for attacks and evaluation, not
-for `sirl gap` and rollouts. Needs the extra `server`.
+for `sirl gap` and rollouts. Needs the extra `server`. `address.py` finds the server, `replies.py` reads what it sends;
+`docs/attack.md` says which servers this was run against.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import json
+import logging
+import queue
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
 from sirl.errors import UserError
-from sirl.generation.base import SamplingParams, request_seeds, served_completion
+from sirl.generation.address import Reply, api_key, find_server, is_in_the_clear, key_names, shown, tidy
+from sirl.generation.base import SamplingParams, request_seeds
+from sirl.generation.replies import Refusal, read_answers, read_error, read_json, refused_parameter
 from sirl.records import Completion, Conversation, ends_in_prefill, user_turn
+
+log = logging.getLogger(__name__)
 
 CONCURRENCY = 32
 """Requests under way at a time; the server batches them."""
 
-KEYS = ("SIRL_API_KEY", "OPENAI_API_KEY")
-"""Environment variables that are looked at for a key, in this order."""
+FIRST_WAIT, LONGEST_BACKOFF, LONGEST_WAIT = 0.5, 8.0, 60.0
+"""Seconds before the first retry, doubled for each further one up to the second; the most that `Retry-After` gets."""
+
+FOUND_WITHIN = 60.0
+"""Seconds that a server may take to say which models it has."""
+
+RETRIED = {408, 409, 425, 429, *range(500, 600)} - {501, 505}
+"""HTTP statuses after which the same request may fare better."""
+
+STATUS_NAMES = {
+    400: "BadRequestError",
+    403: "PermissionDeniedError",
+    404: "NotFoundError",
+    422: "UnprocessableEntityError",
+    429: "RateLimitError",
+}
+
+LEARNED = {
+    "seed": "takes no seed: what it draws cannot be repeated",
+    "n": "gives one answer a request: it is asked once for each",
+}
+"""What is worth saying of a parameter that a server does not take."""
+
+Dropped = set[str]
+"""Parameters that a server does not take."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One request, but for what a server may refuse of it."""
+
+    path: str
+    content: dict[str, Any]
+    params: SamplingParams
+    seed: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def body(self, model: str, n: int, seed: int, dropped: Dropped) -> dict[str, Any]:
+        """The request without what is `dropped`; each of those has the same meaning where it is left out."""
+        params = self.params
+        limit = "max_completion_tokens" if "max_tokens" in dropped else "max_tokens"
+        own = {"temperature": params.temperature, "top_p": 1.0, "n": n, "seed": seed}
+        kept = {name: value for name, value in own.items() if name not in dropped}
+        return {"model": model, **self.content, limit: params.max_new_tokens, **kept, **self.extra}
 
 
 class ServerEngine:
-    """Chat completions from `base_url` (which ends in /v1, as a rule).
+    """Chat completions from `base_url`; `/v1` is added where that is what answers.
 
-    What fails after the client's own retries becomes an error completion; a key that is refused, or a server that
-    cannot be reached when this is made, is a `UserError`, since no other request would fare better.
+    What fails after `retries` is an error completion. A key that is refused, and a server that cannot be reached, when
+    this is made or later, are a `UserError`, since no other request would fare better.
     """
 
     def __init__(
@@ -36,30 +89,44 @@ class ServerEngine:
         try:
             import openai
         except ImportError:
-            raise UserError(f"--engine {base_url}: needs the extra `server` (pip install 'sirl[server]')") from None
-        self.name, self.base_url, self.concurrency = model, base_url, concurrency
-        self._openai = openai
-        key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "none")
-        self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=retries)
-        self._check()
-
-    def _check(self) -> None:
-        try:
-            served = [m.id for m in self._client.with_options(max_retries=1).models.list()]
-        except self._openai.APIConnectionError as error:
-            reason = " ".join(str(error.__cause__ or error).split())
-            raise UserError(f"--engine {self.base_url}: cannot be reached ({reason})") from error
-        except self._openai.AuthenticationError as error:
-            raise self._refused() from error
-        except self._openai.APIError:  # not every server lists its models
-            return
-        if served and self.name not in served:
             raise UserError(
-                f"--model_name_or_path {self.name}: {self.base_url} does not serve it; it has {', '.join(served[:8])}"
-            )
+                f"--engine {shown(base_url)}: needs the extra `server` (pip install 'sirl[server]')"
+            ) from None
+        self.name, self.concurrency, self.timeout = model, concurrency, timeout
+        self._openai, self._given, self._lock = openai, tidy(base_url), threading.Lock()
+        self._refused: Dropped = set()
+        key, source = api_key(self._given)
+        if key and is_in_the_clear(self._given):
+            log.warning("%s: the key of %s goes over plain http, where others can read it", shown(self._given), source)
+        self._client = openai.OpenAI(base_url=self._given, api_key=key or "none", timeout=timeout, max_retries=retries)
+        found = find_server(self._given, model, self._look)
+        self.base_url, self._model = shown(found.base_url), found.model
+        self._client = self._client.with_options(base_url=found.base_url)
+        if found.base_url != self._given:
+            log.info("--engine %s: nothing answers there, but at %s, which is used", shown(self._given), self.base_url)
+        if found.model != model:
+            log.info("--model_name_or_path %s: the server calls it %s", model, found.model)
 
-    def _refused(self) -> UserError:
-        return UserError(f"--engine {self.base_url}: the server refused the key; set {' or '.join(KEYS)}")
+    def _look(self, base_url: str, path: str, body: dict[str, Any] | None) -> Reply:
+        """One request of the search for the server.
+
+        Raises:
+            UserError: nobody is there, or the key is refused.
+        """
+        try:
+            reply = self._send(path, body or {}, base_url, min(self.timeout, FOUND_WITHIN))
+        except self._openai.APIConnectionError as error:
+            raise UserError(f"--engine {shown(base_url)}: cannot be reached ({_cause(error)})") from error
+        if reply.status == 401:
+            raise self._key_refused()
+        return reply
+
+    def _key_refused(self) -> UserError:
+        names = [name for name in key_names(self._given) if "API_KEY_" not in name]
+        return UserError(
+            f"--engine {shown(self._given)}: the server refused the key; set {' or '.join(reversed(names))} "
+            f"(or {key_names(self._given)[0]}, for this host alone)"
+        )
 
     def generate(
         self,
@@ -68,9 +135,15 @@ class ServerEngine:
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         """See `Engine.generate`."""
+        return _in_order(self.answers(conversations, params), len(conversations), params.n, progress)
+
+    def answers(
+        self, conversations: Sequence[Conversation], params: SamplingParams
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """The place of each conversation and its `params.n` answers, as they come: see `AnsweringEngine`."""
         seeds = request_seeds(conversations, params)
-        calls = [partial(self._chat, c, params, seed) for c, seed in zip(conversations, seeds, strict=True)]
-        return self._all(calls, params.n, progress)
+        chats = [_chat(c, params, seed) for c, seed in zip(conversations, seeds, strict=True)]
+        return self._each([partial(self._ask, chat, params.n) for chat in chats])
 
     def complete(
         self,
@@ -80,67 +153,204 @@ class ServerEngine:
     ) -> list[Completion]:
         """See `TextEngine.complete`; asks the server's `completions`, which hosted services often lack."""
         seeds = request_seeds([user_turn(text) for text in texts], params)
-        calls = [partial(self._go_on, text, params, seed) for text, seed in zip(texts, seeds, strict=True)]
-        return [answer for (answer,) in self._all(calls, 1, progress)]
+        asked = [_Question("completions", {"prompt": t}, params, s) for t, s in zip(texts, seeds, strict=True)]
+        found = self._each([partial(self._ask, question, 1) for question in asked])
+        return [answer for (answer,) in _in_order(found, len(texts), 1, progress)]
 
-    def _all(
-        self, calls: Sequence[Callable[[], Any]], n: int, progress: Callable[[int], None] | None
-    ) -> list[list[Completion]]:
-        """The `n` answers of every call, in order, with `concurrency` of them under way at a time."""
-        out: list[list[Completion]] = [[] for _ in calls]
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="sirl-server")
+    def _each(
+        self, calls: Sequence[Callable[[threading.Event], list[Completion]]]
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """The results of all calls as they come, `concurrency` of them under way at a time.
+
+        In daemon threads of our own: Python joins those of an executor when it exits, so that Ctrl-C would wait for a
+        server that hangs.
+        """
+        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[int, list[Completion] | BaseException]] = queue.SimpleQueue()
+        stop = threading.Event()
+        for i in range(len(calls)):
+            waiting.put(i)
+
+        def work() -> None:
+            while not stop.is_set():
+                try:
+                    i = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    done.put((i, calls[i](stop)))
+                except BaseException as error:  # handed to the thread that waits, and raised there
+                    done.put((i, error))
+
+        for number in range(min(self.concurrency, len(calls))):
+            threading.Thread(target=work, name=f"sirl-server-{number}", daemon=True).start()
         try:
-            waiting = {pool.submit(self._answers, call, n): i for i, call in enumerate(calls)}
-            for done in as_completed(waiting):
-                out[waiting[done]] = done.result()
-                if progress is not None:
-                    progress(n)
+            for _ in calls:
+                i, found = done.get()
+                if isinstance(found, BaseException):
+                    raise found
+                yield i, found
         finally:  # after Ctrl-C, too, nothing more is asked
-            pool.shutdown(wait=False, cancel_futures=True)
-        return out
+            stop.set()
 
-    def _chat(self, conversation: Conversation, params: SamplingParams, seed: int) -> Any:
-        extra: dict[str, Any] = {}
-        if ends_in_prefill(conversation):  # vLLM's and SGLang's names for going on from it
-            extra = {"add_generation_prompt": False, "continue_final_message": True}
-        return self._client.chat.completions.create(
-            model=self.name,
-            messages=[dict(message) for message in conversation],  # type: ignore[arg-type,misc]
-            max_tokens=params.max_new_tokens,
-            temperature=params.temperature,
-            top_p=1.0,
-            n=params.n,
-            seed=seed,
-            extra_body=extra or None,
-        )
-
-    def _go_on(self, text: str, params: SamplingParams, seed: int) -> Any:
-        return self._client.completions.create(
-            model=self.name,
-            prompt=text,
-            max_tokens=params.max_new_tokens,
-            temperature=params.temperature,
-            top_p=1.0,
-            n=1,
-            seed=seed,
-        )
-
-    def _answers(self, call: Callable[[], Any], n: int) -> list[Completion]:
-        """The `n` answers of one request; what the server refuses or fails to do is an error of each."""
+    def _ask(self, question: _Question, n: int, stop: threading.Event) -> list[Completion]:
+        """The `n` answers of one question; a server that gives one at a time is asked again, under other seeds."""
         try:
-            response = call()
-        except self._openai.AuthenticationError as error:
-            raise self._refused() from error
-        except self._openai.APIError as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            return [Completion.failed(reason)] * n
-        answers = [_completion(choice) for choice in response.choices]
-        missing = n - len(answers)
-        return answers[:n] + [Completion.failed("the server gave fewer answers than asked for")] * missing
+            json.dumps(question.content, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return [Completion.failed("UnicodeEncodeError: the text holds half of a surrogate pair")] * n
+        out = self._reply(question, n, question.seed, stop)
+        while len(out) < n:
+            out += self._reply(question, 1, (question.seed + len(out)) % (1 << 31), stop)
+        return out[:n]
+
+    def _reply(self, question: _Question, n: int, seed: int, stop: threading.Event) -> list[Completion]:
+        """The answers to one request, at least one; what the server refuses or fails to do is an error of each."""
+        dropped, tries = set(self._refused), 0
+        while not stop.is_set():
+            body = question.body(self._model, 1 if "n" in dropped else n, seed, dropped)
+            try:
+                reply = self._send(question.path, body)
+            except self._openai.APIConnectionError as error:
+                # what has hung for ten minutes once is not waited for six times
+                often = 1 if isinstance(error, self._openai.APITimeoutError) else self._client.max_retries
+                if tries >= often:
+                    return [self._unreached(error)] * n
+                _wait(tries, None, stop)
+                tries += 1
+                continue
+            found = _read(reply)
+            if isinstance(found, list):
+                self._learn(dropped)
+                return found
+            status = found.status or reply.status
+            if status == 401:
+                raise self._key_refused()
+            if status in (400, 422) and (name := refused_parameter(found, list(body))):
+                if missing := _cannot_drop(name, question.params, found.reason):
+                    return [Completion.failed(missing)] * n
+                dropped.add(name)
+                continue
+            if status not in RETRIED or found.kind == "insufficient_quota" or tries >= self._client.max_retries:
+                return [Completion.failed(_words(status, found.reason))] * n
+            _wait(tries, reply.retry_after, stop)
+            tries += 1
+        return [Completion.failed("interrupted")] * n
+
+    def _learn(self, dropped: Dropped) -> None:
+        """Remember what a server does not take, once it has answered without."""
+        with self._lock:
+            new, self._refused = dropped - self._refused, self._refused | dropped
+        for name in sorted(new & LEARNED.keys()):
+            log.warning("%s %s", self.base_url, LEARNED[name])
+
+    def _unreached(self, error: Exception) -> Completion:
+        """An error of this request, if the server is still there.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not isinstance(error, self._openai.APITimeoutError):
+            try:
+                self._send("models", {}, timeout=min(self.timeout, FOUND_WITHIN))
+            except self._openai.APIConnectionError as gone:
+                raise UserError(f"--engine {self.base_url}: cannot be reached any more ({_cause(gone)})") from error
+        return Completion.failed(f"{type(error).__name__}: {_cause(error)}")
+
+    def _send(
+        self, path: str, body: dict[str, Any], base_url: str | None = None, timeout: float | None = None
+    ) -> Reply:
+        """One request, once.
+
+        Raises:
+            openai.APIConnectionError: there is no whole reply.
+        """
+        more: dict[str, Any] = {"base_url": base_url} if base_url else {}
+        client = self._client.with_options(max_retries=0, timeout=timeout or self.timeout, **more)
+        known = {k: v for k, v in body.items() if k in _TYPED}
+        extra = {k: v for k, v in body.items() if k not in _TYPED}
+        try:
+            if path == "models":
+                raw = client.models.with_raw_response.list().http_response
+            elif path == "completions":
+                raw = client.completions.with_raw_response.create(**known, extra_body=extra or None).http_response
+            else:
+                raw = client.chat.completions.with_raw_response.create(**known, extra_body=extra or None).http_response
+        except self._openai.APIStatusError as error:
+            raw = error.response
+        headers = raw.headers
+        return Reply(raw.status_code, raw.text, headers.get("content-type", ""), _retry_after(headers))
 
 
-def _completion(choice: Any) -> Completion:
-    message = getattr(choice, "message", None)  # a completion has its text at hand
-    text = choice.text if message is None else message.content or getattr(message, "refusal", None)
-    text = text or ""
-    return served_completion(text, choice.finish_reason, "the server")
+_TYPED = {"model", "messages", "prompt", "max_tokens", "temperature", "top_p", "n", "seed"}
+"""What the client's methods take by name; the rest goes as `extra_body`."""
+
+
+def _chat(conversation: Conversation, params: SamplingParams, seed: int) -> _Question:
+    extra: dict[str, Any] = {}
+    if ends_in_prefill(conversation):  # vLLM's and SGLang's names for going on from it
+        extra = {"add_generation_prompt": False, "continue_final_message": True}
+    messages = [dict(message) for message in conversation]
+    return _Question("chat/completions", {"messages": messages}, params, seed, extra)
+
+
+def _in_order(
+    found: Iterator[tuple[int, list[Completion]]], count: int, n: int, progress: Callable[[int], None] | None
+) -> list[list[Completion]]:
+    out: list[list[Completion]] = [[] for _ in range(count)]
+    for i, answers in found:
+        out[i] = answers
+        if progress is not None:
+            progress(n)
+    return out
+
+
+def _read(reply: Reply) -> list[Completion] | Refusal:
+    if 200 <= reply.status < 300:
+        return read_answers(reply.text, reply.content_type)
+    body = read_json(reply.text, reply.content_type)
+    return body if isinstance(body, Refusal) else read_error(body, reply.status)
+
+
+def _cannot_drop(name: str, params: SamplingParams, reason: str) -> str | None:
+    """Why an answer without that parameter would be another one than was asked for; None where it would not."""
+    if name == "temperature" and params.temperature != 1.0:
+        way_out = "; --decoding sample asks with 1" if params.temperature == 0 else ""
+        return f"BadRequestError: the server does not take temperature {params.temperature:g}{way_out}: {reason}"
+    if name in ("continue_final_message", "add_generation_prompt"):
+        return f"BadRequestError: the server does not go on from a prefilled answer: {reason}"
+    if name == "max_completion_tokens":
+        return f"BadRequestError: the server does not take the limit of tokens: {reason}"
+    return None
+
+
+def _words(status: int, reason: str) -> str:
+    """An error of a status, which begins with the kind of error as the client library calls it."""
+    if 200 <= status < 300:
+        return reason
+    name = STATUS_NAMES.get(status) or ("InternalServerError" if status >= 500 else "APIStatusError")
+    return f"{name}: {reason} (HTTP {status})"
+
+
+def _cause(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split()) or type(error.__cause__ or error).__name__
+
+
+def _wait(tries: int, after: float | None, stop: threading.Event) -> None:
+    """Before the next try: as long as the server asks for, within bounds, or twice as long each time."""
+    backoff = min(FIRST_WAIT * 2**tries, LONGEST_BACKOFF) * random.uniform(0.75, 1.0)
+    stop.wait(backoff if after is None else min(max(after, 0.0), LONGEST_WAIT))
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds of a `Retry-After` header, which holds seconds or a date; None where there is none to be read."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name)
+        try:
+            return float(value) * unit
+        except (TypeError, ValueError):
+            pass
+    try:
+        return (parsedate_to_datetime(headers.get("retry-after")) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return None
