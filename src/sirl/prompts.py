@@ -1,34 +1,46 @@
 """Unlabeled prompts from wherever the user keeps them.
 
-A source is a bundled name (`demo/train`), a file (.jsonl, .csv, .parquet, .txt) or a hub dataset id (`org/name`, or
-`org/name:config`), or several of these with commas between them. SIRL learns from prompts alone, so only the prompt
-column is ever read, with `id` to name the rows and, on request and never in training, `category` to group them. Safety
-labels beside them stay on disk.
+A source is a bundled name (`demo/train`), a file (.jsonl, .json, .csv, .tsv, .parquet, .txt; gzipped or not) or a hub
+dataset (`org/name`, `org/name:config`, with `@split` behind either), or several of these with commas between them. SIRL
+learns from prompts alone, so only the prompt column is ever read, with what belongs to it (`sirl.columns`), an id to
+name the rows and, on request and never in training, a category to group them. Safety labels beside them stay on disk.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import hashlib
 import logging
 import random
-import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from importlib import resources
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from sirl import user_files
+from sirl.chat_rows import NoPromptError, read_conversation
+from sirl.columns import (
+    PROMPT_COLUMNS,
+    Columns,
+    choose_columns,
+    is_prefill_column,
+    known_header,
+    label,
+    names,
+    prompt_column,
+)
 from sirl.errors import UserError
-from sirl.records import Conversation, Message, Prompt
+from sirl.hub_data import FORM, HubName, hub_rows
+from sirl.records import Conversation, Prompt
 
 log = logging.getLogger(__name__)
 
-PROMPT_COLUMNS = ("prompt", "question", "instruction", "text", "behavior", "goal", "query")
-"""Names tried in order where the user names no column."""
+__all__ = ["BUNDLED", "PROMPT_COLUMNS", "bundled_path", "check_disjoint", "drawn_prompts", "load_prompts", "normalise"]
 
 BUNDLED = {
     "demo/train": "unlabeled training prompts: harmful, benign and borderline, mixed",
@@ -44,20 +56,24 @@ BUNDLED = {
 }
 """Prompt sets that ship with the package."""
 
-_ENDINGS = (".jsonl", ".csv", ".parquet", ".txt")
-_OTHER_FILES = (".json", ".tsv", ".xlsx", ".xls", ".gz", ".zip", ".zst", ".arrow", ".yaml", ".yml", ".md", ".pkl")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_ENDINGS = (".jsonl", ".csv", ".parquet", ".txt", ".json", ".tsv", ".ndjson")
+_OTHER_FILES = (".xlsx", ".xls", ".gz", ".zip", ".zst", ".bz2", ".arrow", ".yaml", ".yml", ".md", ".pkl")
+_JSON = (".jsonl", ".json", ".ndjson")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One cell of the prompt column with its place, which an error message names."""
+    """One cell of the prompt column with its place, which an error message names.
+
+    `wrong` says why it cannot be asked, where that is clear before it is read.
+    """
 
     place: str
     text: Any
     prefill: bool = False
     id: Any = None
     category: Any = None
+    wrong: str | None = None
 
 
 def load_prompts(
@@ -72,21 +88,27 @@ def load_prompts(
 ) -> list[Prompt]:
     """Prompts of a source, in its order, without repetitions.
 
-    `limit` keeps that many, drawn under `seed`. `split` is only for hub datasets. Of chat-format prompts (a list of
-    messages) the text is the last user turn's, and the conversation is kept beside it. An assistant's turn at the end
-    is an answer, which is dropped, unless the column is called `prompt`: there it is what the answer begins with.
-    Errors name `flag` or the file and line.
+    `limit` keeps that many, drawn under `seed`; of a hub dataset no more are held than that. `split` is for a hub
+    dataset whose name has none. Of chat-format prompts (a list of messages) the text is the last user turn's, and the
+    conversation is kept beside it. An assistant's turn at the end is an answer, which is dropped, unless the column is
+    called `prompt`: there it is what the answer begins with.
+
+    Raises:
+        UserError: naming `flag` and the file and line, where a row of a file is no prompt. Rows of a hub dataset, which
+            the user cannot mend, are left out and counted.
     """
     if limit is not None and limit < 1:
         raise UserError(f"{flag}: the number of prompts must be 1 or more, got {limit}")
-    found: list[Prompt] = []
-    for part in parts_of(source):
-        name, rows, from_hub = _open(part, column, split, flag, with_category)
-        found += _prompts(rows, name, flag, lenient=from_hub)
-    prompts = _deduplicate(found, source)
+    files = {part: _file_of(part, flag) for part in parts_of(source)}
+    how = partial(_read, column=column, split=split, flag=flag, with_category=with_category)
+    unique = _deduplicate((prompt for part, file in files.items() for prompt in how(part, file)), source)
+    if limit is not None and None in files.values():
+        prompts = _reservoir(unique, limit, seed)
+    else:
+        prompts = drawn_prompts(list(unique), limit, seed)
     if not prompts:
         raise UserError(f"{flag}: {source} holds no prompts")
-    return drawn_prompts(prompts, limit, seed)
+    return prompts
 
 
 def drawn_prompts(prompts: Sequence[Prompt], limit: int | None, seed: int) -> list[Prompt]:
@@ -94,6 +116,18 @@ def drawn_prompts(prompts: Sequence[Prompt], limit: int | None, seed: int) -> li
     if limit is None or limit >= len(prompts):
         return list(prompts)
     return [prompts[i] for i in sorted(random.Random(seed).sample(range(len(prompts)), limit))]
+
+
+def _reservoir(prompts: Iterable[Prompt], limit: int, seed: int) -> list[Prompt]:
+    """As `drawn_prompts` where nobody knows how many there are (Vitter 1985, algorithm R); another draw than that."""
+    rng = random.Random(seed)
+    kept: list[tuple[int, Prompt]] = []
+    for place, prompt in enumerate(prompts):
+        if place < limit:
+            kept.append((place, prompt))
+        elif (slot := rng.randrange(place + 1)) < limit:
+            kept[slot] = (place, prompt)
+    return [prompt for _, prompt in sorted(kept, key=itemgetter(0))]
 
 
 def bundled_path(name: str) -> Path:
@@ -132,35 +166,25 @@ def parts_of(source: str) -> list[str]:
     return [part.strip() for part in source.split(",") if part.strip()] or [source]
 
 
-def _open(
-    source: str, column: str | None, split: str, flag: str, with_category: bool
-) -> tuple[str, Iterator[_Row], bool]:
-    """The name to use in messages, the rows, and whether they come from the hub."""
+def _file_of(source: str, flag: str) -> Path | None:
+    """The file of a source, or None where it is a hub dataset."""
     if source in BUNDLED:
-        path = bundled_path(source)
-    elif source.startswith("demo/"):
+        return bundled_path(source)
+    if source.startswith("demo/"):
         raise UserError(f"{flag}: no bundled prompts {source!r}{_close(source, BUNDLED)}")
-    else:
-        path = Path(source).expanduser()
-        if not _is_file_name(source, path):
-            if not _HUB_ID.fullmatch(source):
-                raise UserError(f"{flag}: {source!r} is no file and no dataset id")
-            return source, _hub_rows(source, column, split, flag, with_category), True
+    path = Path(source).expanduser()
+    if not _is_file_name(source, path):
+        if HubName.parse(source) is None:
+            raise UserError(f"{flag}: {source!r} is no file and no dataset id ({FORM})")
+        return None
     if path.is_dir():
         raise UserError(f"{flag}: {source} is a folder; give a file ({' '.join(_ENDINGS)})")
-    if path.suffix not in _ENDINGS:
-        raise UserError(f"{flag}: {source} has an unsupported ending; supported are {' '.join(_ENDINGS)}")
-    if not path.is_file():
-        raise UserError(f"{flag}: no such file: {source}")
-    try:
-        empty = not path.stat().st_size
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise UserError(f"{flag}: cannot read {source} ({error.strerror})") from None
-    if empty:
-        raise UserError(f"{flag}: {source} is empty")
-    return str(path), _READERS[path.suffix](path, column, flag, with_category), False
+    if user_files.ending(path) not in _ENDINGS:
+        raise UserError(
+            f"{flag}: {source} has an unsupported ending; supported are {' '.join(_ENDINGS)}, and these with .gz"
+        )
+    user_files.check_file(path, source, flag)
+    return path
 
 
 def _is_file_name(source: str, path: Path) -> bool:
@@ -169,124 +193,82 @@ def _is_file_name(source: str, path: Path) -> bool:
     return local or path.exists() or path.suffix.lower() in (*_ENDINGS, *_OTHER_FILES)
 
 
-def _jsonl_rows(path: Path, column: str | None, flag: str, with_category: bool) -> Iterator[_Row]:
-    chosen = column
-    for number, line in enumerate(_lines(path, flag), 1):
-        if not line.strip():
+def _read(
+    source: str, path: Path | None, *, column: str | None, split: str, flag: str, with_category: bool
+) -> Iterator[Prompt]:
+    """The prompts of one file, or of the hub dataset `source`."""
+    columns = Columns("")
+    rows: Iterator[user_files.Row]
+
+    def choose(header: Sequence[str]) -> list[str]:
+        nonlocal columns
+        where = f"{flag}: {source if path is None else path}"
+        prompt = prompt_column(header, column, where)
+        columns = choose_columns(header, prompt, where, named=column is not None, with_category=with_category)
+        return columns.names
+
+    if path is None:
+        known = f" and no bundled set ({', '.join(BUNDLED)})"
+        _, found = hub_rows(source, split, flag, choose, known)
+        rows = (user_files.Row(f"{source}, row {n}", row) for n, row in enumerate(found, 1))
+    elif (ending := user_files.ending(path)) in _JSON:
+        yield from _prompts(_json_rows(path, column, flag, with_category), str(path), flag, lenient=False)
+        return
+    elif ending == ".txt":
+        if column:
+            raise UserError(f"{flag}: {path} is a text file with one prompt a line; it has no column {column!r}")
+        lines = (_Row(row.place, row.value) for row in user_files.text_rows(path, flag))
+        yield from _prompts(lines, str(path), flag, lenient=False)
+        return
+    elif ending == ".parquet":
+        _, rows = user_files.parquet_table(path, flag, choose)
+    else:
+        header, rows = user_files.csv_table(path, flag, lambda header: known_header(header, column))
+        choose(header)
+    name = source if path is None else str(path)
+    yield from _prompts((_row(row.value, row.place, columns) for row in rows), name, flag, lenient=path is None)
+
+
+def _json_rows(path: Path, column: str | None, flag: str, with_category: bool) -> Iterator[_Row]:
+    """Rows of objects, whose keys may differ but for the prompt's, or of texts (or lists of messages) alone."""
+    prompt: str | None = None
+    bare = False
+    known: dict[tuple[str, ...], Columns] = {}
+    for number, row in enumerate(user_files.json_rows(path, flag)):
+        value, where = row.value, f"{flag}: {row.place}"
+        bare = bare or (number == 0 and isinstance(value, str | list) and column is None)
+        if bare and isinstance(value, str | list):
+            yield _Row(row.place, value, prefill=True)
             continue
-        place = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{place}: not valid JSON ({error.msg}, column {error.colno})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: expected a JSON object with a prompt, got {type(row).__name__}")
-        chosen = chosen or _choose_column(list(row), None, str(path), flag)
-        if chosen not in row:
-            raise UserError(f"{place}: no prompt column {chosen!r}; found {_names(row)}")
-        yield _row(row, place, chosen, with_category)
+        if bare or not isinstance(value, dict):
+            wanted = "a text or a list of messages as above" if bare else "a JSON object with a prompt"
+            raise UserError(f"{where}: expected {wanted}, got {type(value).__name__}")
+        prompt = prompt or prompt_column(list(value), column, where)
+        if prompt not in value:
+            raise UserError(f"{where}: no prompt column {prompt!r}; found {names(value)}")
+        keys = tuple(value)
+        if keys not in known:
+            known[keys] = choose_columns(keys, prompt, where, named=column is not None, with_category=with_category)
+        yield _row(value, row.place, known[keys])
 
 
-def _csv_rows(path: Path, column: str | None, flag: str, with_category: bool) -> Iterator[_Row]:
-    import pandas as pd
+# --- rows ---------------------------------------------------------------------------------------------------------
 
+
+def _row(row: Mapping[str, Any], place: str, columns: Columns) -> _Row:
+    """Touches no key but those of `columns`."""
+    text, wrong = None, None
     try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            header = next(csv.reader(handle), [])
-        columns = _columns(header, column, str(path), flag, with_category)
-        # keep_default_na: the prompt "null" is a prompt, and an empty cell is an empty text
-        table = pd.read_csv(
-            path, usecols=columns, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-        )
-    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag}: {path} is not a readable CSV file ({_first_line(error)})") from None
-    rows = table.to_dict("records")
-    return (_row(row, f"{path}, row {n}", columns[0], with_category) for n, row in enumerate(rows, 1))
-
-
-def _parquet_rows(path: Path, column: str | None, flag: str, with_category: bool) -> Iterator[_Row]:
-    import pyarrow
-    import pyarrow.parquet as pq
-
-    try:
-        header = pq.read_schema(path).names
-        columns = _columns(header, column, str(path), flag, with_category)
-        table = pq.read_table(path, columns=columns)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{flag}: {path} is not a readable parquet file ({_first_line(error)})") from None
-    return (_row(row, f"{path}, row {n}", columns[0], with_category) for n, row in enumerate(table.to_pylist(), 1))
-
-
-def _text_rows(path: Path, column: str | None, flag: str, with_category: bool) -> Iterator[_Row]:
-    del with_category  # a text file has one column
-    if column:
-        raise UserError(f"{flag}: {path} is a text file with one prompt a line; it has no column {column!r}")
-    lines = enumerate(_lines(path, flag), 1)
-    return (_Row(f"{path}, line {n}", line) for n, line in lines if line.strip())
-
-
-def _hub_rows(source: str, column: str | None, split: str, flag: str, with_category: bool) -> Iterator[_Row]:
-    columns, rows = hub_table(source, split, flag, lambda header: _columns(header, column, source, flag, with_category))
-    return (_row(row, f"{source}, row {n}", columns[0], with_category) for n, row in enumerate(rows, 1))
-
-
-def hub_table(
-    source: str, split: str, flag: str, choose: Callable[[Sequence[str]], list[str]]
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """Some columns of a hub dataset, those that `choose` picks of all, and their rows; no other is fetched."""
-    import datasets
-
-    path, _, config = source.partition(":")
-    log.info("reading %s (%s) from the hub", source, split)
-    try:
-        stream = datasets.load_dataset(path, config or None, split=split, streaming=True)
-        columns = choose(stream.column_names or list(next(iter(stream), {})))
-        return columns, list(stream.select_columns(columns))
-    except UserError:
-        raise
-    except Exception as error:  # a builder can fail in any way; what the user can do about it is the same
-        raise UserError(
-            f"{flag}: {source!r} is no file and no bundled set ({', '.join(BUNDLED)}), and the hub gave no dataset of "
-            f"this name, split {split!r} ({type(error).__name__}: {_first_line(error)})"
-        ) from error
-
-
-_Reader = Callable[[Path, "str | None", str, bool], Iterator[_Row]]
-_READERS: dict[str, _Reader] = {
-    ".jsonl": _jsonl_rows,
-    ".csv": _csv_rows,
-    ".parquet": _parquet_rows,
-    ".txt": _text_rows,
-}
-
-
-# --- columns and rows ---------------------------------------------------------------------------------------------
-
-
-def _choose_column(header: Sequence[str], column: str | None, name: str, flag: str) -> str:
-    wanted = (column,) if column else PROMPT_COLUMNS
-    for candidate in wanted:
-        if candidate in header:
-            return candidate
-    expected = repr(column) if column else f"(one of {', '.join(PROMPT_COLUMNS)})"
-    raise UserError(f"{flag}: {name} has no prompt column {expected}; found {_names(header)}")
-
-
-def _columns(header: Sequence[str], column: str | None, name: str, flag: str, with_category: bool) -> list[str]:
-    """The columns to read, the prompt's first."""
-    chosen = _choose_column(header, column, name, flag)
-    beside = ("id", "category") if with_category else ("id",)
-    return [chosen, *(c for c in beside if c in header and c != chosen)]
-
-
-def _row(row: Mapping[str, Any], place: str, column: str, with_category: bool) -> _Row:
-    """Touches no key but the prompt's, `id` and, on request, `category`."""
+        text = columns.prompt_of(row)
+    except ValueError as error:
+        wrong = str(error)
     return _Row(
         place=place,
-        text=row[column],
-        prefill=column == "prompt",
-        id=row["id"] if "id" in row and column != "id" else None,
-        category=row["category"] if with_category and "category" in row else None,
+        text=text,
+        prefill=is_prefill_column(columns.prompt),
+        id=row[columns.id] if columns.id is not None else None,
+        category=row[columns.category] if columns.category is not None else None,
+        wrong=wrong,
     )
 
 
@@ -294,19 +276,19 @@ def _prompts(rows: Iterable[_Row], name: str, flag: str, lenient: bool) -> Itera
     """Prompts of the rows. A row of the user's file must be a prompt; one of the hub, which the user cannot mend, is
     left out and counted (`lenient`)."""
     dropped = 0
-    stem = Path(name).stem
+    stem = Path(Path(name).name.removesuffix(user_files.GZIP)).stem
     for number, row in enumerate(rows, 1):
-        text, messages = _conversation(row.text, row.prefill)
-        if not text.strip():
+        try:
+            text, messages = _asked(row)
+        except NoPromptError as error:
             if not lenient:
-                what = "blank prompt" if isinstance(row.text, str) else f"no prompt but {type(row.text).__name__}"
-                raise UserError(f"{flag}: {row.place}: {what}; a prompt is a text or a list of messages")
+                raise UserError(f"{flag}: {row.place}: {error}; a prompt is a text or a list of messages") from None
             dropped += 1
             continue
         yield Prompt(
-            id=f"{stem}-{number}" if row.id is None or row.id == "" else str(row.id),
+            id=label(row.id) or f"{stem}-{number}",
             text=text.strip(),
-            category=None if row.category is None else str(row.category),
+            category=label(row.category),
             source=name,
             messages=messages,
         )
@@ -314,32 +296,24 @@ def _prompts(rows: Iterable[_Row], name: str, flag: str, lenient: bool) -> Itera
         log.warning("%s: %d rows without a prompt left out", name, dropped)
 
 
-def _conversation(value: Any, prefill: bool) -> tuple[str, Conversation]:
-    """What the user asks last, and the turns where there are others ("" and none where `value` is no prompt).
-
-    Turns behind the user's last one are kept if they are a `prefill`.
-    """
-    if isinstance(value, str):
-        return value, ()
-    if not isinstance(value, Sequence) or not all(isinstance(turn, Mapping) for turn in value):
-        return "", ()
-    turns = [Message(role=str(turn.get("role")), content=turn.get("content") or "") for turn in value]
-    asked = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
-    if not asked or not all(isinstance(turn["content"], str) for turn in turns):
-        return "", ()
-    if not prefill:
-        turns = turns[: asked[-1] + 1]
-    return turns[asked[-1]]["content"], tuple(turns) if len(turns) > 1 else ()
+def _asked(row: _Row) -> tuple[str, Conversation]:
+    """What the user asks last, and the turns where there are others."""
+    if row.wrong:
+        raise NoPromptError(row.wrong)
+    text, messages = read_conversation(row.text, row.prefill)
+    if user_files.has_half_surrogate([text, *messages, row.id, row.category]):
+        raise NoPromptError("half of a surrogate pair, which is no text in UTF-8")
+    return text, messages
 
 
-def _deduplicate(prompts: Iterable[Prompt], name: str) -> list[Prompt]:
+def _deduplicate(prompts: Iterable[Prompt], name: str) -> Iterator[Prompt]:
     """First of each text; ids made unique, since attempts are filed under them."""
-    texts: set[tuple[str, ...]] = set()
+    texts: set[bytes] = set()  # digests, so that no text is held on to
     ids: set[str] = set()
-    kept: list[Prompt] = []
     repeated = 0
     for prompt in prompts:
-        key = (prompt.text, *(turn["content"] for turn in prompt.messages))
+        said = "\0".join((prompt.text, *(turn["content"] for turn in prompt.messages)))
+        key = hashlib.blake2b(said.encode(), digest_size=16).digest()
         if key in texts:
             repeated += 1
             continue
@@ -349,34 +323,18 @@ def _deduplicate(prompts: Iterable[Prompt], name: str) -> list[Prompt]:
             n += 1
             unique = f"{prompt.id}-{n}"
         ids.add(unique)
-        kept.append(replace(prompt, id=unique))
+        yield replace(prompt, id=unique)
     if repeated:
         log.warning("%s: %d repeated prompts left out", name, repeated)
-    return kept
 
 
 # --- messages -----------------------------------------------------------------------------------------------------
-
-
-def _lines(path: Path, flag: str) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{flag}: {path} is not UTF-8 text (byte {error.start})") from None
-
-
-def _names(columns: Iterable[str]) -> str:
-    return ", ".join(map(str, columns)) or "no columns"
 
 
 def _close(name: str, known: Iterable[str]) -> str:
     known = list(known)
     match = get_close_matches(name, known, n=1)
     return f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(known)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _shorten(text: str, width: int = 60) -> str:

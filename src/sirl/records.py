@@ -160,21 +160,6 @@ def read_records(path: str | os.PathLike[str], record: type[R]) -> list[R]:
         raise UserError(f"{path}: not a file of {record.__name__.lower()}s ({error}); move it away") from error
 
 
-def read_json_rows(file: str, flag: str) -> list[Any]:
-    """Rows of a JSONL file of the user's.
-
-    Raises:
-        UserError: there is no such file, or it holds no JSON. The message begins with `flag`.
-    """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"{flag}: no such file: {file}")
-    try:
-        return list(iter_json_lines(path))
-    except ValueError as error:
-        raise UserError(f"{flag}: {error}") from None
-
-
 def iter_json_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file. A last line cut by a crash is dropped: its record will be made again."""
     lines = Path(path).read_text(encoding="utf-8").split("\n")

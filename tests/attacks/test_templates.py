@@ -102,7 +102,7 @@ def test_wrong_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> 
     [
         ("t.jsonl", b'{"template": "[PROMPT]"}\n{"template": ', r"t\.jsonl, line 2: not valid JSON"),
         ("t.jsonl", b"[" * 100_000, r"t\.jsonl, line 1: not valid JSON"),
-        ("t.jsonl", b"\xff\xfe", r"t\.jsonl is not UTF-8 text \(byte 0\)"),
+        ("t.jsonl", b"\xff", r"t\.jsonl is not UTF-8 text \(byte 0\)"),
         ("t.txt", b"[PROMPT]\n---\n\n---\n[PROMPT]", r"t\.txt, block 2: empty template"),
         ("t.txt", b"[PROMPT]\n---\n", r"t\.txt, block 2: empty template"),
         ("t.txt", b"[PROMPT]\n---\nno place", r"t\.txt, block 2: no \[PROMPT\]"),

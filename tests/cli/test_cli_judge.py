@@ -121,3 +121,19 @@ def test_a_judge_that_says_partial_is_wrong_in_the_two_way_comparison() -> None:
 def test_nothing_scored() -> None:
     found = agreement(["full_refusal"], ["unscored"], ["s"])
     assert (found["accuracy"], found["kappa"], found["n"]) == (None, None, 0)
+
+
+def test_empty_cells_of_pandas_become_null(sirl: Any, tmp_path: Path) -> None:
+    file, out = tmp_path / "nan.jsonl", tmp_path / "out.jsonl"
+    file.write_text(f'{{"prompt": "a", "response": "{REFUSAL}", "context": NaN, "tags": [1e999]}}\n')
+    assert sirl("judge", file, "--output_file", out).code == 0
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (row["label"], row["context"], row["tags"]) == ("full_refusal", None, [None])
+
+
+def test_a_file_that_is_cut_is_not_judged(sirl: Any, tmp_path: Path) -> None:
+    file = tmp_path / "cut.jsonl"
+    file.write_text(f'{{"response": "{REFUSAL}"}}\n{{"response": "Sure, here is how. First, take the"')
+    result = sirl("judge", file, "--json")
+    assert result.code == 2
+    assert result.err.startswith(f"sirl: error: FILE: {file}, line 2: not valid JSON")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from sirl.attacks import ATTACKS
 from sirl.errors import UserError
@@ -66,12 +66,11 @@ ROWS = [
 def test_harmless_part_of_a_published_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
-    def table(source: str, split: str, _: str, choose: Callable[[list[str]], list[str]]) -> Any:
-        asked.append((source, split))
-        columns = choose([])
-        return columns, [{column: row[column] for column in columns} for row in ROWS]
+    def load(path: str, _: str | None, *, split: str, **__: Any) -> Any:
+        asked.append((path, split))
+        return Dataset.from_list([*ROWS, {**ROWS[0], "prompt": None}]).to_iterable_dataset()
 
-    monkeypatch.setattr(overrefusal, "hub_table", table)
+    monkeypatch.setattr("datasets.load_dataset", load)
     prompts = load_benign("xstest", None, 0, "--overrefusal")
     assert asked == [("walledai/XSTest", "test")]
     assert [(p.id, p.text, p.category) for p in prompts] == [

@@ -7,7 +7,6 @@ goal. Text files (.txt, .md) hold templates with a line `---` between them. `doc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from sirl.attacks.base import PLACEHOLDER, TemplateAttack
 from sirl.errors import UserError
+from sirl.user_files import ending, has_half_surrogate, parse_json, read_text
 
 TEMPLATE_COLUMNS = ("template", "prompt", "text")
 """Names tried in order for the column of the template."""
@@ -41,10 +41,10 @@ def load_templates(file: str, flag: str = "--template_file") -> list[TemplateAtt
         UserError: naming `flag`, the file and the row: unreadable, empty, no placeholder, or a name used twice.
     """
     path = Path(file).expanduser()
-    if path.suffix not in (".jsonl", ".txt", ".md"):
+    if ending(path) not in (".jsonl", ".txt", ".md"):
         raise UserError(f"{flag}: {file} has an unsupported ending; supported are .jsonl .txt .md")
-    text = _read(path, flag)
-    rows = _jsonl_rows(path, text) if path.suffix == ".jsonl" else _text_rows(path, text)
+    text = read_text(path, flag)
+    rows = _jsonl_rows(path, text) if ending(path) == ".jsonl" else _text_rows(path, text)
     places: dict[str, str] = {}
     attacks: list[TemplateAttack] = []
     try:
@@ -60,29 +60,20 @@ def load_templates(file: str, flag: str = "--template_file") -> list[TemplateAtt
     return attacks
 
 
-def _read(path: Path, flag: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{flag}: no such file: {path}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{flag}: {path} is not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"{flag}: cannot read {path} ({error.strerror})") from None
-
-
 def _jsonl_rows(path: Path, text: str) -> Iterator[_Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         place = f"line {number}"
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"{place}: not valid JSON ({error})") from None
+            row = parse_json(line)
+        except ValueError as error:
+            raise UserError(f"{place}: {error}") from None
         if not isinstance(row, dict):
             raise UserError(f"{place}: expected a JSON object, got {type(row).__name__}")
         template = _template_of(row, place)
+        if has_half_surrogate(row):
+            raise UserError(f"{place}: half of a surrogate pair, which is no text in UTF-8")
         yield _Row(place, _name_of(row, place) or str(number), template, str(row.get("source") or path.name))
 
 
@@ -132,7 +123,7 @@ def _checked(template: Any, place: str) -> str:
         raise UserError(f"{place}: empty template")
     if PLACEHOLDER not in template:
         raise UserError(f"{place}: no {PLACEHOLDER} in the template, so there is no place for the goal")
-    if any("\ud800" <= character <= "\udfff" for character in template):
+    if has_half_surrogate(template):
         raise UserError(f"{place}: half of a surrogate pair in the template, which is no text in UTF-8")
     return template
 

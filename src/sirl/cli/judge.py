@@ -84,14 +84,9 @@ def read_rows(path: Path, human: str | None, labelled: bool = True) -> list[dict
     Raises:
         UserError: the file cannot be read, or the line it names is no such row.
     """
-    from sirl.records import iter_json_lines
+    from sirl.user_files import read_json_rows
 
-    if not path.is_file():
-        raise UserError(f"FILE: no such file: {path}")
-    try:
-        rows = list(iter_json_lines(path))
-    except (ValueError, OSError) as error:
-        raise UserError(f"FILE: {error}") from None
+    rows = read_json_rows(str(path), "FILE")
     if not rows:
         raise UserError(f"FILE: {path} is empty")
     for number, row in enumerate(rows, 1):

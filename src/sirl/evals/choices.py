@@ -16,7 +16,8 @@ from pathlib import Path
 from sirl.errors import UserError
 from sirl.generation.base import ScoringEngine
 from sirl.prompts import BUNDLED, bundled_path
-from sirl.records import read_json_rows, user_turn
+from sirl.records import user_turn
+from sirl.user_files import read_json_rows
 
 OPTION = re.compile(r"^\s*([A-Z])[.)]\s", re.MULTILINE)
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 from sirl.attacks.base import PLACEHOLDER, TemplateAttack
 from sirl.attacks.run import BATCH, Progress, run_attacks
+from sirl.columns import label as cell
 from sirl.errors import UserError
 from sirl.generation.base import Engine
-from sirl.prompts import drawn_prompts, hub_table, load_prompts, parts_of
+from sirl.hub_data import hub_rows
+from sirl.prompts import drawn_prompts, load_prompts, parts_of
 from sirl.records import Attempt, Decoding, Phase, Prompt
 
 
@@ -57,16 +59,17 @@ def _published(name: str, flag: str) -> list[Prompt]:
     known = HUB_SETS[name]
     label, wanted = known.safe or (known.category, "")
     try:
-        _, rows = hub_table(known.source, known.split, flag, lambda _: list({"prompt", known.category, label}))
+        columns = list(dict.fromkeys(("prompt", known.category, label)))
+        rows = list(hub_rows(known.source, known.split, flag, lambda _: columns)[1])
     except UserError as error:
         raise UserError(
             f"{flag}: {name} stands for {known.source} on the hub, which cannot be read from here; download it and "
             f"give the file ({error.__cause__})"
         ) from error
     prompts = [
-        Prompt(f"{name}-{n}", str(row["prompt"]).strip(), str(row[known.category]), known.source)
+        Prompt(f"{name}-{n}", text, cell(row[known.category]), known.source)
         for n, row in enumerate(rows, 1)
-        if known.safe is None or row[label] == wanted
+        if (known.safe is None or row[label] == wanted) and (text := cell(row["prompt"]))
     ]
     if not prompts:
         raise UserError(f"{flag}: {name} ({known.source}) holds no harmless prompts; has it changed?")

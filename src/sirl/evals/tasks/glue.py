@@ -17,8 +17,8 @@ from sirl.evals.choices import OPTION
 from sirl.evals.instructions import follows
 from sirl.evals.sandbox import run_program
 from sirl.judges import Judge, JudgeItem, load_judge
-from sirl.records import read_json_rows
 from sirl.training.metrics import repetition_rate
+from sirl.user_files import read_json_rows
 
 Row = Mapping[str, Any]
 Figures = dict[str, float]

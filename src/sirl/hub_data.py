@@ -1,0 +1,103 @@
+"""Datasets of the hub, streamed: `org/name`, `org/name:config`, with `@split` behind either."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sirl.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FORM = "org/name:config@split"
+_HUB_ID = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.+-]+))?(@(?P<split>[\w.-]+))?")
+_SPLITS = re.compile(r"(?:Available splits: |Unknown split .*Should be one of )\[(.*?)\]", re.DOTALL)
+_CONFIGS = re.compile(r"(?:BuilderConfig .* not found\. Available: |available configs: )\[(.*?)\]", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A dataset of the hub, taken apart."""
+
+    path: str
+    config: str | None
+    split: str
+
+    @classmethod
+    def parse(cls, source: str, split: str = "train") -> HubName | None:
+        """The parts of `org/name:config@split`, or None where `source` is no such name. `split` is for want of one."""
+        found = _HUB_ID.fullmatch(source)
+        return cls(found["path"], found["config"], found["split"] or split) if found else None
+
+
+def hub_rows(
+    source: str, split: str, flag: str, choose: Callable[[Sequence[str]], list[str]], known: str = ""
+) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    """Some columns of a dataset, those that `choose` picks of all, and its rows, one after the other as they come.
+
+    `known` is what else the user could have meant.
+
+    Raises:
+        UserError: the hub has no such dataset, config or split (named in the message, with those that there are), or
+            the rows cannot be read; these come while iterating, too.
+    """
+    import datasets
+
+    name = HubName.parse(source, split)
+    if name is None:
+        raise UserError(f"{flag}: {source!r} is no file and no dataset id ({FORM})")
+    log.info("reading %s (%s) from the hub", source, name.split)
+    try:
+        stream = datasets.load_dataset(name.path, name.config, split=name.split, streaming=True)
+        columns = choose(stream.column_names or list(next(iter(stream), {})))
+        rows = iter(stream.select_columns(columns))
+    except UserError:
+        raise
+    except Exception as error:  # a builder can fail in any way; what the user can do about it is the same
+        raise UserError(_advice(error, name, source, flag, known)) from error
+    return columns, _guarded(rows, name, source, flag, known)
+
+
+def _guarded(
+    rows: Iterator[dict[str, Any]], name: HubName, source: str, flag: str, known: str
+) -> Iterator[dict[str, Any]]:
+    """The rows; an error on the way is the user's to read as well."""
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # as above: files are only fetched now
+            raise UserError(_advice(error, name, source, flag, known)) from error
+        yield row
+
+
+def _advice(error: Exception, name: HubName, source: str, flag: str, known: str) -> str:
+    """What to do about it, in one line: the splits or configs that there are, or what the hub said."""
+    words = str(error)
+    own = f"{name.path}:{name.config}" if name.config else name.path
+    if splits := _listed(_SPLITS, words):
+        return (
+            f"{flag}: {own} on the hub has no split {name.split!r}; there are {', '.join(splits)}: name one, as in "
+            f"{own}@{splits[0]}"
+        )
+    if configs := _listed(_CONFIGS, words):
+        lack = f"has no config {name.config!r}" if name.config else "has several configs"
+        return (
+            f"{flag}: {name.path} on the hub {lack}; there are {', '.join(configs)}: name one, as in "
+            f"{name.path}:{configs[0]} or {name.path}:{configs[0]}@{name.split}"
+        )
+    first = (words.strip() or type(error).__name__).split("\n")[0]
+    return (
+        f"{flag}: {source!r} is no file{known}, and the hub gave no dataset of this name, split {name.split!r} "
+        f"({type(error).__name__}: {first})"
+    )
+
+
+def _listed(pattern: re.Pattern[str], words: str) -> list[str]:
+    """The names in the list of a message."""
+    found = pattern.search(words)
+    return re.findall(r"['\"]([^'\"]+)['\"]", found[1]) if found else []
