@@ -113,7 +113,7 @@ def tiny_model(
     from transformers import AutoModelForCausalLM
 
     tokenizer = tiny_tokenizer()
-    vocab = len(tokenizer)
+    vocab = overrides.pop("vocab_size", len(tokenizer))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(tiny_config(family, vocab, **overrides), dtype=torch.float32)

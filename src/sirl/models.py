@@ -7,10 +7,10 @@ else is a folder or a hub id in transformers format, or a PEFT adapter folder, w
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -20,23 +20,43 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from sirl.demo import DEMO, demo_scale
+from sirl.demo import demo_scale
 from sirl.errors import UserError
+from sirl.model_files import (
+    FLAG,
+    adapter_file,
+    base_of,
+    cannot_load,
+    check_name,
+    check_vocabulary,
+    choose_padding,
+    first_line,
+    has_tokenizer,
+    read_config,
+    read_tokenizer,
+)
 
 log = logging.getLogger(__name__)
 
-FLAG = "--model_name_or_path"
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
+"""Settings of a `generation_config.json` that say something only together with `do_sample`."""
 
 
 def load_model(
-    name_or_path: str, *, dtype: torch.dtype | None = None, adapter: str | None = None, revision: str | None = None
+    name_or_path: str,
+    *,
+    dtype: torch.dtype | None = None,
+    adapter: str | None = None,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
 ) -> Any:
-    """A causal LM in evaluation mode on the best device. Adapters are merged.
+    """A causal LM in evaluation mode on the best device. Adapters, of a folder or hub id, are merged.
 
-    `dtype` defaults to `default_dtype()`. Remote code is never run.
+    `dtype` defaults to `default_dtype()`, `attn_implementation` to what transformers chooses. Remote code is never run.
+
+    Raises:
+        UserError: there is no such model, or none that can be used.
     """
-    from transformers import AutoModelForCausalLM
-
     keep_freed_memory()
     dtype = dtype or default_dtype()
     scale = demo_scale(name_or_path)
@@ -44,37 +64,89 @@ def load_model(
         from sirl.demo.model import load_demo_model
 
         model = load_demo_model(dtype, scale)
-    elif is_adapter(name_or_path):
-        return load_model(_base_of(name_or_path), dtype=dtype, adapter=name_or_path)
+    elif found := adapter_file(name_or_path, revision):
+        model = load_model(base_of(name_or_path, found), dtype=dtype, attn_implementation=attn_implementation)
+        model = merge_adapter(model, name_or_path, revision=revision)
     else:
-        _check_name(name_or_path)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                name_or_path, dtype=dtype, revision=revision, use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise _cannot_load(name_or_path, error) from error
+        model = _from_pretrained(name_or_path, dtype, revision, attn_implementation)
     if adapter is not None:
         model = merge_adapter(model, adapter)
     return model.eval().to(default_device())
 
 
-def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool = True) -> Any:
-    """The tokenizer of a model, checked to have a token for the end and, for a `chat`, a template and padding."""
-    from transformers import AutoTokenizer
+def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_implementation: str | None) -> Any:
+    """A model with all its weights from files, none of them made up, that can be saved again."""
+    from transformers import AutoModelForCausalLM
 
+    config = read_config(name, revision)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name,
+            config=config,
+            dtype=dtype,
+            revision=revision,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, by name and size
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise cannot_load(name, error) from error
+    for key, saved, configured in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"{FLAG} {name}: its weights do not fit its config.json ({key} is {tuple(saved)} in the weights, "
+            f"{tuple(configured)} by config.json); correct config.json"
+        )
+    if found["missing_keys"]:  # transformers would go on with random numbers
+        raise UserError(
+            f"{FLAG} {name}: its files hold no weights for {sorted(found['missing_keys'])[0]}; give a whole causal "
+            "language model"
+        )
+    settle_generation_config(model)
+    return model
+
+
+def settle_generation_config(model: Any) -> None:
+    """Make the sampling settings that come with a model ones that can be saved.
+
+    Many `generation_config.json` name a temperature without `do_sample`. transformers loads them, and refuses to save
+    them once anything else in them was changed. They were meant for sampling; sirl itself never uses them.
+    """
+    settings = model.generation_config
+    for change in ({}, {"do_sample": True}, {"do_sample": False, **dict.fromkeys(SAMPLING)}):
+        for key, value in change.items():
+            setattr(settings, key, value)
+        try:
+            settings.validate(strict=True)
+        except ValueError:
+            continue
+        return
+
+
+def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool = True) -> Any:
+    """The tokenizer of a model, checked to end its turns, to fit the model and, for a `chat`, to have a template.
+
+    One without a pad token, or with one that the model does not know, gets one of its own tokens for padding.
+    """
     if demo_scale(name_or_path) is not None:
         from sirl.demo.model import load_demo_tokenizer
 
         return load_demo_tokenizer()
-    if is_adapter(name_or_path) and not (Path(name_or_path) / "tokenizer_config.json").exists():
-        return load_tokenizer(_base_of(name_or_path), chat=chat)
-    _check_name(name_or_path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name_or_path, error) from error
+    check_name(name_or_path)
+    found = adapter_file(name_or_path, revision)
+    base = base_of(name_or_path, found) if found else name_or_path
+    if found and not has_tokenizer(name_or_path, revision):
+        return load_tokenizer(base, chat=chat)
+    config = None
+    if demo_scale(base) is None and adapter_file(base) is None:  # an adapter may stand on another
+        config = read_config(base, None if found else revision)
+    tokenizer = read_tokenizer(name_or_path, revision, config if found else None)
+    vocab_size = config and getattr(config.get_text_config(), "vocab_size", None)
+    choose_padding(tokenizer, vocab_size)
     check_tokenizer(tokenizer, name_or_path, chat=chat)
+    if vocab_size is not None:
+        check_vocabulary(tokenizer, name_or_path, vocab_size)
     return tokenizer
 
 
@@ -89,29 +161,73 @@ def check_tokenizer(tokenizer: Any, name: str, *, chat: bool = True) -> None:
         raise UserError(
             f"{FLAG} {name}: the tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json"
         )
-    if chat and tokenizer.pad_token_id is None:
-        raise UserError(
-            f"{FLAG} {name}: the tokenizer has no pad token; set pad_token in tokenizer_config.json to a reserved "
-            "token (not the end-of-sequence token, unless the model was trained so)"
-        )
 
 
-def merge_adapter(model: Any, adapter: str | Path, scale: float = 1.0) -> Any:
-    """`model` with a PEFT adapter's weights added in, `scale` times; the sum is formed in float32."""
+def merge_adapter(model: Any, adapter: str | Path, scale: float = 1.0, *, revision: str | None = None) -> Any:
+    """`model` with a PEFT adapter's weights added in, `scale` times; the sum is formed in float32.
+
+    Raises:
+        UserError: the adapter cannot be read, or is of another model.
+    """
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-    dtype = next(model.parameters()).dtype
     try:
-        with_adapter = PeftModel.from_pretrained(model.float(), str(adapter))
-        for layer in with_adapter.modules():
-            if isinstance(layer, LoraLayer):
-                layer.scale_layer(scale)
-        merged = with_adapter.merge_and_unload()
+        with_adapter = PeftModel.from_pretrained(model, str(adapter), revision=revision)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"adapter {adapter}: cannot be loaded on this base model ({_first_line(error)})") from error
-    cast_weights(merged, dtype)
-    return merged.requires_grad_(True)  # PEFT froze them, and full fine-tuning may come next
+        raise UserError(f"adapter {adapter}: cannot be loaded on this base model ({first_line(error)})") from error
+    for layer in with_adapter.modules():
+        if isinstance(layer, LoraLayer):
+            layer.scale_layer(scale)
+    return merge_layers(with_adapter).requires_grad_(True)  # PEFT froze them, and full fine-tuning may come next
+
+
+def merge_layers(model: Any) -> Any:
+    """The base model of a PEFT model with its adapters added to the weights, which keep their types and devices.
+
+    Each sum is formed in float32 on the CPU, one layer at a time: a training that just fitted into its GPU must still
+    be able to save. All else (buffers, parameters that are kept in float32) stays as it is. Where input and output
+    embedding share one weight and an adapter changes one of them, they are separate afterwards, as they were to it.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    before = {_base_name(n): p.dtype for n, p in model.get_base_model().named_parameters() if _base_name(n)}
+    _untie_adapted(model.get_base_model())
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PEFT: that layers are merged already; that embeddings are untied
+        for layer in [m for m in model.modules() if isinstance(m, BaseTunerLayer)]:
+            places = [(p, p.device, p.dtype) for p in layer.get_base_layer().parameters(recurse=False)]
+            for parameter in layer.parameters():
+                parameter.data = parameter.data.to("cpu", torch.float32)
+            layer.merge()
+            for parameter, device, dtype in places:
+                parameter.data = parameter.data.to(device, dtype)
+        merged = model.merge_and_unload()
+    for name, parameter in merged.named_parameters():  # PEFT trains whole modules (`modules_to_save`) in float32
+        parameter.data = parameter.data.to(before.get(name, parameter.dtype))
+    return merged
+
+
+def _base_name(name: str) -> str | None:
+    """The name that a parameter has without PEFT; None for a parameter of an adapter."""
+    if any(part in name for part in ("lora_", ".modules_to_save.")):
+        return None
+    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
+
+
+def _untie_adapted(model: Any) -> None:
+    """Give the output embedding a weight of its own where it shares the input's and an adapter is on either."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if None in ends or not any(isinstance(e, BaseTunerLayer | AuxiliaryTrainingWrapper) for e in ends):
+        return
+    inner = [getattr(e, "original_module", e) for e in ends]
+    first, last = (e.get_base_layer() if isinstance(e, BaseTunerLayer) else e for e in inner)
+    if last.weight is first.weight or last.weight.data_ptr() == first.weight.data_ptr():
+        last.weight = torch.nn.Parameter(last.weight.detach().clone(), requires_grad=last.weight.requires_grad)
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> None:
@@ -121,18 +237,44 @@ def cast_weights(model: Any, dtype: torch.dtype) -> None:
 
 
 def export_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
-    """Write a full transformers-format copy (safetensors, tokenizer, chat template) that `from_pretrained` loads."""
+    """Write a full transformers-format copy (safetensors, tokenizer, chat template) that `from_pretrained` loads.
+
+    Padding that was borrowed (`choose_padding`) is not written: who trains on with the end-of-sequence token as padding
+    may teach the model never to end.
+    """
     target = Path(folder)
     partial = target.with_name(f".{target.name}.partial")
-    model.save_pretrained(partial, safe_serialization=True)
-    tokenizer.save_pretrained(partial)
+    with _own_padding(model, tokenizer):
+        model.save_pretrained(partial, safe_serialization=True)
+        tokenizer.save_pretrained(partial)
     partial.rename(target)  # a folder of this name is complete
     return target
 
 
+@contextmanager
+def _own_padding(model: Any, tokenizer: Any) -> Iterator[None]:
+    """Model and tokenizer without padding that was borrowed, in both configurations too, where TRL enters it."""
+    borrowed = getattr(tokenizer, "borrowed_padding", None)
+    holders = (tokenizer, model.config.get_text_config(), model.generation_config)
+    if borrowed is None:
+        yield
+        return
+    kept = [holder.pad_token_id for holder in holders]
+    for holder, value in zip(holders, kept, strict=True):
+        if holder is not tokenizer and value == tokenizer.pad_token_id:
+            holder.pad_token_id = None
+    tokenizer.pad_token = borrowed["before"]
+    try:
+        yield
+    finally:
+        tokenizer.pad_token = borrowed["token"]
+        for holder, value in zip(holders[1:], kept[1:], strict=True):
+            holder.pad_token_id = value
+
+
 def is_adapter(name_or_path: str) -> bool:
-    """Whether a folder holds a PEFT adapter."""
-    return (Path(name_or_path) / "adapter_config.json").is_file()
+    """Whether a folder or hub id holds a PEFT adapter."""
+    return adapter_file(name_or_path) is not None
 
 
 def default_device() -> torch.device:
@@ -224,34 +366,3 @@ def give_back_memory() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         except (OSError, AttributeError):
             log.debug("no glibc: freed memory is kept")
-
-
-def _base_of(adapter: str) -> str:
-    """The model that an adapter folder names as its base."""
-    path = Path(adapter) / "adapter_config.json"
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = None
-    if not isinstance(base, str) or not base:
-        raise UserError(f"{FLAG} {adapter}: {path.name} names no base model; set base_model_name_or_path in it")
-    return base
-
-
-def _check_name(name: str) -> None:
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if Path(name).is_dir() and not any((Path(name) / f).exists() for f in ("config.json", "adapter_config.json")):
-        raise UserError(f"{FLAG} {name}: the folder holds no config.json; give a transformers model folder or a hub id")
-    if looks_local and not Path(name).expanduser().exists():
-        raise UserError(f"{FLAG} {name}: no such folder; give a model folder, a hub id (org/name) or `{DEMO}`")
-
-
-def _cannot_load(name: str, error: BaseException) -> UserError:
-    return UserError(
-        f"{FLAG} {name}: cannot be loaded; give a transformers model folder, a reachable hub id (org/name) or "
-        f"`{DEMO}` ({_first_line(error)})"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -159,7 +159,10 @@ class LocalEngine:
 
     def _piece(self, token_id: int) -> str:
         if token_id not in self._pieces:
-            self._pieces[token_id] = self.tokenizer.decode([token_id])
+            text = self.tokenizer.decode([token_id])
+            raw = self.tokenizer.convert_ids_to_tokens(token_id)
+            # of a SentencePiece tokenizer, decoding takes away the space that stands before the first word
+            self._pieces[token_id] = f" {text}" if str(raw).startswith("▁") and not text.startswith(" ") else text
         return self._pieces[token_id]
 
 

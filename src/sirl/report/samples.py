@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -59,6 +60,9 @@ class Clipped:
     left_out: int
 
 
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+
+
 def clip(text: str, limit: int = MAX_CHARS) -> Clipped:
     """At most `limit` characters of a text."""
     return Clipped(text[:limit], max(0, len(text) - limit))
@@ -99,6 +103,8 @@ def token_spans(response: str, tokens: Sequence[str], entropies: Sequence[float]
         if len(run) > 1 or REPLACEMENT in text:
             following = pieces[runs[number + 1][0]] if number + 1 < len(runs) else ""
             text = _between(response, at, following, len(text)) or text
+        if text.startswith(" ") and not response.startswith(text, at) and response.startswith(text[1:], at):
+            text = text[1:]  # SentencePiece puts a space before the first word, which decoding takes away
         found = response.startswith(text, at)
         at += len(text) if found else 0
         entropy = sum(entropies[i] for i in run) / len(run)
@@ -127,8 +133,13 @@ def _readable(tokens: Sequence[str], response: str) -> list[str]:
             for t in tokens
         ]
     if "▁" not in response and any("▁" in t for t in tokens):
-        return [t.replace("▁", " ") for t in tokens]
+        return [_byte(t) if BYTE_TOKEN.fullmatch(t) else t.replace("▁", " ") for t in tokens]
     return list(tokens)
+
+
+def _byte(token: str) -> str:
+    """What SentencePiece means by `<0x0A>`; a byte of a longer character alone is no text."""
+    return bytes([int(token[3:5], 16)]).decode("utf-8", "replace")
 
 
 @cache

@@ -17,7 +17,7 @@ from trl import ModelConfig, get_peft_config
 
 from sirl.errors import UserError
 from sirl.generation.local import encode_chat
-from sirl.models import default_device, export_model, load_model, load_tokenizer
+from sirl.models import default_device, export_model, load_model, load_tokenizer, merge_layers
 from sirl.prompts import load_prompts
 from sirl.records import Prompt, ends_in_prefill
 from sirl.training.checks import PolicyCheck
@@ -157,7 +157,12 @@ def starting_model(model_args: ModelConfig) -> tuple[Any, Any]:
     peft_config = get_peft_config(model_args)
     if dtype is None and peft_config is None:
         dtype = torch.float32  # full fine-tuning: steps of 1e-6 are lost in bfloat16 weights
-    model = load_model(model_args.model_name_or_path, dtype=dtype, revision=model_args.model_revision)
+    model = load_model(
+        model_args.model_name_or_path,
+        dtype=dtype,
+        revision=model_args.model_revision,
+        attn_implementation=model_args.attn_implementation,
+    )
     return model, peft_config
 
 
@@ -170,7 +175,7 @@ def model_dtype(name: str) -> torch.dtype:
 
 
 def save_hardened(trainer: Any, tokenizer: Any, target: Path) -> None:
-    """Write the trained policy as a full model, adapters merged in float32, and the adapter beside it."""
+    """Write the trained policy as a full model, adapters merged in float32, and the adapter next to it."""
     trainer.accelerator.wait_for_everyone()
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(target))  # gathers the shards; the adapter alone where there is one
@@ -181,10 +186,8 @@ def save_hardened(trainer: Any, tokenizer: Any, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     if hasattr(model, "peft_config"):
-        adapter = target.parent / "adapter"
-        model.save_pretrained(adapter)
-        dtype = next(p.dtype for n, p in model.named_parameters() if "lora_" not in n)
-        model = model.float().merge_and_unload().to(dtype)
+        model.save_pretrained(target.parent / "adapter")
+        model = merge_layers(model)
     export_model(_plain(model), tokenizer, target)
     log.info("hardened model on %s: %s", default_device(), target)
 

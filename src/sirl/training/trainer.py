@@ -34,7 +34,8 @@ from sirl.generation.base import SamplingParams
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
 from sirl.generation.local import encode_chat
-from sirl.models import check_tokenizer, give_back_memory
+from sirl.model_files import choose_padding
+from sirl.models import check_tokenizer, give_back_memory, settle_generation_config
 from sirl.records import Prompt
 from sirl.stats import mean_of
 from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs, widest_spread
@@ -102,6 +103,8 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         self._reward = reward or reward_function(args.reward, args.entropy_floor)
         if processing_class is not None:
             check_tokenizer(processing_class, getattr(processing_class, "name_or_path", "model"))
+            choose_padding(processing_class, getattr(model.config.get_text_config(), "vocab_size", None))
+        settle_generation_config(model)
         if getattr(peft_config, "lora_dropout", None):
             raise UserError("--lora_dropout: dropout makes the entropy reward noisy; leave it at 0")
         os.environ.setdefault(
