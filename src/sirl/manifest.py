@@ -1,7 +1,8 @@
 """`manifest.json`: what made a run folder, from which a run can be repeated, checked and gone on with.
 
 It holds the command, the whole configuration, seed, versions, machine and, for each stage, its status, start and wall
-seconds (summed over resumes). It is rewritten whole at each change, so a killed run leaves a readable one.
+seconds (summed over resumes). It is rewritten whole at each change, so a killed run leaves a readable one. It holds no
+secrets (`sirl.redaction`), so that a run goes on with another key as well.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 from sirl.errors import UserError
 from sirl.records import write_json
+from sirl.redaction import redact
 
 FILE = "manifest.json"
 ARTEFACTS = (
@@ -100,7 +102,7 @@ class Manifest:
         Raises:
             UserError: the folder cannot be written, or holds something else.
         """
-        plain = json.loads(json.dumps(config))
+        plain = redact(json.loads(json.dumps(config)))
         found = cls._prepare(run_dir, overwrite)
         if found is None:
             return cls._create(run_dir, plain, seed, command)
@@ -134,7 +136,7 @@ class Manifest:
             UserError: the folder cannot be written, holds something else, or holds this stage, finished or of other
                 settings.
         """
-        plain = json.loads(json.dumps(settings, default=str))
+        plain = redact(json.loads(json.dumps(settings, default=str)))
         found = cls._prepare(run_dir, overwrite)
         if found is None:
             return cls._create(run_dir, {stage: plain}, seed, command)
@@ -151,7 +153,7 @@ class Manifest:
                 )
             return found._go_on()
         found.data["config"][stage] = plain
-        found.data.setdefault("commands", []).append(_without_secrets(command))
+        found.data.setdefault("commands", []).append(redact(command))
         found.data["status"] = "running"
         found._save()
         return found
@@ -181,7 +183,7 @@ class Manifest:
             {
                 "created": _now(),
                 "status": "running",
-                "command": _without_secrets(command),
+                "command": redact(command),
                 "seed": seed,
                 "config_hash": config_hash(config),
                 "config": config,
@@ -240,12 +242,12 @@ class Manifest:
         self._save()
 
     def _save(self) -> None:
-        write_json(self.run_dir / FILE, self.data)
+        write_json(self.run_dir / FILE, redact(self.data))
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """sha256 of a configuration, wherever its results go (`output_dir` is left out)."""
-    kept = {k: v for k, v in config.items() if k != "output_dir"}
+    """sha256 of a configuration without its secrets, wherever its results go (`output_dir` is left out)."""
+    kept = {k: v for k, v in redact(config).items() if k != "output_dir"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -302,19 +304,6 @@ def _git(folder: Path, *args: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _without_secrets(command: list[str]) -> list[str]:
-    """The command with values of flags such as `--hub_token` blanked: manifests are shared."""
-    out: list[str] = []
-    secret = False
-    for word in command:
-        flag, equals, _ = word.partition("=")
-        named = flag.startswith("--") and any(s in flag.lower() for s in ("token", "api_key", "api-key", "password"))
-        named = named and "tokens" not in flag.lower()  # --max_new_tokens is no secret
-        out.append("***" if secret else f"{flag}=***" if named and equals else word)
-        secret = named and not equals
-    return out
 
 
 def clear(run_dir: Path) -> None:

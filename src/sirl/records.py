@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 
 from sirl.errors import UserError
+from sirl.redaction import redact_text
 
 
 class Message(TypedDict):
@@ -87,7 +88,7 @@ class Completion:
     @classmethod
     def failed(cls, reason: str) -> Completion:
         """There is no answer."""
-        return cls(text="", finish_reason="error", error=reason)
+        return cls(text="", finish_reason="error", error=redact_text(reason))
 
     @property
     def mean_entropy(self) -> float | None:

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from sirl.errors import UserError
+from sirl.redaction import redact_text
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 def note(text: str) -> None:
     """A line for the person at the terminal; stdout stays free for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(redact_text(text), file=sys.stderr, flush=True)
 
 
 def close_match(name: str, known: Sequence[str]) -> str:

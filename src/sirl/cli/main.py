@@ -21,6 +21,7 @@ from typing import Any
 
 from sirl.cli.common import Outcome, Parser, close_match, note
 from sirl.errors import UserError
+from sirl.redaction import redact, redact_text
 
 COMMANDS = {
     "demo": "the whole story on the bundled model: sirl run with its own configuration",
@@ -115,7 +116,7 @@ def _print(outcome: Outcome, as_json: bool) -> None:
     if outcome.document is None:  # of several processes one speaks
         return
     if as_json:
-        print(json.dumps(outcome.document, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(redact(outcome.document), ensure_ascii=False, allow_nan=False))
     else:
         outcome.show()
     sys.stdout.flush()
@@ -135,9 +136,16 @@ def _quiet_libraries() -> None:
     # deprecations between libraries are for us to mend, not for the user
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate|torch)\b")
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_secrets)
     logging.getLogger("sirl").setLevel(logging.INFO)
     for name in ("huggingface_hub", "datasets", "transformers", "trl", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    record.msg, record.args = redact_text(record.getMessage()), ()
+    return True
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from sirl.pipeline import measure_after, measure_before, run_stages
 from sirl.plan import prepare
 from sirl.progress import BarMaker, no_bar
 from sirl.records import write_json, write_text
+from sirl.redaction import redact_text
 
 log = logging.getLogger(__name__)
 
@@ -102,10 +103,10 @@ def attempt(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker)
         return measure_run(job)
     except Exception as error:  # of whatever kind: the other methods do not hang on this one
         words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        reason = " ".join(words.split())[:300]
+        reason = redact_text(" ".join(words.split()))[:300]
         log.warning("%s, seed %d failed: %s", job.name, job.seed, reason)
         if Manifest.read(job.folder) is not None:
-            write_text(job.folder / FAILURE, traceback.format_exc())
+            write_text(job.folder / FAILURE, redact_text(traceback.format_exc()))
         return Failed(reason)
 
 

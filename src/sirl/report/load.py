@@ -15,6 +15,7 @@ from typing import Any
 from sirl.errors import UserError
 from sirl.judges.validate import judge_agreement
 from sirl.records import Attempt, Label, R, Verdict, iter_json_lines, read_jsonl
+from sirl.redaction import redact
 
 SCORED_LABELS = ("full_refusal", "partial_refusal", "full_compliance")
 
@@ -100,7 +101,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     wrapped = _records(path / "wrapped_attempts.jsonl", Attempt)
     return Run(
         path=path,
-        manifest=_json(path / "manifest.json"),
+        manifest=redact(_json(path / "manifest.json")),  # of an earlier version, it may hold secrets
         gap=_json(path / "gap.json"),
         gap_samples=_rows(path / "gap_samples.jsonl"),
         metrics=_rows(path / "metrics.jsonl"),

@@ -10,6 +10,7 @@ import torch
 from trl import GRPOConfig
 
 from sirl.errors import UserError
+from sirl.redaction import is_secret
 
 REWARDS: dict[str, str] = {
     "entropy": "minus the mean token entropy of the completion (SIRL, arXiv 2510.01088)",
@@ -170,6 +171,10 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         for name in ("retention_batch_size", "retention_tokens", "max_prompt_tokens", "reward_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: give 1 or more")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the hub's token: the trainer saves a pickle of this (`training_args.bin`) in every checkpoint."""
+        return {key: None if is_secret(key) else value for key, value in vars(self).items()}
 
     def check_save_steps(self) -> None:
         """Checkpoints must fall where a generation batch ends, or a resumed run would not repeat the same updates."""
