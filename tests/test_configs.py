@@ -270,12 +270,27 @@ def test_wrong_value_is_named(data: dict[str, Any], message: str) -> None:
         ("- a\n- b\n", r"must be a mapping"),
         ("", r"must be a mapping"),
         ("seed: 1\nseed: 2\n", r"key 'seed' given twice .*line 2"),
-        ("1: 2\n", r"must be a mapping"),
+        ("1: 2\n", r"must be a mapping .*the key 1 is no text"),
+        ("on: 2\n", r"must be a mapping .*the key True is no text"),
+        ("# nothing\n", r"must be a mapping .*is empty"),
+        ("[a, b]: 2\n", r"not valid YAML \(a key must be a text .*line 1"),
+        ("gap:\n  ? {a: 1}\n  : 2\n", r"not valid YAML \(a key must be a text .*line 2"),
+        ("gap:\n\tk: 2\n", r"not valid YAML .*line 2"),
+        ("name: 2024-13-45\n", r"not valid YAML \(month must be in 1\.\.12"),
+        ("name: !!bool maybe\n", r"not valid YAML"),
+        ("name: !!int many\n", r"not valid YAML"),
+        ("name: !!timestamp then\n", r"not valid YAML"),
+        ("name: !!python/object:os.system x\n", r"not valid YAML .*constructor"),
+        ("name: *other\n", r"not valid YAML .*alias"),
+        ("train: &a {more: *a}\n", r"not valid YAML \(an anchor holds itself"),
+        ("name: " + "[" * 5000, r"not valid YAML \(nested too deeply"),
+        ("a: 1\n---\nb: 2\n", r"not valid YAML .*single document"),
+        ("name: caf\xe9\n".encode("cp1252"), r"x\.yaml is not UTF-8 text"),
     ],
 )
-def test_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_wrong_file_is_named(tmp_path: Path, text: str | bytes, message: str) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text(text)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(UserError, match=message) as caught:
         load_config(str(path))
     assert "\n" not in str(caught.value)
@@ -301,3 +316,53 @@ def test_adaptive_attacks_have_a_budget_and_an_attacker(monkeypatch: pytest.Monk
         parse_config(changed(attack={"budget": 0}), "f")
     with pytest.raises(UserError, match=r"attack\.attacker_model big: none of the chosen attacks has an attacker"):
         prepare(parse_config(changed(attack={**section, "attacks": "static"}), "f"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_same_configuration_in_any_dress(tmp_path: Path, encoding: str, end: str) -> None:
+    text = yaml.safe_dump({**MINIMAL, "gap": {"required": "OFF"}}).replace("'OFF'", "OFF").replace("\n", end)
+    path = tmp_path / "x.yaml"
+    path.write_bytes(text.encode(encoding))
+    assert load_config(str(path)).gap == GapSection(required=False)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"train": None}, r"train is empty; give at least dataset_name"),
+        ({"gap": None}, r"gap is empty; give a key of it, or leave it out"),
+        ({"evals": None}, r"evals is empty; give a key of it"),
+        ({"gap": {"required": "yes please"}}, r"gap\.required: expected true or false, got 'yes please'"),
+        ({"gap": {"temperature": float("nan")}}, r"gap\.temperature: expected a number, got nan"),
+        ({"gap": {"temperature": "1e999"}}, r"gap\.temperature: expected a number"),
+    ],
+)
+def test_sections_that_say_nothing(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config(changed(**section), "x.yaml")
+
+
+def test_a_key_of_a_section_that_is_empty_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, "gap": None, "development": None}))
+    config = load_config(str(path), {"gap.k": 3})
+    assert (config.gap.k, config.development) == (3, None)
+
+
+def test_lists_for_keys_with_commas() -> None:
+    several = ["a.jsonl", "org/name:config@split"]
+    sections: dict[str, Any] = {
+        "train": {"dataset_name": several, "retention_dataset_name": several},
+        "gap": {"dataset_name": several, "benign_dataset_name": several},
+        "attack": {"goals": several, "judge": ["refusal", "rubric@model"]},
+        "evals": {"overrefusal": several},
+    }
+    config = parse_config(changed(**sections), "x.yaml")
+    joined = "a.jsonl,org/name:config@split"
+    assert config.train.options == {"retention_dataset_name": joined}
+    assert [config.train.dataset_name, config.gap.dataset_name, config.attack.goals] == [joined] * 3
+    assert [config.gap.benign_dataset_name, config.evals.overrefusal] == [joined] * 2
+    assert config.attack.judge == "refusal,rubric@model"
+    with pytest.raises(UserError, match=r"attack\.goals: expected text, got \['a', 3\]"):
+        parse_config(changed(attack={"goals": ["a", 3]}), "x.yaml")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from trl.scripts._hf_argparser import string_to_bool
 
+from sirl.cli import train
 from sirl.errors import UserError
-from sirl.flags import parse_training
+from sirl.flags import TrainingParser, _as_flags, parse_training
+from sirl.yaml_text import parse_yaml
 
 NEEDED = {"model_name_or_path": "m", "dataset_name": "d.jsonl", "output_dir": "out"}
 
@@ -78,3 +81,84 @@ def test_as_dict_is_json_and_the_same_each_time() -> None:
 
 def test_no_secret_in_as_dict() -> None:
     assert "s3cret" not in str(parse_training(["--hub_token", "s3cret"], NEEDED).as_dict())
+
+
+def own(options: dict[str, Any], argv: list[str] | None = None) -> Any:
+    """As `sirl train` parses a file, with its own flags."""
+    parser = TrainingParser()
+    train._add_own(parser)
+    return parse_training(argv or [], {**NEEDED, **options}, "x.yaml", parser)
+
+
+SWITCHES = ("skip_gap_check", "overwrite", "json")
+
+
+@pytest.mark.parametrize(
+    "text", ["true", "yes", "on", "True", "'true'", "'yes'", "1", "false", "no", "off", "'no'", "0"]
+)
+def test_switches_as_yaml_has_them(text: str) -> None:
+    on = text.strip("'").lower() in ("true", "yes", "on", "1")
+    names = (*SWITCHES, "use_peft", "log_completions", "gradient_checkpointing", "remove_unused_columns")
+    training = own(parse_yaml("".join(f"{name}: {text}\n" for name in names)))
+    assert [getattr(training.rest, name) for name in SWITCHES] == [on] * 3
+    assert training.model.use_peft == on
+    config = training.config
+    assert [config.log_completions, config.gradient_checkpointing, config.remove_unused_columns] == [on] * 3
+
+
+def test_every_switch_takes_both() -> None:
+    parser = TrainingParser()
+    train._add_own(parser)
+    switches = {
+        a.dest: f"--{a.dest}" for a in parser._actions if a.type is string_to_bool and f"--{a.dest}" in a.option_strings
+    }
+    assert len(switches) > 50
+    for value in (True, False):
+        words = _as_flags(parser, dict.fromkeys(switches, value), "x.yaml")
+        assert words == [f"{flag}={value}" for flag in switches.values()]
+
+
+def test_nothing_leaves_the_default() -> None:
+    nothing = own(dict.fromkeys((*SWITCHES, "max_steps", "bf16", "max_prompts", "learning_rate", "output_dir")))
+    default = own({})
+    assert [getattr(nothing.rest, name) for name in SWITCHES] == [False] * 3
+    assert nothing.config.max_steps == default.config.max_steps
+    assert nothing.config.learning_rate == default.config.learning_rate
+
+
+def test_the_command_line_wins_over_a_switch_of_the_file() -> None:
+    assert own({"use_peft": True}, ["--use_peft=false"]).model.use_peft is False
+    assert own({}, ["--skip_gap_check"]).rest.skip_gap_check is True
+
+
+@pytest.mark.parametrize("key", ["dataset_name", "retention_dataset_name"])
+def test_a_list_for_a_flag_with_commas(key: str) -> None:
+    assert getattr(own({key: ["a.jsonl", "org/name:config@split"]}).data, key) == "a.jsonl,org/name:config@split"
+
+
+def test_words_that_yaml_takes_for_something_else() -> None:
+    training = own(parse_yaml("eval_strategy: no\nsave_strategy: off\nrun_name: 2024-05-06\nlearning_rate: 1e-4\n"))
+    assert (training.config.eval_strategy, training.config.save_strategy) == ("no", "no")
+    assert training.config.run_name == "2024-05-06"
+    assert training.config.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skip_gap_check": "maybe"}, r"x\.yaml: skip_gap_check: expected true or false, got 'maybe'"),
+        ({"use_peft": 2}, r"x\.yaml: use_peft: expected true or false, got 2"),
+        ({"use_peft": [True]}, r"x\.yaml: use_peft: expected true or false, got \[True\]"),
+        ({"dataset_name": True}, r"x\.yaml: dataset_name: expected another value than true; YAML reads yes"),
+        ({"max_steps": True}, r"x\.yaml: max_steps: expected another value than true"),
+        ({"max_steps": [3]}, r"x\.yaml: max_steps: expected one value, got a list"),
+        ({"output_dir": {"a": "b"}}, r"x\.yaml: output_dir: expected one value, got a mapping"),
+        ({"dataset_name": [["a"]]}, r"x\.yaml: dataset_name: expected one value, got a list"),
+        ({"lora_target_modules": [None]}, r"x\.yaml: lora_target_modules: expected one value, got null"),
+        ({"config": "other.yaml"}, r"x\.yaml: config is no known key"),
+    ],
+)
+def test_values_that_a_flag_cannot_take(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        own(options)
+    assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ key, and the nearest one that exists.
 
 from __future__ import annotations
 
+import math
 import re
 import types
 import typing
@@ -16,12 +17,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from sirl.errors import UserError
 from sirl.records import Decoding
+from sirl.user_files import read_text
+from sirl.yaml_text import parse_yaml
 
 S = TypeVar("S")
+WITH_COMMAS = ("dataset_name", "retention_dataset_name", "benign_dataset_name", "goals", "overrefusal", "judge")
+"""Keys whose text may name several with commas between; a list will do as well."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -201,11 +204,15 @@ def parse_config(data: Mapping[str, Any], source: str) -> RunConfig:
     sections: dict[str, Any] = {}
     for key, value in data.items():
         cls = _SECTIONS.get(key)
-        if cls is None or value is None:
+        if cls is None or (value is None and cls is DevelopmentSection):
             sections[key] = value
             continue
+        if value is None:
+            what = "give at least dataset_name" if cls is TrainSection else "give a key of it, or leave it out"
+            raise UserError(f"{source}: {key} is empty; {what}")
         if not isinstance(value, Mapping):
             raise UserError(f"{source}: {key} must be a mapping of keys to values, got {type(value).__name__}")
+        value = {name: _joined(part) if name in WITH_COMMAS else part for name, part in value.items()}
         if cls is TrainSection:
             own = {k: v for k, v in value.items() if k == "dataset_name"}
             value = {**own, "options": {k: v for k, v in value.items() if k not in own}}
@@ -223,11 +230,15 @@ def read_yaml(source: str, flag: str = "--config") -> dict[str, Any]:
     if not path.is_file():
         path = _bundled(source, flag)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag}: {source} is not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise UserError(f"{flag}: {source} must be a mapping of keys to values")
+        data = parse_yaml(read_text(path, flag))
+    except ValueError as error:
+        raise UserError(f"{flag}: {source} is not valid YAML ({error})") from None
+    if not isinstance(data, dict):
+        what = "is empty" if data is None else f"is {type(data).__name__}"
+        raise UserError(f"{flag}: {source} must be a mapping of keys to values, and {what}")
+    for key in data:
+        if not isinstance(key, str):
+            raise UserError(f"{flag}: {source} must be a mapping of keys to values; the key {key!r} is no text")
     return data
 
 
@@ -290,6 +301,12 @@ def suggestion(name: str, known: list[str]) -> str:
     return f"; known are {', '.join(known)}" if len(known) <= 12 else ""
 
 
+def _joined(value: Any) -> Any:
+    """A list of texts as the one text with commas that it stands for."""
+    texts = isinstance(value, list) and value and all(isinstance(part, str) for part in value)
+    return ",".join(value) if texts else value
+
+
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """The value as its field wants it: a list for a tuple, `1e-4` (which YAML reads as text) for a float."""
     origin = typing.get_origin(hint)
@@ -310,9 +327,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if value in typing.get_args(hint):
             return value
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
-        if isinstance(value, str) and _NUMBER.fullmatch(value):
+        if isinstance(value, str) and _NUMBER.fullmatch(value) and math.isfinite(float(value)):
             return float(value)
     elif hint is Any or (isinstance(value, bool) == (hint is bool) and isinstance(value, origin or hint)):
         return value
@@ -345,7 +362,9 @@ def put(data: dict[str, Any], key: str, value: Any) -> None:
     """
     *path, last = key.split(".")
     for part in path:
-        data = data.setdefault(part, {})
+        if data.get(part) is None:  # a section that is empty in the file
+            data[part] = {}
+        data = data[part]
         if not isinstance(data, dict):
             raise UserError(f"--set {key}: {part} is no section")
     data[last] = value
@@ -355,19 +374,6 @@ def _at_least(least: int, **values: int | None) -> None:
     for key, value in values.items():
         if value is not None and value < least:
             raise UserError(f"{key.replace('__', '.')}: must be {least} or more, got {value}")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error, where PyYAML would silently take the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Refuse repeated keys, else as usual."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} given twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
 
 
 _SECTIONS: dict[str, Any] = {

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from trl import ModelConfig
+from trl.scripts._hf_argparser import string_to_bool
 from trl.scripts.utils import TrlParser
 
 from sirl.config import suggestion
 from sirl.errors import UserError
 from sirl.training import SIRLConfig
+
+JOINED = ("dataset_name", "retention_dataset_name")
+"""Flags that take several values with commas between; in a file they may be a list."""
 
 
 @dataclass
@@ -27,12 +33,15 @@ class DataConfig:
 
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Unlabeled prompts: hub id, .jsonl, .csv, .parquet or .txt file, or a bundled name."},
+        metadata={
+            "help": "Unlabeled prompts: a file (.jsonl, .csv, .parquet, .txt, ...), a hub dataset "
+            "(org/name:config@split) or a bundled name; several with commas."
+        },
     )
     prompt_column: str | None = field(
         default=None, metadata={"help": "Column of the prompts. By default the first known name, such as `prompt`."}
     )
-    dataset_train_split: str = field(default="train", metadata={"help": "Split of a hub dataset."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split of a hub dataset that names none."})
     max_prompts: int | None = field(
         default=None, metadata={"help": "Train on that many prompts, drawn under the seed."}
     )
@@ -102,17 +111,61 @@ def parse_training(
 def _as_flags(parser: TrainingParser, options: Mapping[str, Any], source: str) -> list[str]:
     """The content of a file as words of a command line, so that both are checked alike.
 
-    What a command line cannot say (null, a list or mapping for a flag that takes one word) becomes the default.
+    What a command line cannot say (null, a list or mapping for a flag that takes such a thing) becomes the default.
     """
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    actions: dict[str, argparse.Action] = {}
+    for action in parser._actions:
+        if action.dest not in ("help", "config"):
+            actions.setdefault(action.dest, action)  # a flag's own action, which comes before its `--no_` twin's
+    hints = {name: hint for cls in parser.dataclass_types for name, hint in typing.get_type_hints(cls).items()}
     words: list[str] = []
     for key, value in options.items():
         if key not in actions:
             raise UserError(f"{source}: {key} is no known key{suggestion(str(key), list(actions))}")
-        if isinstance(value, list) and value and actions[key].nargs == "+":
-            words += [f"--{key}", *map(str, value)]
-        elif value is None or isinstance(value, list | dict):
+        action, kinds = actions[key], _kinds(hints.get(key))
+        if value is None:
+            if type(None) in kinds:
+                parser.set_defaults(**{key: None})
+        elif action.nargs == 0 or action.type is string_to_bool:
+            words += _switch(action, key, value, source)
+        elif isinstance(value, list) and action.nargs == "+":
+            words += [f"--{key}", *(_word(action, kinds, key, part, source) for part in value)] if value else []
+        elif isinstance(value, list) and key in JOINED:
+            words.append(f"--{key}=" + ",".join(_word(action, kinds, key, part, source) for part in value))
+        elif isinstance(value, list | dict) and type(value) in kinds:
             parser.set_defaults(**{key: value})
         else:
-            words.append(f"--{key}={value}")
+            words.append(f"--{key}={_word(action, kinds, key, value, source)}")
     return words
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The types that a field takes; `list` for any list, `dict` for any mapping."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return {typing.get_origin(option) or option for option in (typing.get_args(hint) if union else (hint,))}
+
+
+def _switch(action: argparse.Action, key: str, value: Any, source: str) -> list[str]:
+    """The words for a flag that is on or off: `--key=True`, or `--key` alone where it takes no value."""
+    try:
+        on = string_to_bool(value if isinstance(value, bool) else str(value))
+    except argparse.ArgumentTypeError:
+        raise UserError(f"{source}: {key}: expected true or false, got {value!r}") from None
+    if action.nargs == 0:
+        return [f"--{key}"] if on else []
+    return [f"--{key}={on}"]
+
+
+def _word(action: argparse.Action, kinds: set[Any], key: str, value: Any, source: str) -> str:
+    """A value as one word. `no`, which YAML reads as false, is meant as written where the flag has such a choice."""
+    if isinstance(value, bool) and bool not in kinds:
+        if not value and action.choices and "no" in action.choices:
+            return "no"
+        raise UserError(
+            f"{source}: {key}: expected another value than {str(value).lower()}; YAML reads yes, no, on and off so: "
+            "put the word in quotes"
+        )
+    if value is None or isinstance(value, list | dict):
+        found = "null" if value is None else "a list" if isinstance(value, list) else "a mapping"
+        raise UserError(f"{source}: {key}: expected one value, got {found}")
+    return str(value)

@@ -69,6 +69,16 @@ def test_flags_win_over_the_config(sirl: Any, model: str, prompts: str, tmp_path
     assert (trained[0][0].max_steps, trained[0][0].seed) == (9, 4)
 
 
+def test_the_gap_check_is_skipped_by_the_config(
+    sirl: Any, model: str, prompts: str, tmp_path: Path, trained: list[Any]
+) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(f"model_name_or_path: {model}\ndataset_name: [{prompts}]\nskip_gap_check: on\noverwrite: no\n")
+    assert sirl("train", "--config", path, "--output_dir", tmp_path / "out").code == 0
+    assert not (tmp_path / "out" / "gap.json").exists()
+    assert len(trained) == 1
+
+
 def test_no_instinct_no_training(
     sirl: Any, model: str, prompts: str, tmp_path: Path, trained: list[Any], engine: FakeEngine, monkeypatch: Any
 ) -> None:
@@ -129,6 +139,12 @@ def test_bad_input(
 def test_needed_flags(sirl: Any) -> None:
     message = "required: --model_name_or_path, --dataset_name, --output_dir (as flags or in --config)"
     assert message in sirl("train").error
+
+
+def test_an_output_folder_of_nothing_is_none(sirl: Any, tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text("model_name_or_path: m\ndataset_name: d\noutput_dir: null\n")
+    assert "arguments are required: --output_dir" in sirl("train", "--config", path).error
 
 
 def test_unknown_key_of_the_config(sirl: Any, tmp_path: Path) -> None:

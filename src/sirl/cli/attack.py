@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--attacks", default="static", help="names with commas, static, adaptive, all, module:Class, or NAME@before"
     )
     parser.add_argument("--template_file", help="your own templates (.jsonl, .txt, .md), run behind --attacks")
-    parser.add_argument("--goals", default="demo/behaviours", help="harmful requests: bundled name, file or hub id")
+    parser.add_argument(
+        "--goals", default="demo/behaviours", help="harmful requests: bundled name, file or org/name:config@split"
+    )
     parser.add_argument("--prompt_column", help="column of the goals' text")
     parser.add_argument("--max_goals", type=positive_int, help="that many goals, drawn under the seed")
     parser.add_argument("--phase", choices=("before", "after"), default="before", help="which side of a comparison")

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --tasks: run the programs of mbpp and humaneval, within limits",
     )
-    parser.add_argument("--overrefusal", help="benign prompts: xstest, or-bench, a bundled name, file or hub id")
+    parser.add_argument(
+        "--overrefusal", help="benign prompts: xstest, or-bench, a bundled name, file or org/name:config@split"
+    )
     parser.add_argument("--max_prompts", type=positive_int, help="with --overrefusal: that many, drawn under the seed")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and the rows")
     parser.add_argument("--seed", type=int, default=0)

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl gap`."""
     add_engine_flags(parser)
     parser.add_argument(
-        "--dataset_name", default="demo/behaviours", help="harmful requests: bundled name, file, hub id"
+        "--dataset_name", default="demo/behaviours", help="harmful requests: bundled name, file, org/name:config@split"
     )
     parser.add_argument("--benign_dataset_name", help="benign requests, reported beside")
     parser.add_argument("--unlabeled", action="store_true", help="the prompts are a mixture, such as training prompts")

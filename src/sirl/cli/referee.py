@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="goals a probe (garak: prompts a probe; default: %(default)s)",
     )
     parser.add_argument("--detectors", help="garak: names with commas (default: two of refusals, or the probe's own)")
-    parser.add_argument("--goals", help=f"inspect: harmful requests, a bundled name, file or hub id (default: {GOALS})")
+    parser.add_argument(
+        "--goals", help=f"inspect: harmful requests, a bundled name, file or org/name:config@split (default: {GOALS})"
+    )
     parser.add_argument("--prompt_column", help="inspect: column of the goals' text")
     parser.add_argument("--grader", help="inspect: a model, in Inspect's way of naming it, that grades answers as well")
     parser.add_argument("--max_new_tokens", type=positive_int, default=64)

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sirl.cli.common import Outcome, percent_cell, print_table
 from sirl.errors import UserError
 
@@ -58,14 +56,16 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def set_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     """The values of `--set`, which are YAML, by key."""
+    from sirl.yaml_text import parse_yaml
+
     out: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UserError(f"--set: expected KEY=VALUE, got {pair!r}")
         try:
-            out[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            out[key] = parse_yaml(text)
+        except ValueError:
             raise UserError(f"--set {key}: {text!r} is not a YAML value") from None
     return out
 

@@ -49,7 +49,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         for flag, value in {
             "--model_name_or_path": training.model.model_name_or_path,
             "--dataset_name": training.data.dataset_name,
-            "--output_dir": "output_dir" in options
+            "--output_dir": options.get("output_dir")
             or any(w.startswith(("--output_dir", "--output-dir")) for w in argv),
         }.items()
         if not value

@@ -19,6 +19,8 @@ from sirl.diversity import commonest_sentence, sentences
 from sirl.errors import UserError
 from sirl.evals.tasks import glue
 from sirl.stats import bootstrap_ratio, mcnemar, mean_of, paired_difference, wilson_interval
+from sirl.user_files import read_text
+from sirl.yaml_text import parse_yaml
 
 FOLDER = Path(str(resources.files("sirl.evals.tasks")))
 OURS = ("gsm8k", "math", "mbpp", "humaneval", "arc", "ifeval", "chat")
@@ -98,9 +100,9 @@ _Loader.add_constructor("!function", lambda _, node: getattr(glue, node.value.re
 def definition(path: Path) -> Table:
     """A task definition in the form of lm-evaluation-harness."""
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--tasks: {path}: not readable as YAML ({str(error).splitlines()[0]})") from None
+        config = parse_yaml(read_text(path, "--tasks"), _Loader)
+    except ValueError as error:
+        raise UserError(f"--tasks: {path}: not readable as YAML ({error})") from None
     return config if isinstance(config, dict) else {}
 
 
