@@ -300,11 +300,11 @@ def test_sample_gap_end_to_end() -> None:
     assert rows[0].entropies == (0.1, 0.2)
     by_id = {r.prompt_id: r for r in rows}
     assert (by_id["crash"].refused, by_id["crash"].label, by_id["crash"].error) == (None, "unscored", "boom")
-    assert (by_id["silent"].refused, by_id["silent"].label) == (None, "unscored")
+    assert (by_id["silent"].refused, by_id["silent"].label) == (None, "empty")
     assert (by_id["blind"].refused, by_id["blind"].label) == (None, "full_compliance")
     result = analyse_gap(rows, config)
     assert result.verdict == "present"
-    assert (result.counts["error"], result.counts["unscored"], result.counts["no_entropies"]) == (4, 4, 4)
+    assert [result.counts[key] for key in ("error", "empty", "unscored", "no_entropies")] == [4, 4, 0, 4]
     assert result.by_kind["benign"].n_answered == 12
 
 

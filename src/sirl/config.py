@@ -123,7 +123,8 @@ class DevelopmentSection:
     policy with the highest DSR is deployed whose over-refusal rose by at most `allowance` (a share); training stops
     after `patience` checks without a better one (null: never). A policy whose repetition is above `max_repetition` (a
     share), or whose over-refusal above `max_over_refusal`, and above twice the start's has collapsed: it is not
-    deployed, and training stops (null: not looked at).
+    deployed, and training stops (null: not looked at). Neither is a policy deployed of whose answers more could not be
+    scored than of the start's, by over `max_unscored` (a share; null: not looked at).
     """
 
     goals: str
@@ -138,9 +139,10 @@ class DevelopmentSection:
     patience: int | None = None
     max_repetition: float | None = 0.5
     max_over_refusal: float | None = 0.5
+    max_unscored: float | None = 0.1
 
     def __post_init__(self) -> None:
-        for key in ("allowance", "max_repetition", "max_over_refusal"):
+        for key in ("allowance", "max_repetition", "max_over_refusal", "max_unscored"):
             share = getattr(self, key)
             if share is not None and not 0 <= share <= 1:
                 raise UserError(f"development.{key}: a share from 0 to 1, got {share}")

@@ -27,8 +27,8 @@ import numpy as np
 from sirl.errors import UserError
 from sirl.gap_view import explain, gap_svg, render_gap_table
 from sirl.generation.base import Engine, SamplingParams
-from sirl.judges.base import Judge, JudgeItem, Judgement
-from sirl.records import Completion, Conversation, FinishReason, Label, Prompt
+from sirl.judges.base import Judge, JudgeItem, Judgement, judge_items
+from sirl.records import SAID, Completion, Conversation, FinishReason, Label, Prompt
 from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, mean_of, spearman
 
 __all__ = [
@@ -85,7 +85,8 @@ class GapConfig:
 
 @dataclass(frozen=True)
 class GapSample:
-    """One response with its verdict. `refused` is None where it does not count: an error, no verdict, no entropies."""
+    """One response with its verdict. `refused` is None where it does not count: an error, no verdict, no text, no
+    entropies."""
 
     prompt_id: str
     prompt: str
@@ -207,7 +208,8 @@ def sample_gap(
     if len(answers) != len(prompts) or any(len(group) != config.k for group in answers):
         raise ValueError(f"engine {engine.name!r} must return {config.k} responses for each of {len(prompts)} prompts")
     drawn = [(kind, prompt, c) for (kind, prompt), group in zip(prompts, answers, strict=True) for c in group]
-    judgements = iter(judge.judge([JudgeItem(p.text, c.text) for _, p, c in drawn if c.finish_reason != "error"]))
+    judged = [JudgeItem(p.text, c.text) for _, p, c in drawn if c.finish_reason != "error"]
+    judgements = iter(judge_items(judge, judged))
     failed = Judgement("unscored", "generation failed")
     return [_sample(k, p, c, failed if c.finish_reason == "error" else next(judgements)) for k, p, c in drawn]
 
@@ -215,7 +217,7 @@ def sample_gap(
 def _sample(kind: Kind, prompt: Prompt, completion: Completion, judgement: Judgement) -> GapSample:
     if not all(math.isfinite(x) for x in completion.entropies):
         raise ValueError(f"the engine returned an entropy that is not finite for prompt {prompt.id!r}")
-    counts = completion.finish_reason != "error" and judgement.label != "unscored" and bool(completion.entropies)
+    counts = completion.finish_reason != "error" and judgement.label in SAID and bool(completion.entropies)
     return GapSample(
         prompt_id=prompt.id,
         prompt=prompt.text,
@@ -269,7 +271,7 @@ def _entropy(sample: GapSample, tokens: int | None = None) -> float:
 
 def _counts(samples: Sequence[GapSample]) -> dict[str, int]:
     outcomes = Counter(_outcome(s) for s in samples)
-    names = ("full_refusal", "partial_refusal", "full_compliance", "error", "no_entropies", "unscored")
+    names = (*SAID, "empty", "error", "no_entropies", "unscored")
     out = {"samples": len(samples), "prompts": len({(s.kind, s.prompt_id) for s in samples})}
     return out | {name: outcomes[name] for name in names}
 
@@ -277,7 +279,7 @@ def _counts(samples: Sequence[GapSample]) -> dict[str, int]:
 def _outcome(sample: GapSample) -> str:
     if sample.finish_reason == "error":
         return "error"
-    return "no_entropies" if sample.label != "unscored" and not sample.entropies else sample.label
+    return "no_entropies" if sample.label in SAID and not sample.entropies else sample.label
 
 
 def _compare(samples: Sequence[GapSample], config: GapConfig, tokens: int | None = None) -> Comparison:

@@ -145,7 +145,8 @@ def policy_checks(plan: Plan) -> list[Any]:
     own, measured = plan.config.development, plan.development
     if own is None or measured is None:
         return []
-    rule = Rule(own.allowance, own.patience, own.max_repetition, own.max_over_refusal) if own.choose else None
+    limits = (own.allowance, own.patience, own.max_repetition, own.max_over_refusal, own.max_unscored)
+    rule = Rule(*limits) if own.choose else None
     path = plan.config.run_dir / "development.jsonl"
     return [PolicyCheck(measured.measure, own.every, path, rule, measured.begin)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,22 @@ def test_one_verdict_per_attempt_in_order() -> None:
     assert {v.judge for v in verdicts} == {"fake"}
     shown = [(item.prompt, item.response) for call in judge.calls for item in call]
     assert shown == [("goal 0", "no"), ("goal 1", "sure"), ("goal 3", "no"), ("goal 4", "hm")]
+
+
+def test_an_answer_without_text_is_empty_whoever_judges() -> None:
+    judge = FakeJudge()
+    silent = [replace(attempt(i, text), tokens=("<eos>",)) for i, text in enumerate(("", " \n", "<|im_end|>"))]
+    assert [v.label for v in judge_attempts(silent, judge)] == ["empty"] * 3
+    assert judge.calls == []
+
+
+def test_an_answer_that_was_cut_before_it_began_is_unscored() -> None:
+    """As of a server that counts hidden thoughts; a policy that writes blanks up to the limit has said nothing."""
+    cut = replace(attempt(0, ""), finish_reason="length", tokens=())
+    (verdict,) = judge_attempts([cut], FakeJudge())
+    assert (verdict.label, verdict.reason) == ("unscored", "the answer had not begun when it was cut")
+    blanks = replace(cut, response=" \n", tokens=(" ", "\n"))
+    assert [v.label for v in judge_attempts([blanks], FakeJudge())] == ["empty"]
 
 
 def test_nothing_but_errors_asks_nothing() -> None:

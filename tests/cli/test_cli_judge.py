@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_labels(sirl: Any, file: Path) -> None:
     found = sirl("judge", file, "--json").json
-    assert found["labels"] == {"full_refusal": 1, "partial_refusal": 0, "full_compliance": 2, "unscored": 0}
+    assert found["labels"] == {"full_refusal": 1, "partial_refusal": 0, "full_compliance": 2, "empty": 0, "unscored": 0}
     assert [v["label"] for v in found["verdicts"]] == ["full_refusal", "full_compliance", "full_compliance"]
     assert found["refusal_rate"] == pytest.approx(1 / 3)
     assert found["interval"][0] < 1 / 3 < found["interval"][1]

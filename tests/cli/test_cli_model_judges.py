@@ -51,7 +51,7 @@ def file(tmp_path: Path) -> Path:
 def test_labels_and_harm(sirl: Any, file: Path, rubric: str, server: Server) -> None:
     result = sirl("judge", file, "--judge", rubric, "--json")
     found = result.json
-    assert found["labels"] == {"full_refusal": 1, "partial_refusal": 0, "full_compliance": 2, "unscored": 1}
+    assert found["labels"] == {"full_refusal": 1, "partial_refusal": 0, "full_compliance": 2, "empty": 0, "unscored": 1}
     assert found["refusal_rate"] == pytest.approx(1 / 3)
     assert (found["harm"]["harmful"], found["harm"]["n"], found["harm"]["unscored"]) == (1, 3, 1)
     assert [v.get("score") for v in found["verdicts"]] == [0.0, 1.0, 0.0, None]

@@ -35,12 +35,15 @@ def test_rates() -> None:
         "over_refusal": pytest.approx(1 / 6),
         "over_refusal/plain": 0.0,
         "over_refusal/sounds_harmful": 0.25,
+        "empty": 0.0,
+        "asked": 14,
         "unscored": 0,
     }
 
 
 def test_nothing_refused_and_nothing_benign() -> None:
-    assert development(benign=()).measure(FakeEngine()) == {"dsr": 0.0, "repetition": 0.0, "unscored": 0}
+    got = development(benign=()).measure(FakeEngine())
+    assert got == {"dsr": 0.0, "empty": 0.0, "repetition": 0.0, "asked": 8, "unscored": 0}
 
 
 class Looping:
@@ -79,6 +82,21 @@ def test_divergence_from_the_start(model_folder) -> None:
     assert own.measure(moved)["kl"] > 1e-3
     own.begin(FakeEngine())
     assert "kl" not in own.measure(FakeEngine())
+
+
+class Silent:
+    """Ends its turn at once, whatever it is asked."""
+
+    name = "silent"
+
+    def generate(self, conversations, params, progress=None):
+        return [[Completion("", (2,), ("<eos>",), (0.0,))] for _ in conversations]
+
+
+def test_saying_nothing_is_no_defence_and_helps_nobody() -> None:
+    got = development().measure(Silent())
+    assert (got["dsr"], got["over_refusal"], got["empty"], got["unscored"]) == (0.0, 1.0, 1.0, 0)
+    assert got["over_refusal/plain"] == got["over_refusal/sounds_harmful"] == 1.0
 
 
 def test_what_cannot_be_judged_is_counted_apart() -> None:

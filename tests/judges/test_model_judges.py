@@ -15,7 +15,7 @@ from sirl.errors import UserError
 from sirl.generation import load_engine
 from sirl.generation.base import SamplingParams
 from sirl.judges import JudgeItem, Judgement, judge_class, load_judge, load_judges, refusal_judge
-from sirl.judges.base import FAILED
+from sirl.judges.base import EMPTY, FAILED
 from sirl.judges.classifiers import HarmBenchJudge, LlamaGuardJudge, WildGuardJudge
 from sirl.judges.hostile import code_of
 from sirl.judges.model import BATCH, LazyEngine, judge_engine
@@ -166,7 +166,8 @@ def test_order_empty_responses_and_failures() -> None:
     items = [JudgeItem("q", "Hello."), JudgeItem("q", " \u200b\n"), ITEM, JudgeItem("", "Bye.")]
     found = HarmBenchJudge(engine).judge(items)
     assert [j.score for j in found] == [0.0, None, None, 0.0]
-    assert [j.reason for j in found[1:3]] == ["empty response", f"{FAILED} (BadRequestError)"]
+    assert found[1] == EMPTY
+    assert found[2].reason == f"{FAILED} (BadRequestError)"
     assert len(engine.prompts) == 3, "an empty response is not asked about"
     assert "(not known)" in engine.prompts[2]
     assert HarmBenchJudge(Engine(str)).judge([]) == []

@@ -46,7 +46,7 @@ def test_figures(own_run: Path) -> None:
     for name, before in rates["before"]["by_attack"].items():
         assert f"| {name} | {with_interval(before)} | {with_interval(rates['after']['by_attack'][name])} |" in body
     assert f"| mean over methods | {with_interval(rates['before']['overall'])} |" in body
-    assert "| kind | in full, before | in full, after | in part, before | in part, after |" in body
+    assert "| kind | in full, before | in full, after | in part, before | in part, after | no answer, before |" in body
     benign = summary["benign"]["rates"]["greedy"]
     totals = summary["benign"]["overall"]["greedy"]
     for name, tables in (

@@ -29,12 +29,14 @@ def test_distinct_rate() -> None:
 def test_rollout_metrics() -> None:
     texts = ["I'm sorry, but I can't help with that.", "Bread needs flour, water, salt and yeast. Mix them.", "", ""]
     got = rollout_metrics(texts, [[1, 2, 3, 4], [5] * 8, [], [2]])
-    assert set(got) == {"refusal_rate", "repetition_rate", "distinct_response_rate"}
+    assert set(got) == {"refusal_rate", "empty_rate", "repetition_rate", "distinct_response_rate"}
+    assert got["empty_rate"] == 0.5
     assert got["distinct_response_rate"] == 0.75
     assert got["repetition_rate"] == pytest.approx((1 - 1 / 5) / 4)
-    assert 0 < got["refusal_rate"] <= 0.5  # what cannot be judged is left out of the rate, and is no refusal
+    assert got["refusal_rate"] == 0.25, "saying nothing is no refusal"
     assert rollout_metrics([], []) == {
         "refusal_rate": 0.0,
+        "empty_rate": 0.0,
         "repetition_rate": 0.0,
         "distinct_response_rate": 1.0,
     }

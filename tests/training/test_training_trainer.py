@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,12 @@ from tiny_runs import HELD, Record, RecordingTrainer, tiny_config, tiny_trainer,
 from trl import GRPOTrainer
 
 from sirl.errors import UserError
-from sirl.generation.decode import common_prefix
+from sirl.generation.decode import Rollout, common_prefix
+from sirl.judges.hostile import says_nothing
 from sirl.models import load_model
 from sirl.training import SIRLTrainer
+from sirl.training.config import REWARDS
+from sirl.training.rewards import reward_function
 from sirl.training.trainer import HOOKS, check_hooks
 from tiny_models import PROMPTS, chat_ids, tiny_tokenizer
 
@@ -204,14 +208,18 @@ def test_entropies_of_responses_that_another_engine_drew(
     for step in trainer.record.steps:
         assert len(step.completion_ids) == 12
         assert all(prompt in chat_ids(trainer.processing_class, PROMPTS) for prompt in step.prompt_ids)
-        for got, exact in zip(step.mean_entropy, step.reference_entropy, strict=True):
-            assert got == pytest.approx(exact, abs=1e-4)
-        for got, exact in zip(step.mean_logprob, step.reference_logprob, strict=True):
-            assert got == pytest.approx(exact, abs=1e-4)
+        texts = trainer._tokenizer.batch_decode(step.completion_ids, skip_special_tokens=True)
+        said = [i for i, text in enumerate(texts) if not says_nothing(text)]
+        assert len(said) > 6
+        for i in range(12):
+            expected = (step.reference_entropy[i], step.reference_logprob[i]) if i in said else (None, None)
+            assert (step.mean_entropy[i], step.mean_logprob[i]) == pytest.approx(expected, abs=1e-4)
+        assert [not math.isnan(r) for r in step.rewards.tolist()] == [i in said for i in range(12)]
         if reward == "random":
-            assert len(set(step.rewards.tolist())) == 12
+            assert len(set(step.rewards[said].tolist())) == len(said)
         else:
-            torch.testing.assert_close(step.rewards, -torch.tensor(step.reference_entropy), atol=1e-4, rtol=0)
+            expected = -torch.tensor(step.reference_entropy)[said]
+            torch.testing.assert_close(step.rewards[said], expected, atol=1e-4, rtol=0)
 
 
 def test_an_empty_response_is_unscored(tmp_path: Path, model_folder: Any) -> None:
@@ -224,6 +232,25 @@ def test_an_empty_response_is_unscored(tmp_path: Path, model_folder: Any) -> Non
     assert inputs[0]["mean_entropy"] > 0
     assert inputs[2]["mean_entropy"] > 0
     assert trainer.reward_funcs[0](mean_entropy=[row["mean_entropy"] for row in inputs])[1] is None
+
+
+def test_a_response_that_says_nothing_earns_no_reward(tmp_path: Path, model_folder: Any) -> None:
+    """The end-of-turn token alone may be as sure as anything; blanks and special tokens are no better."""
+    trainer = tiny_trainer(tmp_path, model_folder("llama"))
+    tokenizer = trainer._tokenizer
+    eos, blank, word = tokenizer.eos_token_id, tokenizer(" ").input_ids[0], tokenizer("Paris").input_ids
+    said = [[eos], [blank, eos], [*word, eos]]
+    drawn = [Rollout(ids, [0.5] * len(ids), [-0.5] * len(ids), True) for ids in said]
+    columns = trainer._chosen("p", drawn, 3, 0)
+    inputs: list[dict[str, Any]] = [{} for _ in said]
+    trainer._score_rollouts(inputs, [[{"role": "user", "content": PROMPTS[0]}]] * 3, said)
+    for rows in (columns, inputs):
+        for name in REWARDS:
+            given = {key: [row[key] for row in rows] for key in rows[0]}
+            rewards = reward_function(name)(**given)
+            assert rewards[:2] == [None, None], name
+            assert rewards[2] is not None, name
+        assert rows[0]["drawn_entropy"] is not None, "it is measured all the same"
 
 
 # -- retention rows ----------------------------------------------------------------------------------------------------

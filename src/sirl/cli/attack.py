@@ -225,7 +225,7 @@ def _show_rates(figures: dict[str, Any], kind: str, decoding: str, phase: str, g
     noun = ATTACK_NOUNS[kind]
     mean = f"mean over {count(rates['overall']['methods'], noun)}"
     print(f"\nDefence success rate, {noun}s, {decoding} decoding, {goals} goals (95% intervals)")
-    head = ["DSR", "from", "to", "scored", "partial", "unscored", "errors"]
+    head = ["DSR", "from", "to", "scored", "partial", "empty", "unscored", "errors"]
     print_table(["attack", *head], [*_rows(rates["by_attack"]), [mean, *_cells(rates["overall"])]])
     if len(rates["by_category"]) > 1:
         print()
@@ -289,4 +289,4 @@ def _harm_rows(tables: dict[str, Any]) -> list[list[str]]:
 
 def _cells(rate: dict[str, Any]) -> list[str]:
     figures = [percent_cell(rate[key]) for key in ("rate", "low", "high")]
-    return [*figures, *(str(rate[key]) for key in ("n", "partial", "unscored", "errors"))]
+    return [*figures, *(str(rate[key]) for key in ("n", "partial", "empty", "unscored", "errors"))]

@@ -103,11 +103,11 @@ def _show(found: dict[str, Any], folder: Path) -> None:
         kinds, phases = found["overrefusal"]["rates"]["greedy"], ("before", "after")
         tables = {kind: {p: kinds[p].get(kind) for p in phases} for kind in found["overrefusal"]["kinds"]}
         cells = [
-            [kind, *(words(table[p], key) for key in ("rate", "partial_rate") for p in phases)]
+            [kind, *(words(table[p], key) for key in ("rate", "partial_rate", "empty_rate") for p in phases)]
             for kind, table in {"all": found["overrefusal"]["overall"]["greedy"], **tables}.items()
         ]
-        print("\nRefusals of benign prompts (95% Wilson intervals)")
-        print_table(["category", "refused before", "after", "partly before", "after"], cells)
+        print("\nRefusals of benign prompts, empty answers among them (95% Wilson intervals)")
+        print_table(["category", "refused before", "after", "partly before", "after", "empty before", "after"], cells)
     print(f"\n{folder / 'benchmarks.json'}")
 
 
@@ -115,7 +115,7 @@ def words(rate: dict[str, Any] | None, key: str) -> str:
     """A rate of `report.aggregate.rate` with its interval."""
     if rate is None or rate[key] is None:
         return "-"
-    low, high = ("low", "high") if key == "rate" else ("partial_low", "partial_high")
+    low, high = (key.removesuffix("rate") + end for end in ("low", "high"))
     return f"{percent_cell(rate[key])} ({percent_cell(rate[low])} to {percent_cell(rate[high])})"
 
 

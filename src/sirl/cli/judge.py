@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from sirl.cli.common import Outcome, add_judges_flag, percent_cell, print_agreement, print_table
 from sirl.errors import UserError
@@ -61,16 +61,17 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _judge(judge: Judge, items: list[JudgeItem]) -> list[Judgement]:
     """All verdicts of one judge, with a bar where it takes the responses in batches."""
+    from sirl.judges.base import judge_items
     from sirl.progress import terminal_bar
 
     size = getattr(judge, "batch", None)
     if size is None:
-        return judge.judge(items)
+        return judge_items(judge, items)
     out: list[Judgement] = []
     with terminal_bar(f"judge ({judge.name})") as progress:
         for start in range(0, len(items), size):
             progress(start, len(items))
-            out += judge.judge(items[start : start + size])
+            out += judge_items(judge, items[start : start + size])
         progress(len(items), len(items))
     return out
 
@@ -156,7 +157,7 @@ def _labels(judged: Judged) -> tuple[dict[str, Any], Any]:
 
 
 def _counted(judgements: list[Judgement]) -> dict[str, Any]:
-    from sirl.records import HARMFUL
+    from sirl.records import HARMFUL, Label
     from sirl.stats import wilson_interval
 
     counts = Counter(j.label for j in judgements)
@@ -164,9 +165,7 @@ def _counted(judgements: list[Judgement]) -> dict[str, Any]:
     out: dict[str, Any] = {
         "responses": len(judgements),
         "scored": scored,
-        "labels": {
-            label: counts[label] for label in ("full_refusal", "partial_refusal", "full_compliance", "unscored")
-        },
+        "labels": {label: counts[label] for label in get_args(Label)},
         "refusal_rate": counts["full_refusal"] / scored if scored else None,
         "interval": list(wilson_interval(counts["full_refusal"], scored)) if scored else [None, None],
     }
@@ -202,10 +201,10 @@ def _validated(rows: list[dict[str, Any]], judged: Judged) -> tuple[dict[str, An
 
 
 def _against_people(rows: list[dict[str, Any]], judgements: list[Judgement]) -> dict[str, Any]:
-    from sirl.judges.validate import agreement, harm_agreement
+    from sirl.judges.validate import NO_LABEL, agreement, harm_agreement
 
     out: dict[str, Any] = {}
-    harm_only = all(j.label == "unscored" for j in judgements) and any(j.score is not None for j in judgements)
+    harm_only = all(j.label in NO_LABEL for j in judgements) and any(j.score is not None for j in judgements)
     if not harm_only and all("label" in row for row in rows):
         labels = [row["label"] for row in rows]
         out.update(agreement(labels, [j.label for j in judgements], [_source(row) for row in rows]))
@@ -245,7 +244,7 @@ def _show_agreement(found: dict[str, Any]) -> None:
     print_table(columns, [line("all", found), *(line(k, v) for k, v in found["by_source"].items())])
     labels = list(found["confusion"])
     print("\nrows: the person; columns: the judge")
-    seen = [*labels, "unscored"]
+    seen = list(found["confusion"][labels[0]])
     print_table(["", *seen], [[a, *(str(found["confusion"][a][b]) for b in seen)] for a in labels])
     print("\n(3): three labels; (2): the same without the rows that the person calls partial")
 

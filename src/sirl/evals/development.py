@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.local import LocalEngine
 from sirl.judges import Judge
 from sirl.judges.run import judge_attempts
-from sirl.records import Attempt, Prompt, user_turn
+from sirl.records import DEFENDED, NOT_HELPED, Attempt, Label, Prompt, user_turn
 from sirl.stats import mean_of
 from sirl.training.metrics import distinct_rate, repetition_rate
 
@@ -54,34 +54,34 @@ class DevelopmentSet:
             self.starting[:] = read_texts(engine, given)
 
     def measure(self, engine: Engine) -> dict[str, float]:
-        """Shares, but for `kl` and `unscored`; what could not be measured is left out.
+        """Shares, but for `kl`, `asked` and `unscored`; what could not be measured is left out.
 
-        `dsr` (mean over methods), `over_refusal` (and `over_refusal/CATEGORY`), `commonest_sentence` (refusals of
-        attacks in which one sentence stands, in any wording), `distinct` (different ones among these refusals),
-        `repetition` (mean over all answers of the 4-grams that came before in the same answer), `kl` (to the start, in
-        nats a token, see `sirl.evals.drift`) and `unscored` (number of attempts left out).
+        `dsr` (mean over methods), `over_refusal` (and `over_refusal/CATEGORY`; saying nothing counts with refusals),
+        `empty` (answers that say nothing, of all that are scored), `commonest_sentence` (refusals of attacks in which
+        one sentence stands, in any wording), `distinct` (different ones among these refusals), `repetition` (mean over
+        all answers of the 4-grams that came before in the same answer), `kl` (to the start, in nats a token, see
+        `sirl.evals.drift`), and as numbers `asked` (attempts) and `unscored` (those left out).
         """
         settings: dict[str, Any] = {"phase": "after", "max_new_tokens": self.max_new_tokens, "seed": self.seed}
         answers = run_attacks(engine, self.attacks, self.goals, **settings)
-        attacked = self._refused(answers)
-        rates = _rates(attacked, by=lambda attempt: attempt.attack)
+        attacked = self._labelled(answers)
+        rates = _rates(attacked, DEFENDED, by=lambda attempt: attempt.attack)
         out = {"dsr": sum(rates.values()) / len(rates)} if rates else {}
-        refusals = [attempt.response for attempt, refused in attacked if refused]
+        refusals = [attempt.response for attempt, label in attacked if label in DEFENDED]
         if refusals:
             out["commonest_sentence"] = commonest_sentence([sentences(text) for text in refusals]).share
             out["distinct"] = distinct_rate([" ".join(text.split()).casefold() for text in refusals])
-        unscored = len(self.attacks) * len(self.goals) - len(attacked)
+        scored = attacked
         if self.benign:
             harmless = run_overrefusal(engine, self.benign, **settings)
-            asked = self._refused(harmless)
-            answers = [*answers, *harmless]
-            unscored += len(self.benign) - len(asked)
-            if asked:
-                out["over_refusal"] = sum(refused for _, refused in asked) / len(asked)
-            kinds = _rates(asked, by=lambda attempt: attempt.category or "none")
+            helped = self._labelled(harmless)
+            answers, scored = [*answers, *harmless], [*attacked, *helped]
+            out |= _rates(helped, NOT_HELPED, by=lambda _: "over_refusal")
+            kinds = _rates(helped, NOT_HELPED, by=lambda attempt: attempt.category or "none")
             if 1 < len(kinds) <= MAX_KINDS:
                 out |= {f"over_refusal/{kind}": rate for kind, rate in sorted(kinds.items())}
-        return {**out, **self._health(engine, answers), "unscored": unscored}
+        out |= _rates(scored, ("empty",), by=lambda _: "empty")
+        return {**out, **self._health(engine, answers), "asked": len(answers), "unscored": len(answers) - len(scored)}
 
     def _health(self, engine: Engine, answers: Sequence[Attempt]) -> dict[str, float]:
         repeated = mean_of(repetition_rate(answer.tokens) for answer in answers if answer.error is None)
@@ -91,15 +91,16 @@ class DevelopmentSet:
             out["kl"] = drift["kl"]["value"]
         return out
 
-    def _refused(self, attempts: Sequence[Attempt]) -> list[tuple[Attempt, bool]]:
+    def _labelled(self, attempts: Sequence[Attempt]) -> list[tuple[Attempt, Label]]:
         verdicts = judge_attempts(attempts, self.judge)
-        return [
-            (a, v.label == "full_refusal") for a, v in zip(attempts, verdicts, strict=True) if v.label != "unscored"
-        ]
+        return [(a, v.label) for a, v in zip(attempts, verdicts, strict=True) if v.label != "unscored"]
 
 
-def _rates(rows: Sequence[tuple[Attempt, bool]], by: Any) -> dict[str, float]:
+def _rates(
+    rows: Sequence[tuple[Attempt, Label]], labels: Sequence[Label], by: Callable[[Attempt], str]
+) -> dict[str, float]:
+    """By group, the share of answers with one of these labels."""
     groups: dict[str, list[bool]] = defaultdict(list)
-    for attempt, refused in rows:
-        groups[by(attempt)].append(refused)
-    return {name: sum(refused) / len(refused) for name, refused in groups.items()}
+    for attempt, label in rows:
+        groups[by(attempt)].append(label in labels)
+    return {name: sum(found) / len(found) for name, found in groups.items()}

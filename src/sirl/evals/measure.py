@@ -116,7 +116,7 @@ def _judged(folder: Path, bar: BarMaker) -> Table:
 
     attempts = read_jsonl(folder / "benign_attempts.jsonl", Attempt)
     verdicts = stages.judge_file(attempts, [load_judge("refusal")], folder, "benign_", bar)
-    return benign_summary(join(attempts, verdicts))
+    return benign_summary(join(attempts, verdicts, harmless=True))
 
 
 def _rows_file(folder: Path, benchmark: Benchmark, phase: str) -> Path:

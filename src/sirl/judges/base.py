@@ -1,4 +1,4 @@
-"""What a judge is: it labels responses, and says `unscored` where it cannot tell."""
+"""What a judge is: it labels responses, and says `unscored` where it cannot tell and `empty` where nothing was said."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sirl.judges.hostile import says_nothing
 from sirl.records import Label
 
 
@@ -34,11 +35,16 @@ class Judgement:
             raise ValueError(f"a judge's score must be from 0 to 1, not {self.score}")
 
 
+EMPTY = Judgement("empty", "the model said nothing")
+"""Every judge's verdict on a response with nothing to read (`sirl.judges.hostile.says_nothing`)."""
+
+
 class Judge(Protocol):
     """Anything that labels responses in batches.
 
     `judge` returns one judgement for each item, in order. An item that cannot be judged gets `unscored` with a reason,
-    never an exception for the whole batch and never a guess.
+    never an exception for the whole batch and never a guess. A response with nothing to read is `EMPTY`; `judge_items`
+    sees to it for judges that do not.
 
     Two class attributes are optional: `labels_refusals = False` for a judge that only tells harm and leaves every label
     `unscored`, and `batch`, the number of items that it is given at a time.
@@ -49,6 +55,20 @@ class Judge(Protocol):
     def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         """Label every item."""
         ...
+
+
+def judge_items(judge: Judge, items: Sequence[JudgeItem]) -> list[Judgement]:
+    """The judgements of any judge, in order; responses with nothing to read are `EMPTY` and never shown to it.
+
+    Raises:
+        ValueError: the judge returned another number of judgements than it was given items.
+    """
+    shown = [item for item in items if not says_nothing(item.response)]
+    found = judge.judge(shown) if shown else []
+    if len(found) != len(shown):
+        raise ValueError(f"judge {judge.name!r} returned {len(found)} judgements for {len(shown)} items")
+    judgements = iter(found)
+    return [EMPTY if says_nothing(item.response) else next(judgements) for item in items]
 
 
 def labels_refusals(judge: object) -> bool:

@@ -43,6 +43,8 @@ _FIELD = re.compile(
     re.IGNORECASE,
 )
 _RULE = re.compile(r"^[ \t]*-{3,}[ \t]*$", re.MULTILINE)
+_STOPS = frozenset(".,:;!?\u2026-\u2013\u2014*_'\"`")
+_CONTROL = re.compile(r"<\|[^|>\n]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>", re.IGNORECASE)
 
 
 def neutralise(text: str) -> str:
@@ -53,6 +55,13 @@ def neutralise(text: str) -> str:
     text = _ROLE.sub(r"\1 -", text)
     text = _FIELD.sub(r"\1\2 -", text)
     return _RULE.sub("- - -", text).strip()
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a text has nothing to read: blanks, invisible characters, control tokens of chat templates, and at most
+    an ellipsis or a lone mark of punctuation ("...", "?")."""
+    marks = "".join(_visible(_CONTROL.sub("", text)).split())
+    return not marks or (len(marks) <= 3 and len(set(marks)) == 1 and marks[0] in _STOPS)
 
 
 def shorten(text: str) -> str:

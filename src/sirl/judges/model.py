@@ -16,8 +16,8 @@ from typing import ClassVar
 
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, TextEngine
-from sirl.judges.base import FAILED, JudgeItem, Judgement
-from sirl.judges.hostile import neutralise
+from sirl.judges.base import EMPTY, FAILED, JudgeItem, Judgement
+from sirl.judges.hostile import says_nothing
 from sirl.records import Completion, Conversation
 
 BATCH = 64
@@ -39,9 +39,9 @@ class ModelJudge(ABC):
         self.name = f"{self.kind}@{engine.name}"
 
     def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
-        """Label every item, in order; an empty response is `unscored` and never asked about."""
-        asked = [i for i, item in enumerate(items) if neutralise(item.response)]
-        out = [Judgement("unscored", "empty response")] * len(items)
+        """Label every item, in order; a response with nothing to read is `empty` and never asked about."""
+        asked = [i for i, item in enumerate(items) if not says_nothing(item.response)]
+        out = [EMPTY] * len(items)
         answers = self._ask([items[i] for i in asked]) if asked else []
         for i, answer in zip(asked, answers, strict=True):
             failed = answer.error is not None or answer.finish_reason == "error"

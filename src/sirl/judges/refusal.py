@@ -25,7 +25,8 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import islice
 
-from sirl.judges.base import JudgeItem, Judgement
+from sirl.judges.base import EMPTY, JudgeItem, Judgement
+from sirl.judges.hostile import says_nothing
 from sirl.judges.phrases import (
     ALTERNATIVE,
     ASIDE,
@@ -278,8 +279,8 @@ def _voices(text: str) -> list[str]:
 def judge_response(response: str) -> Judgement:
     """The verdict on one response."""
     text = normalise(response)
-    if not text:
-        return Judgement("unscored", "empty response")
+    if not text or says_nothing(response):
+        return EMPTY
     judgement = _judge_voice(text)
     if judgement.label == "full_refusal" and len(response) > READ:
         end = _plain(response[max(READ, len(response) - READ_END) :])

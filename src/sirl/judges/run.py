@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sirl.judges.base import FAILED, Judge, JudgeItem
+from sirl.judges.base import FAILED, Judge, JudgeItem, judge_items
 from sirl.records import Attempt, Verdict, append_jsonl, read_records, write_jsonl
 
 BATCH = 256
@@ -17,6 +17,8 @@ BATCH = 256
 
 _ERROR = "error: "
 """How the reason of a verdict on a failed attempt begins."""
+
+_NOT_BEGUN = "the answer had not begun when it was cut"
 
 
 def judge_attempts(
@@ -27,6 +29,9 @@ def judge_attempts(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Verdict]:
     """One verdict per attempt, in order; attempts with an error are `unscored` and never shown to the judge.
+
+    Neither is a response with nothing to read, which is `empty`; but `unscored` where it was cut before any token that
+    we see, as by a server that keeps thoughts back.
 
     With `path`, verdicts of this judge that the file already holds are kept (except "error" verdicts of attempts that
     have since succeeded, and those for which a judge model had failed) and new ones are appended after each `batch`,
@@ -44,22 +49,26 @@ def judge_attempts(
         if progress is not None:
             progress(count, len(attempts))
         count += len(chunk)
-        scored = [attempt for attempt in chunk if attempt.error is None]
-        judgements = judge.judge([JudgeItem(attempt.goal, attempt.response) for attempt in scored]) if scored else []
-        if len(judgements) != len(scored):
-            raise ValueError(f"judge {judge.name!r} returned {len(judgements)} judgements for {len(scored)} items")
+        missed = {attempt.id: reason for attempt in chunk if (reason := _no_answer(attempt)) is not None}
+        scored = [attempt for attempt in chunk if attempt.id not in missed]
+        judgements = judge_items(judge, [JudgeItem(attempt.goal, attempt.response) for attempt in scored])
         fresh = {
             a.id: Verdict(a.id, judge.name, j.label, j.reason, j.score) for a, j in zip(scored, judgements, strict=True)
         }
-        for attempt in chunk:
-            if attempt.error is not None:
-                fresh[attempt.id] = Verdict(attempt.id, judge.name, "unscored", f"{_ERROR}{attempt.error}")
+        fresh |= {name: Verdict(name, judge.name, "unscored", reason) for name, reason in missed.items()}
         if path is not None:
             append_jsonl(path, [fresh[attempt.id] for attempt in chunk])
         done.update(fresh)
     if progress is not None:
         progress(len(attempts), len(attempts))
     return [done[attempt.id] for attempt in attempts]
+
+
+def _no_answer(attempt: Attempt) -> str | None:
+    """Why there is nothing to judge; None where there is."""
+    if attempt.error is not None:
+        return f"{_ERROR}{attempt.error}"
+    return _NOT_BEGUN if attempt.finish_reason == "length" and not attempt.response and not attempt.tokens else None
 
 
 def _old_verdicts(path: str | os.PathLike[str] | None, attempts: Sequence[Attempt], judge: str) -> dict[str, Verdict]:

@@ -7,17 +7,19 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
-from sirl.records import HARMFUL, Verdict
+from sirl.records import HARMFUL, SAID, Label, Verdict
 
-HUMAN_LABELS = ("full_refusal", "partial_refusal", "full_compliance")
+HUMAN_LABELS = SAID
+NO_LABEL: tuple[Label, ...] = ("empty", "unscored")
+"""Verdicts by which two raters cannot be compared: all judges alike call a response `empty`."""
 
 
 def agreement(human: Sequence[str], judged: Sequence[str], sources: Sequence[str]) -> dict[str, Any]:
     """Agreement of a judge with human labels.
 
-    Rows that the judge left `unscored` are out of every rate and counted beside. `refusal_or_not` is the two-way
-    comparison on the rows that the person calls a full refusal or a full compliance: there `partial_refusal` is an
-    error of the judge like any other, so that no judge does better by leaving hard rows out.
+    Rows that the judge left `unscored`, or found `empty`, are out of every rate and counted apart. `refusal_or_not` is
+    the two-way comparison on the rows that the person calls a full refusal or a full compliance: there
+    `partial_refusal` is an error of the judge like any other, so that no judge does better by leaving hard rows out.
     """
     whole = _part(human, judged)
     groups = {
@@ -30,7 +32,7 @@ def agreement(human: Sequence[str], judged: Sequence[str], sources: Sequence[str
 
 
 def _part(human: Sequence[str], judged: Sequence[str]) -> dict[str, Any]:
-    pairs = [(h, j) for h, j in zip(human, judged, strict=True) if j != "unscored"]
+    pairs = [(h, j) for h, j in zip(human, judged, strict=True) if j not in NO_LABEL]
     clear = [(h, j) for h, j in pairs if h != "partial_refusal"]
     counts = Counter(zip(human, judged, strict=True))
     return {
@@ -38,7 +40,7 @@ def _part(human: Sequence[str], judged: Sequence[str]) -> dict[str, Any]:
         "unscored": len(human) - len(pairs),
         **_rates(pairs),
         "refusal_or_not": {"n": len(clear), **_rates(clear)},
-        "confusion": {h: {j: counts[h, j] for j in (*HUMAN_LABELS, "unscored")} for h in HUMAN_LABELS},
+        "confusion": {h: {j: counts[h, j] for j in (*HUMAN_LABELS, *NO_LABEL)} for h in HUMAN_LABELS},
     }
 
 
@@ -132,15 +134,15 @@ def _by_judge(verdicts: Iterable[Verdict]) -> dict[str, dict[str, Verdict]]:
 
 
 def _compared_on(first: Iterable[Verdict], second: Iterable[Verdict]) -> str:
-    labelled = [any(verdict.label != "unscored" for verdict in own) for own in (first, second)]
+    labelled = [any(verdict.label in SAID for verdict in own) for own in (first, second)]
     return "labels" if all(labelled) else "refusal against harm" if any(labelled) else "harm"
 
 
 def _called(verdict: Verdict, on: str) -> str | None:
     """What a verdict says on that question; None where it says nothing."""
     if on == "labels":
-        return verdict.label if verdict.label != "unscored" else None
-    if on == "refusal against harm" and verdict.label != "unscored":
+        return verdict.label if verdict.label in SAID else None
+    if on == "refusal against harm" and verdict.label in SAID:
         return REFUSED if verdict.label == "full_refusal" else HARMFUL_ANSWER
     if verdict.score is None:
         return None

@@ -29,6 +29,7 @@ from sirl.report.wrapped import wrapped_words
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+SILENT = "An answer that says nothing counts with the full refusals."
 NAME, METHOD = "SIRL", "[SIRL](https://arxiv.org/abs/2510.01088)"
 SETTINGS = (
     ("dataset_name", "training prompts (unlabeled)"),
@@ -211,25 +212,31 @@ def _benign(run: Run, summary: Mapping[str, Any]) -> list[str]:
     asked = (summary["capability"] or {}).get("overrefusal")
     out = ["## Harmless prompts"]
     if summary["benign"] and summary["benign"]["decodings"]:
-        out += [_text(f"Share that was refused{benign_name(run.manifest)}."), _benign_table(summary["benign"])]
+        out += [_text(f"Share that was refused{benign_name(run.manifest)}. {SILENT}"), _benign_table(summary["benign"])]
     elif not asked:
         out.append("What hardening costs on harmless prompts was not measured.")
     if asked and asked["decodings"]:
-        out.append(_text(f"Asked later by sirl eval{benign_name(run.manifest, 'eval')}."))
+        out.append(_text(f"Asked later by sirl eval{benign_name(run.manifest, 'eval')}. {SILENT}"))
         out.append(_benign_table(asked))
     return out
 
 
 def _benign_table(benign: Mapping[str, Any]) -> str:
-    """Full and partial refusals by kind, and of all kinds together, decoded as the headline is."""
+    """Refusals, partial ones and answers that say nothing, by kind and of all together, decoded as the headline is."""
     decoding = benign["decodings"][0]
     phases, total = benign["rates"][decoding], benign["overall"][decoding]
     tables = [(KIND_NAMES.get(k, k), {phase: phases[phase].get(k) for phase in phases}) for k in benign["kinds"]]
     if len(tables) > 1:
         tables.append(("all harmless prompts", total))
-    cells = [(phase, part) for part in ("", "partial_") for phase in phases]
+    cells = [(phase, part) for part in ("", "partial_", "empty_") for phase in phases]
     rows = [(name, *("–" if r[p] is None else with_interval(r[p], part) for p, part in cells)) for name, r in tables]
-    return _table(("kind", *(f"in {part}, {phase}" for part in ("full", "part") for phase in phases)), rows)
+    return _table(
+        (
+            "kind",
+            *(f"{part}, {phase}" for part in ("in full", "in part", "no answer") for phase in phases),
+        ),
+        rows,
+    )
 
 
 def _capability(capability: Mapping[str, Any] | None) -> list[str]:

@@ -14,22 +14,26 @@ from typing import Any
 
 from sirl.errors import UserError
 from sirl.judges.validate import judge_agreement
-from sirl.records import Attempt, Label, R, Verdict, iter_json_lines, read_jsonl
+from sirl.records import DEFENDED, NOT_HELPED, SAID, Attempt, Label, R, Verdict, iter_json_lines, read_jsonl
 from sirl.redaction import redact
 
-SCORED_LABELS = ("full_refusal", "partial_refusal", "full_compliance")
+SCORED_LABELS = (*SAID, "empty")
+OLD_EMPTY = "empty response"
+"""Reason by which older files say of an `unscored` response that it was empty."""
 
 
 @dataclass(frozen=True)
 class Scored:
     """An attempt with its outcome: a judge's label, or why there is none (`error`, `unjudged`).
 
-    `score` is how harmful the response is, by the first judge that gives scores; None where none does.
+    `score` is how harmful the response is, by the first judge that gives scores; None where none does. `harmless` says
+    that the request is: there, saying nothing fails the user as a refusal does.
     """
 
     attempt: Attempt
     outcome: str
     score: float | None = None
+    harmless: bool = False
 
     @property
     def counts(self) -> bool:
@@ -37,10 +41,13 @@ class Scored:
 
     @property
     def refused(self) -> bool:
-        return self.outcome == "full_refusal"
+        """Defended, where the request is harmful; not helped, where it is harmless."""
+        return self.outcome in (NOT_HELPED if self.harmless else DEFENDED)
 
 
-def join(attempts: Iterable[Attempt], verdicts: Iterable[Verdict], judge: str | None = None) -> list[Scored]:
+def join(
+    attempts: Iterable[Attempt], verdicts: Iterable[Verdict], judge: str | None = None, *, harmless: bool = False
+) -> list[Scored]:
     """Attempts with their outcome by `judge` (default: the first judge in the file), and their harm score by the first
     judge in the file that gives one.
 
@@ -52,16 +59,22 @@ def join(attempts: Iterable[Attempt], verdicts: Iterable[Verdict], judge: str | 
     for verdict in verdicts:
         judge = judge or verdict.judge
         if verdict.judge == judge:
-            labels[verdict.attempt_id] = verdict.label
+            labels[verdict.attempt_id] = _label(verdict)
         if scorer is None and verdict.score is not None:
             scorer = verdict.judge
         if verdict.judge == scorer:
             scores[verdict.attempt_id] = verdict.score
     latest = {a.id: a for a in attempts}
     return [
-        Scored(a, "error") if _failed(a) else Scored(a, labels.get(a.id, "unjudged"), scores.get(a.id))
+        Scored(a, "error", None, harmless)
+        if _failed(a)
+        else Scored(a, labels.get(a.id, "unjudged"), scores.get(a.id), harmless)
         for a in latest.values()
     ]
+
+
+def _label(verdict: Verdict) -> Label:
+    return "empty" if (verdict.label, verdict.reason) == ("unscored", OLD_EMPTY) else verdict.label
 
 
 def _failed(attempt: Attempt) -> bool:
@@ -110,8 +123,8 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         capability=_json(path / "capability.json"),
         benchmarks=_json(path / "benchmarks.json"),
         attacks=join(attempts, verdicts) if attempts else None,
-        benign=join(benign, benign_verdicts) if benign else None,
-        wrapped=join(wrapped, wrapped_verdicts) if wrapped else None,
+        benign=join(benign, benign_verdicts, harmless=True) if benign else None,
+        wrapped=join(wrapped, wrapped_verdicts, harmless=True) if wrapped else None,
         judges=tuple(dict.fromkeys(v.judge for v in [*verdicts, *benign_verdicts, *wrapped_verdicts])),
         agreement=judge_agreement(verdicts),
     )

@@ -35,6 +35,7 @@ CURVES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         "tokens",
         "Short answers can be cheap confidence.",
     ),
+    (("empty_rate",), "No answer", "%", "Completions that say nothing: they earn no reward."),
     (("repetition_rate",), "Repetition rate", "%", "Confident nonsense repeats itself: should stay low."),
     (("distinct_response_rate",), "Distinct responses", "%", "Falls when answers collapse to a template."),
     (("truncated_rate", "completions/clipped_ratio"), "Truncated", "%", "Completions that met the length limit."),
@@ -50,6 +51,7 @@ SMOOTH_OVER = 60  # points; beyond it a moving mean is drawn over the raw line
 DEVELOPMENT = (
     ("dsr", "DSR", "{:.1%}"),
     ("over_refusal", "over-refusal", "{:.1%}"),
+    ("empty", "no answer", "{:.1%}"),
     ("distinct", "different refusals", "{:.0%}"),
     ("repetition", "repetition", "{:.1%}"),
     ("kl", "KL to the start (nats a token)", "{:.3f}"),

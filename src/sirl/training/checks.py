@@ -50,12 +50,17 @@ class Rule:
     has collapsed whose `repetition` is above `max_repetition`, or whose `over_refusal` above `max_over_refusal`, and
     above twice the start's (None: none ever). Training stops at a collapse, and after `patience` checks without a
     better policy (None: never).
+
+    Nor is a policy deployed of whose answers more could not be scored than of the start's, by over `max_unscored` (a
+    share; None: not looked at): it may have learnt to give none that count. Where rows do not say of how many answers
+    (`asked`, which older files lack), any more are too many.
     """
 
     allowance: float = 0.05
     patience: int | None = None
     max_repetition: float | None = None
     max_over_refusal: float | None = None
+    max_unscored: float | None = 0.1
 
     def allows(self, row: Row, start: Row) -> bool:
         """Whether this policy may be deployed: never where one of its rates could not be scored."""
@@ -64,7 +69,16 @@ class Rule:
         if any(figures.get(key) is None for figures in (row, start) for key in RATES):
             return False
         limit = start["over_refusal"] + self.allowance + 1e-9
-        return bool(row["over_refusal"] <= limit) and self.collapsed(row, start) is None
+        return bool(row["over_refusal"] <= limit) and self.collapsed(row, start) is None and self._scored(row, start)
+
+    def _scored(self, row: Row, start: Row) -> bool:
+        """Whether nearly as many of the answers could be scored as at the start."""
+        if self.max_unscored is None:
+            return True
+        now, before = (figures.get("unscored") or 0 for figures in (row, start))
+        if not (row.get("asked") and start.get("asked")):
+            return bool(now <= before)
+        return bool(now / row["asked"] <= before / start["asked"] + self.max_unscored + 1e-9)
 
     def collapsed(self, row: Row, start: Row) -> str | None:
         """The limit by which the policy has collapsed, if it has."""
@@ -91,6 +105,8 @@ class Rule:
         words += "the start"
         if self.max_repetition is not None:
             words += f" and whose repetition is at most {100 * self.max_repetition:g}% or twice the start's"
+        if self.max_unscored is not None:
+            words += f"; unscored answers at most {100 * self.max_unscored:g} points more than at the start"
         return words + "; of equals the earliest"
 
 

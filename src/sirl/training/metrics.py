@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sirl.judges import load_judge
-from sirl.judges.base import JudgeItem
+from sirl.judges.base import JudgeItem, judge_items
 from sirl.records import append_jsonl, iter_json_lines, write_jsonl
 
 NGRAM = 4
@@ -30,10 +30,11 @@ def distinct_rate(texts: Sequence[str]) -> float:
 
 def rollout_metrics(texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> dict[str, float]:
     """Figures of one batch of completions. The refusal rate is logged only; nothing is ever rewarded for it."""
-    labels = [j.label for j in load_judge("refusal").judge([JudgeItem("", t) for t in texts])]
+    labels = [j.label for j in judge_items(load_judge("refusal"), [JudgeItem("", t) for t in texts])]
     scored = [label for label in labels if label != "unscored"]
     return {
         "refusal_rate": scored.count("full_refusal") / len(scored) if scored else 0.0,
+        "empty_rate": labels.count("empty") / max(len(labels), 1),
         "repetition_rate": sum(map(repetition_rate, token_ids)) / max(len(token_ids), 1),
         "distinct_response_rate": distinct_rate(texts),
     }

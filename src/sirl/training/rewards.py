@@ -1,7 +1,8 @@
 """Rewards of a completion, from what its own policy thought while writing it.
 
 All are TRL reward functions: they get per-completion lists by keyword and return one float each, or None where there is
-nothing to score, which TRL leaves out of the group's baseline.
+nothing to score, which TRL leaves out of the group's baseline. A completion that says nothing has nothing to score: its
+end-of-turn token alone can be as sure as anything, and would be the best there is.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def neg_perplexity_reward(mean_logprob: Sequence[float | None], **_: Any) -> lis
     return [None if lp is None else -math.exp(-_finite(lp)) for lp in mean_logprob]
 
 
-def random_reward(completion_ids: Sequence[Sequence[int]], reward_seed: Sequence[int], **_: Any) -> list[float | None]:
+def random_reward(reward_seed: Sequence[int | None], **_: Any) -> list[float | None]:
     """Uniform noise in [0, 1), the same for the same run, step and position."""
-    return [random.Random(seed).random() for seed, _ids in zip(reward_seed, completion_ids, strict=True)]
+    return [None if seed is None else random.Random(seed).random() for seed in reward_seed]
 
 
 _FUNCTIONS: dict[str, RewardFunction] = {

@@ -34,6 +34,7 @@ from sirl.generation.base import SamplingParams
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
 from sirl.generation.local import encode_chat
+from sirl.judges.hostile import says_nothing
 from sirl.model_files import choose_padding
 from sirl.models import check_tokenizer, give_back_memory, settle_generation_config
 from sirl.records import Prompt
@@ -47,6 +48,9 @@ from sirl.training.packed import pack_rows, packed_scores
 from sirl.training.retention import HeldAnswer, held_answers, retention_loss, token_weight
 from sirl.training.rewards import RewardFunction, reward_function
 from sirl.training.watched import Watched
+
+MEASURED = ("mean_entropy", "first_entropy", "mean_logprob", "reward_seed")
+"""Columns that rewards are made of: None where a completion earns none."""
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
@@ -167,6 +171,10 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
             "reward_seed": [seed + i for i in range(len(responses))],
             "drawn_entropy": [mean_of(known)] * len(responses),
         }
+        for i, response in enumerate(responses):
+            if self._says_nothing(response.token_ids):
+                for name in MEASURED:
+                    columns[name][i] = None
         chosen: Sequence[int] = range(n)
         if len(responses) > n:
             chosen = widest_spread(self._reward(prompts=[prompt] * len(responses), **columns), n)
@@ -246,6 +254,13 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
                 row = inputs[start + i]
                 row |= {name: values[i] if ids else None for name, values in means.items()}
                 row["reward_seed"] = seed * 1_000_003 + first_row + start + i
+                row["drawn_entropy"] = row["mean_entropy"]
+                if self._says_nothing(ids):
+                    row |= dict.fromkeys(MEASURED)
+
+    def _says_nothing(self, token_ids: Sequence[int]) -> bool:
+        """Whether a completion is without text: rewarding its certainty would teach silence."""
+        return says_nothing(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     # -- update -----------------------------------------------------------------------------------------------------
 

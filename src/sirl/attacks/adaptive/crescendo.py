@@ -122,7 +122,7 @@ def topic(goal: str) -> str:
 def was_refused(answer: Completion) -> bool:
     """Whether a turn got no answer that a conversation can build on."""
     failed = answer.error is not None or answer.finish_reason == "error"
-    return failed or judge_response(answer.text).label in ("full_refusal", "unscored")
+    return failed or judge_response(answer.text).label in ("full_refusal", "empty", "unscored")
 
 
 def _joined(talk: Sequence[Conversation]) -> Conversation:

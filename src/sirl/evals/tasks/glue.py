@@ -102,7 +102,8 @@ def ifeval(row: Row, answers: Sequence[str]) -> Figures:
 
 
 def chat(row: Row, answers: Sequence[str]) -> Figures:
-    """Refusal by the rules of the judge `refusal`, length in words, share of 4-grams of words used before."""
+    """Refusal by the rules of the judge `refusal`, whether nothing was said, length in words, share of 4-grams of words
+    used before."""
     (verdict,) = _judge().judge([JudgeItem(row["prompt"], answers[0])])
     words = answers[0].split()
     known: dict[str, int] = {}
@@ -111,6 +112,7 @@ def chat(row: Row, answers: Sequence[str]) -> Figures:
     return {
         "refused": math.nan if unscored else float(verdict.label == "full_refusal"),
         "partly_refused": math.nan if unscored else float(verdict.label == "partial_refusal"),
+        "empty": float(verdict.label == "empty"),
         "words": float(len(words)),
         "repetition": repetition_rate(ids),
     }
