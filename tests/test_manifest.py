@@ -123,10 +123,10 @@ def test_checking_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: Any) -> Any:  # root, under whom CI may run, is refused nothing
+    def refuse(*_: Any) -> Any:  # root, under whom CI may run, is refused nothing
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(module, "try_writing", refuse)
     with pytest.raises(UserError, match=r"--output_dir: cannot write to .* \(Permission denied\)"):
         check_writable(tmp_path)
 

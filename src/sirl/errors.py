@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to see."""
+"""The exceptions that a user is meant to see."""
 
 from __future__ import annotations
 
@@ -15,3 +15,13 @@ class NoAnswerError(UserError):
 
     Nothing binds what comes next: the same work may start again with other settings.
     """
+
+
+class CannotWriteError(UserError):
+    """The disk takes no more, or not here. What was written before is whole, and the run can be resumed."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(
+            f"{path}: cannot be written ({reason}); what was written before is kept: make room or see to the "
+            "permissions, then run the same command again (without --overwrite)"
+        )

@@ -15,7 +15,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sirl.disk import reason, try_writing
 from sirl.errors import UserError
+from sirl.lock import is_unused
 from sirl.records import write_json
 from sirl.redaction import redact
 
@@ -60,8 +61,10 @@ ARTEFACTS = (
     "checkpoints",
     FILE,
 )
-"""All that this package writes into a run folder: what `--overwrite` may delete, and nothing else."""
+"""All that this package writes into a run folder: what `--overwrite` may delete, and nothing else. Besides these there
+are the lock file and what a killed process left half written (`sirl.lock`), which go by themselves."""
 
+_CLEARING = "clearing"
 _WAYS_OUT = "give another --output_dir (or --name), or --overwrite to start anew"
 _PACKAGES = ("sirl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy")
 
@@ -143,7 +146,7 @@ class Manifest:
         old = found.data["config"].get(stage)
         if stage in found.stages:
             finished = found.done(stage)
-            if finished and not reopen:
+            if finished and not (reopen or found._lacks_end()):
                 raise UserError(f"--output_dir: {run_dir} holds a finished {stage}; {_WAYS_OUT}")
             if old != plain:
                 keys = _changed(old if isinstance(old, dict) else {}, plain)
@@ -169,9 +172,9 @@ class Manifest:
         """The manifest to go on with, or None for a folder that is empty or was cleared."""
         check_writable(run_dir)
         found = cls.read(run_dir)
-        if found is None and run_dir.is_dir() and any(run_dir.iterdir()):
+        if found is None and run_dir.is_dir() and not is_unused(run_dir):
             raise UserError(f"--output_dir: {run_dir} is not empty and is no run folder; give a new one")
-        if overwrite:
+        if overwrite or is_half_cleared(found):
             clear(run_dir)
             return None
         return found
@@ -195,6 +198,10 @@ class Manifest:
         )
         new._save()
         return new
+
+    def _lacks_end(self) -> bool:
+        """Whether a process was killed between the end of its stage and that of the command: nothing was shown yet."""
+        return self.data.get("status") == "running" and all(map(self.done, self.stages))
 
     def _go_on(self) -> Manifest:
         self.data.setdefault("resumed", []).append(_now())
@@ -254,18 +261,16 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def check_writable(folder: Path, flag: str = "--output_dir") -> None:
     """Try to write into a folder, or where it will be, and leave no trace: before hours of work with nowhere to go.
 
+    Several processes may do so at once: no folder is made, and each tries a file of its own.
+
     Raises:
         UserError: it cannot be made or written.
     """
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
-            pass
-        for made in missing:
-            made.rmdir()
+        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        try_writing(there)
     except OSError as error:
-        raise UserError(f"{flag}: cannot write to {folder} ({error.strerror})") from None
+        raise UserError(f"{flag}: cannot write to {folder} ({reason(error)})") from None
 
 
 def versions() -> dict[str, str | None]:
@@ -307,13 +312,23 @@ def _git(folder: Path, *args: str) -> str | None:
 
 
 def clear(run_dir: Path) -> None:
-    """Delete what this package writes into run folders, and nothing else."""
+    """Delete what this package writes into run folders, and nothing else.
+
+    The manifest says so first and goes last: a clearing that was cut short is not taken for a run that has lost files.
+    """
+    if (run_dir / FILE).is_file():
+        write_json(run_dir / FILE, {"status": _CLEARING, "config": {}, "stages": {}})
     for name in ARTEFACTS:
         path = run_dir / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def is_half_cleared(manifest: Manifest | None) -> bool:
+    """Whether a folder's manifest is that of a clearing which was cut short: what is left of the old run is no run."""
+    return manifest is not None and manifest.data.get("status") == _CLEARING
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

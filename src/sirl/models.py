@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import shutil
 import sys
 import time
 import warnings
@@ -21,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 
 from sirl.demo import demo_scale
+from sirl.disk import sync_folder, sync_tree, writing
 from sirl.errors import UserError
 from sirl.model_files import (
     FLAG,
@@ -244,10 +246,15 @@ def export_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     """
     target = Path(folder)
     partial = target.with_name(f".{target.name}.partial")
-    with _own_padding(model, tokenizer):
-        model.save_pretrained(partial, safe_serialization=True)
-        tokenizer.save_pretrained(partial)
-    partial.rename(target)  # a folder of this name is complete
+    with writing(target):
+        if partial.exists():  # a process was killed while it wrote
+            shutil.rmtree(partial)
+        with _own_padding(model, tokenizer):
+            model.save_pretrained(partial, safe_serialization=True)
+            tokenizer.save_pretrained(partial)
+        sync_tree(partial)
+        partial.rename(target)  # a folder of this name is complete
+        sync_folder(target.parent)
     return target
 
 

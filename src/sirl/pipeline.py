@@ -19,6 +19,7 @@ from sirl.config import RunConfig
 from sirl.gap import GapConfig
 from sirl.generation import Engine, load_engine
 from sirl.judges import refusal_judge
+from sirl.lock import sole_writer
 from sirl.manifest import Manifest, check_writable
 from sirl.plan import Plan, prepare
 from sirl.progress import BarMaker, no_bar
@@ -31,15 +32,17 @@ def run_pipeline(
     """Run, or go on with, an experiment; returns the content of its `summary.json`.
 
     Raises:
-        UserError: something in the configuration is wrong, or the gap is absent or reversed.
+        UserError: something in the configuration is wrong, the gap is absent or reversed, another process writes to
+            the folder, or the disk takes no more.
     """
     folder = config.run_dir
     check_writable(folder)
     plan = prepare(config)  # whatever can be wrong is found before any work
-    manifest = Manifest.open(
-        folder, config=config.as_dict(), seed=config.seed, command=list(command), overwrite=overwrite
-    )
-    return run_stages(plan, manifest, bar)
+    with sole_writer(folder):
+        manifest = Manifest.open(
+            folder, config=config.as_dict(), seed=config.seed, command=list(command), overwrite=overwrite
+        )
+        return run_stages(plan, manifest, bar)
 
 
 def run_stages(plan: Plan, manifest: Manifest, bar: BarMaker) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all) by whatever takes long."""
@@ -50,7 +50,8 @@ def _lines(label: str) -> Iterator[Progress]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody listens any more, or the disk with the log is full: no reason to stop
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -1,21 +1,25 @@
 """What flows between the stages, and how it is written to disk.
 
 Every stage reads and writes JSON or JSONL in a run folder, one record of this module a line, so that any stage can be
-run alone or again. This module imports nothing else of the package but its error.
+run alone or again. `sirl.disk` is how the bytes get there; this module imports nothing else of the package but errors.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 
+from sirl.disk import append_bytes, whole_lines
+from sirl.disk import write_text as write_text
 from sirl.errors import UserError
 from sirl.redaction import redact_text
+
+log = logging.getLogger(__name__)
 
 
 class Message(TypedDict):
@@ -174,23 +178,50 @@ def read_records(path: str | os.PathLike[str], record: type[R]) -> list[R]:
 
 
 def iter_json_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file. A last line cut by a crash is dropped: its record will be made again."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, 1):
+    """Rows of a JSONL file that this package wrote. A last line torn by a crash is dropped: it will be made again.
+
+    Raises:
+        ValueError: a line before it is damaged.
+    """
+    for number, line in whole_lines(path):
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
+            yield json.loads(line.decode())
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}, line {number}: not valid UTF-8") from None
         except json.JSONDecodeError:
-            if number == len(lines):  # no newline behind it: the write was interrupted
-                return
             raise ValueError(f"{path}, line {number}: not valid JSON") from None
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON. Figures that are not finite, which JSON does not know, become null; a warning says so once."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+_told: set[str] = set()
+"""Keys whose figures were not finite, and of which that was said."""
+
+
+def _finite(value: Any, key: str = "a figure") -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v, str(k)) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v, key) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        if key not in _told:
+            _told.add(key)
+            log.warning("%s is %s, which is written as null, now and whenever it comes again", key, value)
+        return None
+    return value
+
+
 def to_json_line(record: Any) -> str:
-    """One record as a line of JSON with its newline."""
-    row = record if isinstance(record, dict) else asdict(record)
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    """One record as a line of JSON with its newline, see `to_json`."""
+    return to_json(record if isinstance(record, dict) else asdict(record)) + "\n"
 
 
 def write_jsonl(path: str | os.PathLike[str], records: Iterable[Any]) -> None:
@@ -200,35 +231,9 @@ def write_jsonl(path: str | os.PathLike[str], records: Iterable[Any]) -> None:
 
 def append_jsonl(path: str | os.PathLike[str], records: Iterable[Any]) -> None:
     """Append records to a file that a later run may go on from; a torn last line is cut off first."""
-    data = "".join(to_json_line(r) for r in records).encode()
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("a+b") as handle:
-        size = handle.seek(0, os.SEEK_END)
-        if size:
-            handle.seek(size - 1)
-            if handle.read(1) != b"\n":
-                handle.seek(0)
-                handle.truncate(handle.read().rfind(b"\n") + 1)
-        handle.write(data)
-        handle.flush()
+    append_bytes(path, "".join(to_json_line(r) for r in records).encode())
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a JSON document, or leave the old file as it was."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write to a temporary file beside the target, then rename: a reader never sees half a file."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write a JSON document, see `to_json`, or leave the old file as it was."""
+    write_text(path, to_json(value, indent=2) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -84,6 +86,41 @@ def test_interrupted(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(list_command, "run", stop)
     result = sirl("list", "data")
     assert (result.code, result.out, result.err) == (130, "", "sirl: interrupted; run it again\n")
+
+
+def test_sigterm_ends_as_ctrl_c_does(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(list_command, "run", lambda _: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(5)))
+    result = sirl("list", "data")
+    assert (result.code, result.out, result.err) == (143, "", "sirl: terminated; run it again\n")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_full_disk_is_one_line(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> Any:
+        raise OSError(28, "No space left on device", "some/file")
+
+    monkeypatch.setattr(list_command, "run", fail)
+    assert "some/file: cannot be written (No space left on device); what was" in sirl("list", "data").error
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("train", "list")])
+def test_only_training_is_several_processes(
+    sirl: Any, monkeypatch: pytest.MonkeyPatch, command: str, rank: str, lines: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    needed = {
+        "run": ("--config", "demo"),
+        "compare": ("--config", "demo"),
+        "attack": ("--model_name_or_path", "demo", "--output_dir", "x"),
+        "eval": ("--model_name_or_path", "demo", "--reference", "demo", "--output_dir", "x"),
+        "referee": ("--with", "garak", "--model_name_or_path", "demo", "--output_dir", "x"),
+        "gap": ("--model_name_or_path", "demo"),
+    }
+    result = sirl(command, *needed.get(command, () if command == "demo" else ("x",)))
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", lines)
+    assert not lines or f"sirl {command} is one process, and WORLD_SIZE is 2" in result.err
 
 
 def test_bugs_are_not_hidden(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:

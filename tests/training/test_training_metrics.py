@@ -105,3 +105,27 @@ def test_only_the_main_process_writes_and_only_rollout_logs(tmp_path: Path) -> N
     metrics.on_log(None, state(1), None, {"train_loss": 3.0})  # transformers' summary at the end
     metrics.on_log(None, state(1), None, None)
     assert not path.exists()
+
+
+def test_what_is_not_finite_or_cannot_be_written_never_stops_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first overflow of a loss scaler logs an infinite norm, by design; and a disk may be full for a while."""
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    metrics.on_log(None, state(1), None, {"loss": float("nan"), "grad_norm": float("inf"), "reward": -1.0})
+    assert rows(path)[0].items() >= {"step": 1, "loss": None, "grad_norm": None, "reward": -1.0}.items()
+    caplog.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr("sirl.disk.os.write", _no_space)
+        for step in (2, 3):
+            metrics.on_log(None, state(step), None, {"loss": 0.0})
+    (told,) = caplog.records
+    assert "No space left on device" in told.getMessage()
+    assert "training continues without a line for update 2" in told.getMessage()
+    metrics.on_log(None, state(4), None, {"loss": 0.0})
+    assert [row["step"] for row in rows(path)] == [1, 4]
+
+
+def _no_space(*_: object) -> int:
+    raise OSError(28, "No space left on device")

@@ -67,13 +67,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Check everything, then attack, then judge."""
+    from sirl.lock import sole_writer
+    from sirl.manifest import check_writable
+
+    inputs = _inputs(args)
+    check_writable(args.output_dir)
+    with sole_writer(args.output_dir):
+        summary = _attack(args, *inputs)
+    return Outcome(
+        {"output_dir": str(args.output_dir), "phase": args.phase, "judge": args.judge, **summary},
+        lambda: _show(summary, args.phase, args.output_dir),
+    )
+
+
+def _attack(
+    args: argparse.Namespace, attacks: list[Attack], judges: list[Judge], decodings: list[str], goals: list[Prompt]
+) -> dict[str, Any]:
+    """Attempts and verdicts into the folder; returns figures of all that it holds."""
     from sirl import stages
     from sirl.attacks.attacker import with_attacker
     from sirl.generation import load_engine
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
 
-    attacks, judges, decodings, goals = _inputs(args)
     left_out = ("output_dir", "overwrite", "retry_errors", "json", "command", "judge")
     settings = {k: v for k, v in vars(args).items() if k not in left_out}
     stage = f"attack_{args.phase}"
@@ -106,11 +122,7 @@ def run(args: argparse.Namespace) -> Outcome:
         del engine  # a judge's model may need the room
         verdicts = stages.judge_file(attempts, judges, args.output_dir, bar=terminal_bar)
     manifest.finish()
-    summary = _summary(args.output_dir, judges[0].name, verdicts)
-    return Outcome(
-        {"output_dir": str(args.output_dir), "phase": args.phase, "judge": args.judge, **summary},
-        lambda: _show(summary, args.phase, args.output_dir),
-    )
+    return _summary(args.output_dir, judges[0].name, verdicts)
 
 
 def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[str], list[Prompt]]:

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Write the card; upload."""
+    from sirl.lock import sole_writer
     from sirl.manifest import check_writable
     from sirl.report.card import write_card
 
@@ -31,8 +32,9 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.push_to_hub:
         check_name(args.push_to_hub)
     check_writable(args.run_dir, "RUN_DIR")
-    card = write_card(args.run_dir)
-    url = upload(card.parent, args.push_to_hub, args.private) if args.push_to_hub else None
+    with sole_writer(args.run_dir, "RUN_DIR"):
+        card = write_card(args.run_dir)
+        url = upload(card.parent, args.push_to_hub, args.private) if args.push_to_hub else None
     return Outcome({"card": str(card), "url": url}, lambda: print("\n".join(filter(None, (str(card), url)))))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -32,7 +33,8 @@ class Parser(argparse.ArgumentParser):
 
 def note(text: str) -> None:
     """A line for the person at the terminal; stdout stays free for results."""
-    print(redact_text(text), file=sys.stderr, flush=True)
+    with suppress(OSError):  # see `sirl.progress`
+        print(redact_text(text), file=sys.stderr, flush=True)
 
 
 def close_match(name: str, known: Sequence[str]) -> str:

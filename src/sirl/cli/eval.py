@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.evals.measure import check_tasks, clear, measure
     from sirl.evals.overrefusal import load_benign
     from sirl.evals.unseen import check_unseen
-    from sirl.manifest import Manifest
+    from sirl.lock import sole_writer
+    from sirl.manifest import Manifest, check_writable
     from sirl.progress import terminal_bar
 
     benchmarks = resolve(args.tasks, args.data_dir, args.allow_code_execution)
@@ -57,20 +58,22 @@ def run(args: argparse.Namespace) -> Outcome:
     benign = load_benign(args.overrefusal, args.max_prompts, args.seed, "--overrefusal") if args.overrefusal else []
     check_unseen(benign, args.output_dir, args.model_name_or_path, "--overrefusal")
     settings = {k: v for k, v in vars(args).items() if k not in ("output_dir", "overwrite", "json", "command")}
-    if args.overwrite:
-        clear(args.output_dir)
-    manifest = Manifest.join(args.output_dir, "eval", settings, seed=args.seed, command=sys.argv)
-    with manifest.stage("eval"):
-        found = measure(
-            {"before": args.reference, "after": args.model_name_or_path},
-            benchmarks,
-            benign,
-            args.output_dir,
-            limit=args.limit,
-            seed=args.seed,
-            bar=terminal_bar,
-        )
-    manifest.finish()
+    check_writable(args.output_dir)
+    with sole_writer(args.output_dir):
+        if args.overwrite:
+            clear(args.output_dir)
+        manifest = Manifest.join(args.output_dir, "eval", settings, seed=args.seed, command=sys.argv)
+        with manifest.stage("eval"):
+            found = measure(
+                {"before": args.reference, "after": args.model_name_or_path},
+                benchmarks,
+                benign,
+                args.output_dir,
+                limit=args.limit,
+                seed=args.seed,
+                bar=terminal_bar,
+            )
+        manifest.finish()
     return Outcome({"output_dir": str(args.output_dir), **found}, lambda: _show(found, args.output_dir))
 
 

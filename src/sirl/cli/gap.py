@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.gap import GapConfig, render_gap_table
     from sirl.generation import load_engine
     from sirl.judges import refusal_judge
-    from sirl.manifest import Manifest
+    from sirl.lock import sole_writer
+    from sirl.manifest import Manifest, check_writable
     from sirl.progress import terminal_bar
     from sirl.prompts import load_prompts
     from sirl.stages import gap_prompts, measure_gap
@@ -60,13 +61,15 @@ def run(args: argparse.Namespace) -> Outcome:
     else:
         left_out = ("output_dir", "overwrite", "json", "command")
         settings = {k: v for k, v in vars(args).items() if k not in left_out}
-        manifest = Manifest.join(
-            args.output_dir, "gap", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
-        )
-        with manifest.stage("gap"):
-            engine = load_engine(args.model_name_or_path, engine=args.engine)
-            result = measure_gap(engine, judge, chosen, config, args.output_dir, terminal_bar)
-        manifest.finish()
+        check_writable(args.output_dir)
+        with sole_writer(args.output_dir):
+            manifest = Manifest.join(
+                args.output_dir, "gap", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
+            )
+            with manifest.stage("gap"):
+                engine = load_engine(args.model_name_or_path, engine=args.engine)
+                result = measure_gap(engine, judge, chosen, config, args.output_dir, terminal_bar)
+            manifest.finish()
 
     def show() -> None:
         from rich.console import Console

@@ -35,6 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Judge the file, or judge the judge."""
+    from sirl.lock import sole_writer
+    from sirl.manifest import check_writable
+
+    target = args.output_file
+    if target is None:
+        return _run(args)
+    check_writable(target.parent, "--output_file")
+    with sole_writer(target.parent, "--output_file", f".{target.name}.lock"):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> Outcome:
     from sirl.judges import JudgeItem, load_judge
     from sirl.judges.base import labels_refusals
 
@@ -116,10 +128,8 @@ def _check_human(row: dict[str, Any], wanted: str, where: str, labelled: bool) -
 
 def _write(path: Path, rows: list[dict[str, Any]], judged: Judged) -> None:
     """The rows with the first judge's verdict; with several judges, also all of theirs under `verdicts`."""
-    from sirl.manifest import check_writable
     from sirl.records import write_jsonl
 
-    check_writable(path.parent, "--output_file")
     out = []
     for i, row in enumerate(rows):
         own = {name: _verdict(judgements[i]) for name, judgements in judged.items()}

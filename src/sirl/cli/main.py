@@ -10,17 +10,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import json
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sirl.cli.common import Outcome, Parser, close_match, note
-from sirl.errors import UserError
+from sirl.disk import reason, refused
+from sirl.errors import CannotWriteError, UserError
+from sirl.records import to_json
 from sirl.redaction import redact, redact_text
 
 COMMANDS = {
@@ -41,6 +44,9 @@ COMMANDS = {
 
 HEAVY = ("demo", "run", "gap", "train", "attack", "eval", "compare", "referee")
 """Commands that hold a model in memory."""
+
+PARALLEL = ("train", "list")
+"""Commands that may be started as several processes, by `accelerate launch` or torchrun."""
 
 HUGE_PAGES = "glibc.malloc.hugetlb"
 """The setting of glibc that they are started with."""
@@ -68,25 +74,56 @@ def _take_huge_pages() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit code 0, or 2 after a user's mistake, 130 after Ctrl-C."""
+    """Run one command. Exit code 0, or 2 after a user's mistake, 130 after Ctrl-C, 143 after SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
     _quiet_libraries()
     command = next((w for w in words if w in COMMANDS), None)
     try:
-        outcome, as_json = _dispatch(words)
-        _print(outcome, as_json)
-        return outcome.exit_code
+        with _terminable():
+            outcome, as_json = _dispatch(words)
+            _print(outcome, as_json)
+            return outcome.exit_code
     except UserError as error:
-        note(f"sirl: error: {' '.join(str(error).split())}")
-        return 2
-    except KeyboardInterrupt:
+        return _failed(str(error))
+    except KeyboardInterrupt as stop:
         module = importlib.import_module(f"sirl.cli.{command}") if command else None
         anew = ", without --overwrite" if "--overwrite" in words else ""
-        note(f"sirl: interrupted; {getattr(module, 'GO_ON', 'run it again')}{anew}")
-        return 130
+        how, code = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+        note(f"sirl: {how}; {getattr(module, 'GO_ON', 'run it again')}{anew}")
+        return code
     except BrokenPipeError:  # `sirl list attacks | head`: python would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if not refused(error):
+            raise
+        return _failed(str(CannotWriteError(error.filename or "a file", reason(error))))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: the stage is noted as interrupted, and how to go on is said."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated`, where nobody else has a use for it."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _failed(message: str) -> int:
+    note(f"sirl: error: {' '.join(message.split())}")
+    return 2
 
 
 def _dispatch(words: list[str]) -> tuple[Outcome, bool]:
@@ -107,6 +144,13 @@ def _dispatch(words: list[str]) -> tuple[Outcome, bool]:
                 module.add_arguments(command)
                 command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
         args = parser.parse_args(words)
+    if chosen not in PARALLEL and (size := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+        if os.environ.get("RANK", "0") != "0":  # one of them speaks
+            return Outcome(None, lambda: None, exit_code=2), False
+        raise UserError(
+            f"sirl {chosen} is one process, and WORLD_SIZE is {size}: start it without `accelerate launch` or "
+            "torchrun, which are for `sirl train` alone"
+        )
     # whatever a library prints must not break the one JSON document on stdout
     with contextlib.redirect_stdout(sys.stderr):
         return module.run(args), args.json
@@ -116,7 +160,7 @@ def _print(outcome: Outcome, as_json: bool) -> None:
     if outcome.document is None:  # of several processes one speaks
         return
     if as_json:
-        print(json.dumps(redact(outcome.document), ensure_ascii=False, allow_nan=False))
+        print(to_json(redact(outcome.document)))
     else:
         outcome.show()
     sys.stdout.flush()

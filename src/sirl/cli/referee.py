@@ -52,21 +52,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Check everything, load the model, let the tool run, read its report."""
-    from sirl.generation import load_engine
+    from sirl.lock import sole_writer
     from sirl.manifest import check_writable
-    from sirl.records import write_json
-    from sirl.referees import Served, find_program, run_program
-    from sirl.referees.server import EngineServer, serving
+    from sirl.referees import find_program
 
     referee = _referee(args)
     program = find_program(referee, args.executable)
     check_writable(args.output_dir)
+    with sole_writer(args.output_dir):
+        document = _examine(args, referee, program)
+    return Outcome({"output_dir": str(args.output_dir), **document}, lambda: _show(document, args.output_dir))
+
+
+def _examine(args: argparse.Namespace, referee: Referee, program: str) -> dict[str, Any]:
+    """Serve the model to the tool; returns the content of `referee.json`."""
+    from sirl.generation import load_engine
+    from sirl.records import write_json
+    from sirl.referees import Served, run_program
+    from sirl.referees.server import EngineServer, serving
+
     _clear(args.output_dir, args.overwrite)
     engine = load_engine(args.model_name_or_path, engine=args.engine)
     name = re.sub(r"[^\w.-]+", "-", args.model_name_or_path).strip("-.") or "model"
     server = EngineServer(engine, name, max_new_tokens=args.max_new_tokens, seed=args.seed)
     served = Served(server.url, server.key, name, args.max_new_tokens, args.seed)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     log = args.output_dir / f"{args.referee}.log"
     note(f"{args.referee} examines {args.model_name_or_path}; what it prints goes to {log}")
     with serving(server):
@@ -86,7 +95,7 @@ def run(args: argparse.Namespace) -> Outcome:
         "findings": [finding.row() for finding in findings],
     }
     write_json(args.output_dir / "referee.json", document)
-    return Outcome({"output_dir": str(args.output_dir), **document}, lambda: _show(document, args.output_dir))
+    return document
 
 
 def _referee(args: argparse.Namespace) -> Referee:

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Render the report. A stage that was not run is left out of it."""
+    from sirl.lock import sole_writer
     from sirl.manifest import check_writable
     from sirl.records import write_json
     from sirl.report.aggregate import build_summary
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
     load_run(args.run_dir)  # says what is wrong with the folder before anything is written into it
     check_writable(args.run_dir, "RUN_DIR")
-    write_json(args.run_dir / "summary.json", build_summary(args.run_dir))
-    report = render_report(args.run_dir)
+    with sole_writer(args.run_dir, "RUN_DIR"):
+        write_json(args.run_dir / "summary.json", build_summary(args.run_dir))
+        report = render_report(args.run_dir)
     return Outcome({"report": str(report)}, lambda: print(report))

@@ -70,24 +70,50 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Check the gap, train, export the hardened model. Of several processes the first one writes and speaks."""
     from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
+    from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
     from sirl.models import load_tokenizer
-    from sirl.progress import no_bar, terminal_bar
-    from sirl.training.bar import BarCallback
-    from sirl.training.run import run_training, training_prompts
+    from sirl.training.run import training_prompts
 
     training: Training = args.training
-    folder = Path(training.config.output_dir)
-    check_writable(folder)
+    folder, first = Path(training.config.output_dir), PartialState().is_main_process
+    if first:
+        check_writable(folder)
     tokenizer = load_tokenizer(training.model.model_name_or_path, revision=training.model.model_revision)
     training_prompts(training.config, training.data, tokenizer)  # wrong prompts are found before the gap is measured
-    manifest = None
-    if PartialState().is_main_process:
-        settings = training.as_dict()
-        manifest = Manifest.open(
-            folder, config=settings, seed=training.config.seed, command=sys.argv, overwrite=args.overwrite
-        )
+    with contextlib.ExitStack() as held:
+        manifest, failed = None, None
+        if first:
+            try:
+                held.enter_context(sole_writer(folder))
+                manifest = Manifest.open(
+                    folder,
+                    config=training.as_dict(),
+                    seed=training.config.seed,
+                    command=sys.argv,
+                    overwrite=args.overwrite,
+                )
+            except UserError as error:
+                failed = error
+        (stop,) = broadcast_object_list([failed is not None])  # else the others would wait for the first for ever
+        if failed is not None:
+            raise failed
+        if stop:
+            return Outcome(None, lambda: None, exit_code=2)
+        model = _train(args, folder, manifest)
+    PartialState().destroy_process_group()  # left to the end of the process, its threads at times abort it
+    document = {"model": str(model), "output_dir": str(folder)} if first else None
+    return Outcome(document, lambda: print(model))
+
+
+def _train(args: argparse.Namespace, folder: Path, manifest: Manifest | None) -> Path:
+    from sirl.progress import no_bar, terminal_bar
+    from sirl.training.bar import BarCallback
+    from sirl.training.run import run_training
+
+    training: Training = args.training
     bar = terminal_bar if manifest else no_bar
     if not args.skip_gap_check:
         _check_gap(training, folder, manifest, bar)
@@ -98,9 +124,7 @@ def run(args: argparse.Namespace) -> Outcome:
         model = run_training(training.config, training.model, training.data, callbacks=callbacks)
     if manifest:
         manifest.finish()
-    PartialState().destroy_process_group()  # left to the end of the process, its threads at times abort it
-    document = {"model": str(model), "output_dir": str(folder)} if manifest else None
-    return Outcome(document, lambda: print(model))
+    return model
 
 
 def _check_gap(training: Training, folder: Path, manifest: Manifest | None, bar: BarMaker) -> None:

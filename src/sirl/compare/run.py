@@ -24,9 +24,10 @@ from sirl.compare.defences import defend
 from sirl.compare.figures import Failed, Measured, measure_run, summarise_comparison
 from sirl.compare.jobs import DRAWS, Job
 from sirl.config import RunConfig
-from sirl.errors import UserError
+from sirl.errors import CannotWriteError, UserError
 from sirl.generation import Engine, load_engine
-from sirl.manifest import Manifest, check_writable, clear, config_hash
+from sirl.lock import is_unused, sole_writer
+from sirl.manifest import Manifest, check_writable, clear, config_hash, is_half_cleared
 from sirl.models import give_back_memory
 from sirl.pipeline import measure_after, measure_before, run_stages
 from sirl.plan import prepare
@@ -49,15 +50,21 @@ def compare(
     """Run, or go on with, a comparison; returns the content of its `compare.json`.
 
     Raises:
-        UserError: something in the configuration is wrong, or a folder holds another run.
+        UserError: something in the configuration is wrong, a folder holds another run, another process writes to it,
+            or the disk takes no more.
     """
-    from sirl.compare.page import render_comparison
-
     check_writable(folder)
     for job in jobs:
         check_folder(job, overwrite)
     for job in {_asks(job.config): job for job in reversed(jobs)}.values():
         prepare(job.config)  # whatever can be wrong with a method is found before any work
+    with sole_writer(folder):
+        return _compare(jobs, folder, list(command), overwrite, bar)
+
+
+def _compare(jobs: Sequence[Job], folder: Path, command: list[str], overwrite: bool, bar: BarMaker) -> dict[str, Any]:
+    from sirl.compare.page import render_comparison
+
     if overwrite:  # all of them before any begins: interrupted, the same command without --overwrite goes on
         for job in jobs:
             clear(job.folder)
@@ -65,7 +72,7 @@ def compare(
     results: list[Measured | Failed] = []
     for number, job in enumerate(jobs, 1):
         log.info("%s, seed %d (%d of %d)", job.name, job.seed, number, len(jobs))
-        result = attempt(job, earlier, list(command), bar)
+        result = attempt(job, earlier, command, bar)
         if isinstance(result, Measured):
             earlier.append(job)
         results.append(result)
@@ -85,7 +92,9 @@ def _asks(config: RunConfig) -> str:
 def check_folder(job: Job, overwrite: bool) -> None:
     """Raise `UserError` where a job's folder holds something else than this job, begun or done."""
     manifest = Manifest.read(job.folder)
-    if manifest is None and job.folder.is_dir() and any(job.folder.iterdir()):
+    if is_half_cleared(manifest):
+        return  # `Manifest.open` begins anew there
+    if manifest is None and job.folder.is_dir() and not is_unused(job.folder):
         raise UserError(f"--output_dir: {job.folder} is not empty and is no run folder; give another --output_dir")
     if manifest and not overwrite and manifest.data.get("config_hash") != config_hash(job.as_dict()):
         raise UserError(
@@ -99,8 +108,11 @@ def attempt(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker)
     try:
         manifest = Manifest.read(job.folder)
         if manifest is None or manifest.data.get("status") != "done":
-            run_job(job, earlier, command, bar)
+            with sole_writer(job.folder):
+                run_job(job, earlier, command, bar)
         return measure_run(job)
+    except CannotWriteError:
+        raise  # of what concerns the others as well
     except Exception as error:  # of whatever kind: the other methods do not hang on this one
         words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         reason = redact_text(" ".join(words.split()))[:300]

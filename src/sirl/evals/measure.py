@@ -41,9 +41,10 @@ def clear(folder: Path) -> None:
     """Forget an earlier measurement in a folder, and touch nothing else: it may be that of a whole run."""
     found = Manifest.read(folder)
     if found is not None:
-        found.forget("eval")
-        shutil.rmtree(folder / "benchmarks", ignore_errors=True)
         (folder / "benchmarks.json").unlink(missing_ok=True)
+        if (folder / "benchmarks").is_dir():
+            shutil.rmtree(folder / "benchmarks")
+        found.forget("eval")  # last: rows of other settings must not be taken for those of the next measurement
 
 
 def measure(

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
+from sirl.disk import sync_file, sync_folder, writing
 from sirl.errors import UserError
 from sirl.generation.base import Engine
 from sirl.records import append_jsonl, iter_json_lines, write_json, write_jsonl
@@ -216,11 +217,14 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
         resumed = self.rule.choose([row for row in self.rows if row["step"] <= self.saved])["step"]
         target = self.weights(best)
         if best == state.global_step and not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.partial")
             weights = {name: p.detach().cpu().contiguous() for name, p in self._trained()}
-            save_file(weights, partial, metadata={"step": str(best)})
-            partial.rename(target)
+            with writing(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                save_file(weights, partial, metadata={"step": str(best)})
+                sync_file(partial)
+                partial.rename(target)
+                sync_folder(target.parent)
         self._delete_all_but(target, self.weights(resumed))
 
     def _delete_all_but(self, *wanted: Path) -> None:

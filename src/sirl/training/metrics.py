@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -10,9 +11,12 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from sirl.errors import CannotWriteError
 from sirl.judges import load_judge
 from sirl.judges.base import JudgeItem, judge_items
 from sirl.records import append_jsonl, iter_json_lines, write_jsonl
+
+log = logging.getLogger(__name__)
 
 NGRAM = 4
 
@@ -61,10 +65,14 @@ def tidy(logs: dict[str, Any]) -> dict[str, Any]:
 
 
 class MetricsFile(TrainerCallback):  # type: ignore[misc]
-    """Append one line per logged update to `metrics.jsonl`; on resume, lines after the checkpoint are cut off."""
+    """Append one line per logged update to `metrics.jsonl`; on resume, lines after the checkpoint are cut off.
+
+    It only watches: where a line cannot be written, a warning says so once, and training continues.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.warned = False
         self.started = time.monotonic()
         self.tokens = 0.0
 
@@ -83,4 +91,9 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         if "num_tokens" in logs:
             row["tokens_per_second"] = round((tokens - self.tokens) / max(now - self.started, 1e-9), 1)
         self.started, self.tokens = now, tokens
-        append_jsonl(self.path, [row])
+        try:
+            append_jsonl(self.path, [row])
+        except CannotWriteError as error:
+            if not self.warned:
+                log.warning("%s; training continues without a line for update %d", error, state.global_step)
+            self.warned = True

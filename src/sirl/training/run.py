@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PrinterCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, get_peft_config
 
+from sirl.disk import is_whole, sync_tree, writing
 from sirl.errors import UserError
 from sirl.generation.local import encode_chat
 from sirl.models import default_device, export_model, load_model, load_tokenizer, merge_layers
@@ -61,23 +63,39 @@ def fit(trainer: Any, tokenizer: Any, run_dir: Path, checks: Sequence[PolicyChec
     """Train, or go on from the last checkpoint, and write `model/` with the policy that the checks choose, or the last.
 
     The trainer is a `sirl.training.watched.Watched` that has the checks among its callbacks.
+
+    Raises:
+        UserError: the processes of this training see different folders.
     """
     checkpoint = last_checkpoint(trainer.args.output_dir)
+    target, sharded = run_dir / "model", trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    found = gather_object([(checkpoint, target.exists() and not sharded)])
+    if len(set(found)) > 1:
+        raise UserError(
+            f"--output_dir: the processes of this training find different checkpoints below {run_dir}; put it on a "
+            "disk that all machines share"
+        )
+    if found[0][1]:  # exported, which comes last: a process was killed before it could say so
+        for check in checks:
+            check.trainer = trainer
+            check.clean()
+        return target
     for check in checks:
         check.prepare(trainer, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
     for check in checks:
         check.finish()
-    save_hardened(trainer, tokenizer, run_dir / "model")
+    save_hardened(trainer, tokenizer, target)
     for check in checks:
         check.clean()  # not before: a run killed while it exports must find the chosen weights again
-    return run_dir / "model"
+    return target
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
     """The checkpoint of the latest update that was written to its end; what comes last is the trainer's state."""
-    found = [path.parent for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    states = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
+    found = [path.parent for path in states if is_whole(path.read_bytes())]
     return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
 
 
@@ -186,7 +204,10 @@ def save_hardened(trainer: Any, tokenizer: Any, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     if hasattr(model, "peft_config"):
-        model.save_pretrained(target.parent / "adapter")
+        adapter = target.parent / "adapter"
+        with writing(adapter):
+            model.save_pretrained(adapter)
+            sync_tree(adapter)
         model = merge_layers(model)
     export_model(_plain(model), tokenizer, target)
     log.info("hardened model on %s: %s", default_device(), target)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from trl.models import unwrap_model_for_generation
 
+from sirl.disk import sync_folder, sync_tree, writing
 from sirl.generation.local import LocalEngine
 
 
@@ -39,6 +41,15 @@ class Watched:
                 yield LocalEngine(model, self.processing_class)
             finally:
                 model.train(was_training)
+
+    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+        """A checkpoint is on the disk when this returns: a power cut in the next update must not cost it."""
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with writing(folder):
+            super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
+            if self.args.should_save:
+                sync_tree(folder)
+                sync_folder(folder.parent)
 
     def before_training(self) -> None:
         """What a trainer does with its starting weights; not called where the training was over."""

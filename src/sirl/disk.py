@@ -1,0 +1,210 @@
+"""Writing and reading our own files so that a crash, a full disk or a power cut loses no more than is said.
+
+A file that is replaced is written under a temporary name, flushed to the disk and renamed: there is the old file or
+the new one. A file that is appended to may end in the middle of a line; what is behind its last whole line is dropped
+by readers and cut off by the next writer.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sirl.errors import CannotWriteError
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+"""Names of temporary files: a process that was killed leaves one behind."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def temporary(target: Path) -> Path:
+    """A name next to a file that matches `LEFTOVER` and is not taken."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file whole, or leave the old one as it was; on return it is on the disk. The umask holds.
+
+    Raises:
+        CannotWriteError: the disk is full, the folder is read-only, or the like.
+    """
+    target = Path(path)
+    partial = temporary(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_new(partial, text.encode())
+            os.replace(partial, target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(target.parent)
+    except OSError as error:
+        raise CannotWriteError(target, reason(error)) from error
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    with os.fdopen(os.open(path, _NEW, 0o644), "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def try_writing(folder: Path) -> None:
+    """Make a file in a folder and delete it again; raises `OSError` where that cannot be."""
+    probe = temporary(folder / "sirl")
+    os.close(os.open(probe, _NEW, 0o644))
+    probe.unlink(missing_ok=True)  # the folder's one writer may have taken it for a leftover
+
+
+def append_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Append whole lines to a file; on return they are on the disk. A torn last line is cut off first.
+
+    Raises:
+        CannotWriteError: the disk is full or the like. None of `data` is in the file then.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = not target.exists()
+        with target.open("a+b", buffering=0) as handle:
+            size = _cut_torn_line(handle.fileno())
+            try:
+                _write_all(handle.fileno(), data)
+                os.fsync(handle.fileno())
+            except OSError:
+                os.ftruncate(handle.fileno(), size)
+                raise
+        if new:
+            sync_folder(target.parent)
+    except OSError as error:
+        raise CannotWriteError(target, reason(error)) from error
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _cut_torn_line(handle: int) -> int:
+    """Make a file end in a newline, where a line is torn by cutting it off; returns the size then."""
+    size = os.lseek(handle, 0, os.SEEK_END)
+    if not size or _read(handle, size - 1, 1) == b"\n":
+        return size
+    data = _read(handle, 0, size)
+    end = data.rfind(b"\n") + 1
+    if is_whole(data[end:]):
+        _write_all(handle, b"\n")
+        return size + 1
+    os.ftruncate(handle, end)
+    return end
+
+
+def _read(handle: int, start: int, size: int) -> bytes:
+    os.lseek(handle, start, os.SEEK_SET)
+    parts = []
+    while size and (part := os.read(handle, size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a last line without its newline is a whole record all the same: only the newline was torn off."""
+    try:
+        return isinstance(json.loads(line.decode()), dict)
+    except ValueError:  # UnicodeDecodeError is one too
+        return False
+
+
+def whole_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file of JSONL that are there to their end, without newline, with their numbers from 1.
+
+    What follows the last newline was torn by a crash (half a record, half a character, zeros) unless it is whole.
+    """
+    lines = Path(path).read_bytes().split(b"\n")
+    last = lines.pop()
+    yield from enumerate(lines, 1)
+    if is_whole(last):
+        yield len(lines) + 1, last
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Around another library's writing to `path`: what the disk refuses is a `CannotWriteError`.
+
+    torch and safetensors tell it by exceptions of their own, whose text alone says what it was.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise CannotWriteError(path, reason(error)) from error
+    except (SafetensorError, RuntimeError) as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found and int(found[1]) in _REFUSALS:
+            raise CannotWriteError(path, os.strerror(int(found[1]))) from error
+        if "file write failed" in str(error) or "unexpected pos" in str(error):  # torch's writer of zip files
+            raise CannotWriteError(path, "the disk takes no more") from error
+        raise
+
+
+def refused(error: OSError) -> bool:
+    """Whether an error of the system says that the disk takes no more, or not here."""
+    return error.errno in _REFUSALS
+
+
+def reason(error: OSError) -> str:
+    """What the system says, in its words."""
+    return error.strerror or type(error).__name__
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, where the system can: a renamed file survives a power cut then."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows cannot open folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems cannot
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush all files below a folder, which other libraries wrote, and their names to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file that another library wrote to the disk."""
+    with path.open("r+b") as handle:  # Windows flushes only what is open for writing
+        os.fsync(handle.fileno())
+
+
+def sweep(folder: Path) -> None:
+    """Delete temporary files that a killed process left in a run folder. Only for its one writer, see `sirl.lock`."""
+    for place in (folder, *(folder / name for name in ("benchmarks", "checkpoints", "model"))):
+        if place.is_dir():
+            for path in place.iterdir():
+                if LEFTOVER.fullmatch(path.name) and path.is_file():
+                    path.unlink()
