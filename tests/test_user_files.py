@@ -116,6 +116,10 @@ DRESS: dict[str, tuple[str, str | bytes]] = {
     "csv, bars": ("a.csv", as_csv("|")),
     "csv, blanks behind commas": ("a.csv", as_csv(", ".strip(), quoting=csv.QUOTE_ALL).replace('","', '", "')),
     "csv, backslashes": ("a.csv", "prompt,id\n" + "".join(f"{backslashed(t)},{n}\n" for n, t in enumerate(FIVE))),
+    "csv, backslashes alone before quotes": (
+        "a.csv",
+        "prompt,id\n" + "".join('"' + t.replace('"', '\\"') + f'",{n}\n' for n, t in enumerate(FIVE)),
+    ),
     "csv, UTF-16": ("a.csv", as_csv("\t", "\r\n").encode("utf-16")),
     "csv, gzip": ("a.csv.gz", gzip.compress(as_csv().encode())),
     "csv, other case": ("a.csv", as_csv(header=("ID", " Prompt ", "Label"))),
@@ -229,6 +233,22 @@ def test_what_cannot_be_read_whole_is_one_line(name: str, tmp_path: Path) -> Non
     assert said.startswith("--goals: ")
     assert file in said
     assert "\n" not in said
+
+
+def test_csv_without_quotes_and_with_backslashes(tmp_path: Path) -> None:
+    """As `csv.writer(quoting=QUOTE_NONE, escapechar="\\\\")` and MySQL write it."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, quoting=csv.QUOTE_NONE, escapechar="\\", lineterminator="\n")
+    writer.writerows([["prompt", "id"], *([text, str(n)] for n, text in enumerate(LINES))])
+    assert [p.text for p in load_prompts(write(tmp_path / "a.csv", out.getvalue()))] == list(LINES)
+    bare = 'prompt,target\nHe said \\"hi\\" to me,Sure\nuse C:\\new,Sure\n'
+    assert [p.text for p in load_prompts(write(tmp_path / "b.csv", bare))] == ['He said "hi" to me', "use C:\\new"]
+
+
+def test_backslashes_that_escape_nothing(tmp_path: Path) -> None:
+    texts = ["ends with \\", 'prints \\"hi\\"', "$a\\,b$ and \\\\", 'plain "quotes"', '\\"']
+    pd.DataFrame({"prompt": texts, "n": range(5)}).to_csv(tmp_path / "a.csv", index=False)
+    assert [p.text for p in load_prompts(str(tmp_path / "a.csv"))] == texts
 
 
 def test_a_text_longer_than_the_csv_module_likes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import json
 import math
 import re
@@ -36,7 +37,6 @@ _QUOTING = {
     "unexpected end of data": "a quoted text is not closed before the end of the file",
     "expected after": "something follows a closing quote; within quotes, write a quote twice",
 }
-_ESCAPED = re.compile(r'\\(["\\])')
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,8 @@ def csv_table(path: Path, flag: str, knows: Callable[[Sequence[str]], bool]) -> 
     r"""Header and rows of a CSV file, every cell a text. `knows` says whether a header has the columns that are wanted.
 
     It also tells the delimiter: the comma, or else the first of semicolon, tab and bar under which the header is known.
-    Quotes within quotes are doubled (RFC 4180) or, where the file cannot be read so, escaped as `\"`.
+    Quotes within quotes are doubled (RFC 4180) or, where the file cannot be read so, escaped as `\"`; any other backslash
+    stays as it is.
 
     Raises:
         UserError: naming `flag`, the file and the row: more or fewer fields than the header has, or wrong quotes.
@@ -230,18 +231,37 @@ def csv_table(path: Path, flag: str, knows: Callable[[Sequence[str]], bool]) -> 
     text = read_text(path, flag)
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default is below what people paste into prompts
     delimiter, text = _delimiter(text, "\t" if ending(path) == ".tsv" else ",", knows)
-    try:
-        table = _parsed(text, delimiter)
-    except _BadRowError as error:
+    table, wrong = None, ""
+    for escaped in _escapes(text, delimiter):
         try:
-            if '\\"' not in text:
-                raise
-            table = _parsed(_ESCAPED.sub(lambda found: '""' if found[1] == '"' else "\\", text), delimiter)
-        except _BadRowError:
-            raise UserError(f"{flag}: {path} is not a readable CSV file: {error}") from None
+            found = _parsed(text, delimiter, escaped)
+        except _BadRowError as error:
+            wrong = wrong or str(error)  # the first way of reading is the usual one
+            continue
+        table = table or found
+        if escaped or not _has_bare_escapes(found[1], text):
+            table = found
+            break
+    if table is None:
+        raise UserError(f"{flag}: {path} is not a readable CSV file: {wrong}")
     header, rows = table
     named = (Row(f"{path}, row {n}", dict(zip(header, cells, strict=True))) for n, cells in enumerate(rows, 1))
     return header, named
+
+
+def _escapes(text: str, delimiter: str) -> Iterator[str]:
+    """The characters that a backslash may escape, in the order to try: none, then quotes, then the delimiter too."""
+    yield ""
+    if '\\"' in text:
+        yield '"\\'
+    if f"\\{delimiter}" in text:
+        yield f'"\\{delimiter}'
+
+
+def _has_bare_escapes(rows: Iterable[list[str]], text: str) -> bool:
+    """Whether an escaped quote stands in a cell without quotes around it, as no writer that doubles quotes leaves it."""
+    found = (cell for row in rows for cell in row if '\\"' in cell)
+    return any(cell in text for cell in itertools.islice(found, 20))  # one dialect a file: a few cells tell it
 
 
 def _delimiter(text: str, usual: str, knows: Callable[[Sequence[str]], bool]) -> tuple[str, str]:
@@ -259,9 +279,17 @@ def _stripped(cells: Iterable[str]) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _parsed(text: str, delimiter: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, as many fields in each; blank lines are left out."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+def _parsed(text: str, delimiter: str, escaped: str = "") -> tuple[list[str], list[list[str]]]:
+    """Header and rows, as many fields in each; blank lines are left out. A backslash escapes what is `escaped`."""
+    if escaped:
+        text = re.sub(rf"\\([{re.escape(escaped)}])|\\", lambda found: found[0] if found[1] else "\\\\", text)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        escapechar="\\" if escaped else None,
+        strict=True,
+        skipinitialspace=True,
+    )
     header: list[str] = []
     rows: list[list[str]] = []
     begins = 1
