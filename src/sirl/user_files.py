@@ -222,8 +222,8 @@ def csv_table(path: Path, flag: str, knows: Callable[[Sequence[str]], bool]) -> 
     r"""Header and rows of a CSV file, every cell a text. `knows` says whether a header has the columns that are wanted.
 
     It also tells the delimiter: the comma, or else the first of semicolon, tab and bar under which the header is known.
-    Quotes within quotes are doubled (RFC 4180) or, where the file cannot be read so, escaped as `\"`; any other backslash
-    stays as it is.
+    Quotes within quotes are doubled (RFC 4180) or, where the file cannot be read so, escaped as `\"`; any other
+    backslash stays as it is.
 
     Raises:
         UserError: naming `flag`, the file and the row: more or fewer fields than the header has, or wrong quotes.
@@ -259,7 +259,7 @@ def _escapes(text: str, delimiter: str) -> Iterator[str]:
 
 
 def _has_bare_escapes(rows: Iterable[list[str]], text: str) -> bool:
-    """Whether an escaped quote stands in a cell without quotes around it, as no writer that doubles quotes leaves it."""
+    """Whether an escaped quote stands in a cell without quotes around it. No writer that doubles quotes leaves one."""
     found = (cell for row in rows for cell in row if '\\"' in cell)
     return any(cell in text for cell in itertools.islice(found, 20))  # one dialect a file: a few cells tell it
 
