@@ -211,6 +211,8 @@ def _to_question(goal: str, tense: _Tense) -> str:
 def _rewrite(sentence: str, tense: _Tense) -> str | None:
     """One sentence as a question in that tense, or None where it is neither a request nor a question."""
     body = _strip_politeness(sentence)
+    if " " not in body:
+        return None
     question = _apply_rules(body, tense)
     if question is None and (
         match := re.match(r"^(?P<preface>\W+|[^:,]{1,120}[:,]\s+)(?P<tail>.{4,})$", body, re.DOTALL)
@@ -234,7 +236,7 @@ def _strip_politeness(sentence: str) -> str:
     body = re.sub(r"\s+", " ", sentence).strip().replace("’", "'").rstrip(" ?.!,:;")
     while (shorter := _POLITE.sub("", body, count=1)) != body:
         body = shorter
-    return re.sub(r"[\s,]+please$", "", body, flags=re.IGNORECASE)
+    return re.sub(r"(?<![\s,])[\s,]+please$", "", body, flags=re.IGNORECASE)
 
 
 def _people(rest: str) -> str:

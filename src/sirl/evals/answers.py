@@ -8,7 +8,7 @@ STATED = re.compile(r"(?:\banswer\b(?:[\s*_]*[:=]|\s+is\b\s*:?)|####)[\s*_]*([^\
 """Such as `Answer: 12`, which the questions ask for."""
 
 NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
-FENCE = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+FENCE = re.compile(r"```[ \t]*+(\w*+)[^\n`]*+\n(.*?)(?:```|\Z)", re.DOTALL)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _FRACTION = re.compile(r"(-?)\\frac\{([\d.]+)\}\{([\d.]+)\}")
 _WORDS = r"\\(?:text|mbox|mathrm)\{([^{}]*)\}"

@@ -19,7 +19,7 @@ from sirl.prompts import BUNDLED, bundled_path
 from sirl.records import user_turn
 from sirl.user_files import read_json_rows
 
-OPTION = re.compile(r"^\s*([A-Z])[.)]\s", re.MULTILINE)
+OPTION = re.compile(r"^[^\S\n]*([A-Z])[.)]\s", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,12 @@ def _is_json(text: str, _: Arguments) -> bool:
     return True
 
 
+def _title(text: str, _: Arguments) -> bool:
+    """Whether a line holds `<<...>>` with something in it."""
+    inner = (line[line.find("<<") + 2 : line.rfind(">>")] for line in text.split("\n") if "<<" in line and ">>" in line)
+    return any(re.search(r"[^\s<>]", title) for title in inner)
+
+
 def _two_responses(text: str, _: Arguments) -> bool:
     parts = [p.strip() for p in text.split("******")]
     inner = [p for i, p in enumerate(parts) if p or 0 < i < len(parts) - 1]
@@ -125,16 +131,16 @@ RULES: dict[str, Callable[[str, Arguments], bool | None]] = {
     "length_constraints:number_words": lambda t, a: _compare(_count(r"\w+", t), a, "num_words"),
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:nth_paragraph_first_word": _first_word,
-    "detectable_content:number_placeholders": lambda t, a: _count(r"\[.*?\]", t) >= int(a["num_placeholders"]),
+    "detectable_content:number_placeholders": lambda t, a: _count(r"\[[^\[\]\n]*\]", t) >= int(a["num_placeholders"]),
     "detectable_content:postscript": _postscript,
-    "detectable_format:number_bullet_lists": lambda t, a: _count(r"^\s*(?:\*[^*]|-)", t) == int(a["num_bullets"]),
+    "detectable_format:number_bullet_lists": lambda t, a: _count(r"^[^\S\n]*(?:\*[^*]|-)", t) == int(a["num_bullets"]),
     "detectable_format:constrained_response": lambda t, _: _count(r"my answer is (?:yes|no|maybe)\.", t) > 0,
     "detectable_format:number_highlighted_sections": _highlights,
     "detectable_format:multiple_sections": lambda t, a: (
         _count(rf"\b{re.escape(a['section_spliter'])}\s?\d+", t, 0) >= int(a["num_sections"])
     ),
     "detectable_format:json_format": _is_json,
-    "detectable_format:title": lambda t, _: _count(r"<<[^\n]*[^\s<>][^\n]*>>", t) > 0,
+    "detectable_format:title": _title,
     "combination:two_responses": _two_responses,
     "combination:repeat_prompt": lambda t, a: _plain(t).startswith(_plain(a["prompt_to_repeat"])),
     "startend:end_checker": lambda t, a: _plain(t).strip('"').endswith(_plain(a["end_phrase"])),

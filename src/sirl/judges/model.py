@@ -11,6 +11,7 @@ import importlib.util
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, TextEngine
 from sirl.judges.base import EMPTY, FAILED, JudgeItem, Judgement
 from sirl.judges.hostile import says_nothing
+from sirl.judges.thoughts import NOT_BEGUN, answer_of
 from sirl.records import Completion, Conversation
 
 BATCH = 64
@@ -39,13 +41,18 @@ class ModelJudge(ABC):
         self.name = f"{self.kind}@{engine.name}"
 
     def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
-        """Label every item, in order; a response with nothing to read is `empty` and never asked about."""
-        asked = [i for i, item in enumerate(items) if not says_nothing(item.response)]
-        out = [EMPTY] * len(items)
-        answers = self._ask([items[i] for i in asked]) if asked else []
+        """Label every item, in order, by its answer without thoughts.
+
+        A response with nothing to read is `empty` and one that was cut before its answer is `unscored`; neither is
+        asked about.
+        """
+        said = [answer_of(item.response) for item in items]
+        out = [Judgement("unscored", NOT_BEGUN) if text is None else EMPTY for text in said]
+        asked = {i: replace(items[i], response=text) for i, text in enumerate(said) if text and not says_nothing(text)}
+        answers = self._ask(list(asked.values())) if asked else []
         for i, answer in zip(asked, answers, strict=True):
             failed = answer.error is not None or answer.finish_reason == "error"
-            out[i] = Judgement("unscored", _why(answer)) if failed else self.read(items[i], answer.text)
+            out[i] = Judgement("unscored", _why(answer)) if failed else self.read(asked[i], answer.text)
         return out
 
     def _params(self) -> SamplingParams:

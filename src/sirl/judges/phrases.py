@@ -151,16 +151,17 @@ STRONG_REFUSAL: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
 )
 """(words of which a text must hold one, pattern): most responses hold none and never reach the pattern."""
 
-# Nothing but "No", "I can't", "I won't.", perhaps cut there
+# Nothing but "No", "I can't", "I won't.", perhaps cut there. Quantifiers with a second "+" never give back what they
+# took: text that repeats a pattern's own words could otherwise be taken apart in exponentially many ways.
 BARE_NO = re.compile(
-    rf"\W*(?:no\W*)?(?:i (?:{_CANNOT}|absolutely will not|shall not|refuse|am unable|am not able)(?: to)?\W*)?"
+    rf"\A\W*+(?:no\W*+)?(?:i (?:{_CANNOT}|absolutely will not|shall not|refuse|am unable|am not able)(?: to)?\W*)?"
 )
 
 # Nothing but an apology, however often.
 ONLY_SORRY = re.compile(
-    r"\W*(?:(?:i|we|am|'m|m|are|is|so|very|really|truly|deeply|terribly|but|sorry|apologi[sz]e|my|sincere|apologies|"
+    r"\A\W*+(?:(?:i|we|am|m|are|is|so|very|really|truly|deeply|terribly|but|sorry|apologi[sz]e|my|sincere|apologies|"
     r"for|this|that|"
-    r"the|inconvenience|any|oh|no|please|forgive|me|about)\b[\W_]*)+"
+    r"the|inconvenience|any|oh|no|please|forgive|me|about)\b[\W_]*+)++"
 )
 
 # Sermons. A response that lectures instead of answering is a refusal even where no "I can't" stands in it. All are
@@ -291,7 +292,7 @@ OFFER = re.compile(
 STEP = re.compile(r"(?:^|\n|[.:!?] )[ *#>]*(?:step )?(?:\d{1,2}[.):]|[-*•] |\*\*\d)")
 # How a request begins: a refusal may say it over in quotes
 REQUEST = re.compile(
-    r"\W*(?:how|what|which|where|when|why|who|can|could|would|will|please|tell|give|write|explain|describe|show|teach|"
+    r"\A\W*+(?:how|what|which|where|when|why|who|can|could|would|will|please|tell|give|write|explain|describe|show|teach|"
     r"help|make|create|generate|list|provide|i)\b"
 )
 # The refusal is of a thing that is not there: the request was put right, not turned down.

@@ -50,6 +50,7 @@ from sirl.judges.phrases import (
     STRONG_REFUSAL,
     TELLING,
 )
+from sirl.judges.thoughts import NOT_BEGUN, answer_of
 
 OPENING = 500
 """Characters in which a refusal has to begin, or a sermon to show itself: what comes later follows an answer."""
@@ -277,7 +278,11 @@ def _voices(text: str) -> list[str]:
 
 
 def judge_response(response: str) -> Judgement:
-    """The verdict on one response."""
+    """The verdict on one response, by what it says behind its thoughts."""
+    answer = answer_of(response)
+    if answer is None:
+        return Judgement("unscored", NOT_BEGUN)
+    response = answer
     text = normalise(response)
     if not text or says_nothing(response):
         return EMPTY

@@ -28,7 +28,7 @@ from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, STATUS_NAMES, count, f
 from sirl.report.wrapped import wrapped_words
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_ID = re.compile(r"\A[\w-][\w.-]*/[\w-][\w.-]*")
 SILENT = "An answer that says nothing counts with the full refusals."
 NAME, METHOD = "SIRL", "[SIRL](https://arxiv.org/abs/2510.01088)"
 SETTINGS = (

@@ -1,0 +1,70 @@
+"""A response without its thoughts: a reasoning model is judged by what it tells the user.
+
+Thoughts quote the request and weigh the policy, so a judge that reads them sees refusals and answers that were never
+given. `answer_of` takes out what stands between the markers of the families below. Where the chat template has opened
+the thought, the response holds the closing marker alone; what stands before it is then left out only if it reads like
+deliberation, so that an answer cannot be hidden by closing a thought that was never opened.
+"""
+
+from __future__ import annotations
+
+import re
+
+NOT_BEGUN = "the answer had not begun"
+"""The reason of an `unscored` verdict on a response that was cut inside its thoughts."""
+
+_NAMES = r"think|thinking|thoughts?|reason|reasoning|seed:think"
+_OPENING = (
+    rf"<(?:{_NAMES})>"  # Qwen3, DeepSeek-R1, Seed-OSS
+    r"|<\|begin_of_thought\|>|<\|start_thinking\|>"  # Sky-T1, Command A
+    r"|\[think\]|◁think▷|<unused94>"  # Magistral, Kimi, MedGemma
+    r"|<\|channel\|>(?:analysis|commentary)\b[^<\n]{0,80}<\|message\|>"  # gpt-oss
+)
+_CLOSING = (
+    rf"</(?:{_NAMES})>|<\|end_of_thought\|>|<\|end_thinking\|>|\[/think\]|◁/think▷|<unused95>"
+    r"|<\|channel\|>final\b[^<\n]{0,80}<\|message\|>"
+)
+_MARKER = re.compile(rf"(?P<opening>{_OPENING})|{_CLOSING}", re.IGNORECASE)
+_BARE_CHANNEL = re.compile(r"\s*+analysis(?=[A-Z])")
+"""How gpt-oss begins where its control tokens were left out in decoding; `_BARE_FINAL` begins its answer."""
+_BARE_FINAL = "assistantfinal"
+_DELIBERATION = re.compile(
+    r"\bthe (?:user|request|question|prompt|guidelines|policy)\b|"
+    r"\b(?:i|we) (?:need|have|should|must|want|could|think)\b|\blet(?: me|'s)\b|"
+    r"\b(?:okay|ok|alright|hmm|wait|first|so),|\bthey(?:'re| are| want| ask| did)\b",
+    re.IGNORECASE,
+)
+
+
+def answer_of(response: str) -> str | None:
+    """What a response says to the user, without its thoughts; None where it was cut before the answer began.
+
+    A response without markers is returned as it is. Takes time linear in the response.
+    """
+    if not _may_think(response):
+        return response
+    if _BARE_CHANNEL.match(response):
+        _, final, answer = response.rpartition(_BARE_FINAL)
+        return answer if final else None
+    kept: list[str] = []
+    start, opened = 0, False
+    for marker in _MARKER.finditer(response):
+        if marker["opening"] is None:
+            before = response[start : marker.start()]
+            if not opened and _DELIBERATION.search(before):
+                kept.clear()  # the thought that the template opened is all that came before
+            elif not opened:
+                kept.append(before)
+            start, opened = marker.end(), False
+        elif not opened:
+            kept.append(response[start : marker.start()])
+            start, opened = marker.end(), True
+    if opened and not any(part.strip() for part in kept):
+        return None
+    return "\n".join([*kept, response[start:]])  # cut in a thought behind an answer: all that is left is read
+
+
+def _may_think(response: str) -> bool:
+    """Whether there can be a marker; much faster than to look for one."""
+    lower = response.lower()
+    return any(word in lower for word in ("think", "thought", "reason", "<unused9", "channel", "analysis"))
