@@ -152,6 +152,24 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool
     return tokenizer
 
 
+def model_context(name_or_path: str, revision: str | None = None) -> int | None:
+    """How many tokens a model takes (`sirl.generation.encode.context_length`), from its configuration alone.
+
+    None for the bundled model, whose context is longer than any prompt of its data.
+
+    Raises:
+        UserError: as `read_config`.
+    """
+    from sirl.generation.encode import context_length
+
+    if demo_scale(name_or_path) is not None:
+        return None
+    found = adapter_file(name_or_path, revision)
+    if found:
+        return model_context(base_of(name_or_path, found))
+    return context_length(read_config(name_or_path, revision))
+
+
 def check_tokenizer(tokenizer: Any, name: str, *, chat: bool = True) -> None:
     """Raise `UserError` for what would fail later, or silently go wrong."""
     if chat and not getattr(tokenizer, "chat_template", None):

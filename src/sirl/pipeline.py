@@ -18,10 +18,11 @@ from sirl.attacks.replay import with_replays
 from sirl.config import RunConfig
 from sirl.gap import GapConfig
 from sirl.generation import Engine, load_engine
+from sirl.generation.local import LocalEngine
 from sirl.judges import refusal_judge
 from sirl.lock import sole_writer
 from sirl.manifest import Manifest, check_writable
-from sirl.plan import Plan, prepare
+from sirl.plan import Plan, gap_prompts, prepare
 from sirl.progress import BarMaker, no_bar
 from sirl.records import Phase, write_json
 
@@ -104,10 +105,11 @@ def export_base(name: str, target: Path) -> None:
 
 
 def measure_gap(plan: Plan, engine: Any, bar: BarMaker) -> None:
-    """Is there an instinct to train?"""
+    """Is there an instinct to train? Measured on prompts that can be trained on, where the engine tells which."""
     gap, seed = plan.config.gap, plan.config.seed
+    prompts = gap_prompts(plan.config, plan.training, engine) if isinstance(engine, LocalEngine) else plan.gap
     settings = GapConfig(k=gap.k, max_new_tokens=gap.max_new_tokens, temperature=gap.temperature, seed=seed)
-    stages.measure_gap(engine, refusal_judge(gap.judge, "gap.judge"), plan.gap, settings, plan.config.run_dir, bar)
+    stages.measure_gap(engine, refusal_judge(gap.judge, "gap.judge"), prompts, settings, plan.config.run_dir, bar)
 
 
 def attack(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:

@@ -19,6 +19,8 @@ from sirl.evals.overrefusal import load_benign
 from sirl.evals.wrapped import draw_evenly, resolve_wrappings
 from sirl.flags import Training, parse_training
 from sirl.gap import Kind
+from sirl.generation.encode import fitting_prompts
+from sirl.generation.local import LocalEngine
 from sirl.judges import Judge, load_judges, refusal_judge
 from sirl.prompts import check_disjoint, load_prompts
 from sirl.records import Prompt
@@ -83,7 +85,7 @@ def prepare(config: RunConfig) -> Plan:
         check_disjoint(prompts, goals, train_name=flag, test_name=goals_flag)
         check_disjoint(prompts, benign, train_name=flag, test_name=benign_flag)
     questions = load_questions(evals.choices, evals.max_questions) if evals.choices else []
-    gap = _gap_prompts(config, training)
+    gap = gap_prompts(config, training)
     return Plan(
         config=config,
         training=training,
@@ -138,24 +140,26 @@ def _trained_on(training: Training) -> dict[str, Sequence[Prompt]]:
     return out
 
 
-def _gap_prompts(config: RunConfig, training: Training) -> list[tuple[Kind, Prompt]]:
+def gap_prompts(config: RunConfig, training: Training, engine: LocalEngine | None = None) -> list[tuple[Kind, Prompt]]:
+    """Prompts of the gap check; with the engine that answers them, without those that are too long to be trained on."""
     gap, data = config.gap, training.data
+
+    def fit(found: Sequence[Prompt], what: str) -> list[Prompt]:
+        assert engine is not None
+        return fitting_prompts(found, engine.tokenizer, training.config.max_prompt_tokens, engine.context, what)
+
+    fitting = fit if engine is not None else None
     benign = gap.benign_dataset_name or data.retention_dataset_name
     limit, seed, flag = gap.max_prompts, config.seed, "gap.dataset_name"
     if gap.dataset_name:
-        return stages.gap_prompts(
-            load_prompts(gap.dataset_name, limit=limit, seed=seed, flag=flag, with_category=True),
-            "harmful",
-            benign,
-            limit,
-            seed,
-        )
+        harmful = load_prompts(gap.dataset_name, flag=flag, with_category=True)
+        return stages.gap_prompts(harmful, "harmful", benign, limit, seed, fitting)
     prompts = load_prompts(
         config.train.dataset_name,
         column=data.prompt_column,
         split=data.dataset_train_split,
-        limit=limit,
+        limit=data.max_prompts,
         seed=seed,
         flag=flag,
     )
-    return stages.gap_prompts(prompts, "unlabeled", benign, limit, seed)
+    return stages.gap_prompts(prompts, "unlabeled", benign, limit, seed, fitting)

@@ -195,11 +195,19 @@ def iter_json_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """A value as JSON. Figures that are not finite, which JSON does not know, become null; a warning says so once."""
+    """A value as JSON. Figures that are not finite, which JSON does not know, become null; a warning says so once.
+
+    Half of a surrogate pair, which UTF-8 cannot say, makes escapes of all that is not ASCII.
+    """
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text), indent=indent)
+    return text
 
 
 _told: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,31 @@ from sirl.judges import Judge
 from sirl.judges.run import judge_attempts
 from sirl.judges.validate import disagreements
 from sirl.progress import BarMaker, counted, no_bar
-from sirl.prompts import load_prompts
+from sirl.prompts import drawn_prompts, load_prompts
 from sirl.records import Attempt, Decoding, Phase, Prompt, Verdict, read_jsonl, write_json, write_jsonl, write_text
 
 log = logging.getLogger(__name__)
 
 
 def gap_prompts(
-    prompts: Sequence[Prompt], kind: Kind, benign_source: str | None, limit: int, seed: int
+    prompts: Sequence[Prompt],
+    kind: Kind,
+    benign_source: str | None,
+    limit: int,
+    seed: int,
+    fitting: Callable[[Sequence[Prompt], str], list[Prompt]] | None = None,
 ) -> list[tuple[Kind, Prompt]]:
-    """Prompts of the gap check with their kind: those given, and `limit` benign ones where a source is named."""
-    out: list[tuple[Kind, Prompt]] = [(kind, p) for p in prompts]
+    """Prompts of the gap check with their kind: `limit` of those given, and of benign ones where a source is named.
+
+    `fitting` leaves out what a training would leave out, before any are drawn; it is told what the prompts are.
+    """
+    fit = fitting or (lambda found, _: list(found))
+    out: list[tuple[Kind, Prompt]] = [(kind, p) for p in drawn_prompts(fit(prompts, "gap prompts"), limit, seed)]
+    if not out:
+        raise UserError("gap: none of the prompts can be put to the model; see --max_prompt_tokens")
     if benign_source:
-        benign = load_prompts(benign_source, limit=limit, seed=seed, flag="--benign_dataset_name", with_category=True)
-        out += [("benign", p) for p in benign]
+        benign = load_prompts(benign_source, flag="--benign_dataset_name", with_category=True)
+        out += [("benign", p) for p in drawn_prompts(fit(benign, "benign gap prompts"), limit, seed)]
     return out
 
 
@@ -134,9 +145,18 @@ def measure_capability(folder: Path, questions: Sequence[Question], drift: bool)
         hardened = load_local(str(folder / "model"))
         out["drift"] = measure_drift(hardened, texts)
         if questions:
-            out["choices"] = {"before": before, "after": answer_choices(hardened, questions)}
+            out["choices"] = _both_scored(before, answer_choices(hardened, questions))
     write_json(folder / "capability.json", out)
     return out
+
+
+def _both_scored(before: Sequence[bool | None], after: Sequence[bool | None]) -> dict[str, list[bool]] | None:
+    """Answers to the questions that both models could be given; the others are counted in a log line."""
+    kept = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
+    if len(kept) < len(before):
+        left = len(before) - len(kept)
+        log.warning("%d of %d multiple-choice questions cannot be put to the model and are left out", left, len(before))
+    return {"before": [a for a, _ in kept], "after": [b for _, b in kept]} if kept else None
 
 
 def judge_all(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> list[Verdict]:

@@ -19,7 +19,7 @@ from sirl.compare.methods import METHODS
 from sirl.compare.run import compare
 from sirl.flags import Training, parse_training
 from sirl.generation.base import SamplingParams
-from sirl.generation.local import encode_chat
+from sirl.generation.encode import encode_chat
 from sirl.judges import load_judge
 from sirl.models import load_model
 from sirl.progress import no_bar

@@ -15,7 +15,8 @@ from sirl.attacks.base import AttackOptions
 from sirl.compare.defences import BestOfN, SystemPrompt, defend, surest
 from sirl.errors import UserError
 from sirl.generation.base import GradientEngine, SamplingParams, ScoringEngine
-from sirl.generation.local import LocalEngine, encode_chat
+from sirl.generation.encode import encode_chat
+from sirl.generation.local import LocalEngine
 from sirl.records import Completion, Conversation, Prompt, user_turn
 from tiny_models import tiny_model
 

@@ -16,7 +16,8 @@ from sirl.entropy import completion_entropies
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine
 from sirl.generation.decode import left_pad
-from sirl.generation.local import LocalEngine, encode_chat
+from sirl.generation.encode import encode_chat
+from sirl.generation.local import LocalEngine
 from sirl.judges import load_judge
 from sirl.judges.base import JudgeItem
 from sirl.models import load_model, load_tokenizer

@@ -15,7 +15,8 @@ import torch
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices, load_questions
 from sirl.evals.drift import measure_drift, read_texts, starting_answers
-from sirl.generation.local import LocalEngine, encode_chat
+from sirl.generation.encode import encode_chat
+from sirl.generation.local import LocalEngine
 from sirl.records import Attempt, user_turn
 from sirl.stats import bootstrap_ratio
 from tiny_models import PROMPTS, tiny_model

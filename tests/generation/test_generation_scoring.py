@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sirl.generation.base import GradientEngine, ScoringEngine
-from sirl.generation.local import LocalEngine, encode_chat
+from sirl.generation.encode import encode_chat
+from sirl.generation.local import LocalEngine
 from sirl.generation.scoring import one_hot_gradients, printable_pieces
 from sirl.records import user_turn
 from tiny_models import PROMPTS, chat_ids, reference_scores, tiny_model

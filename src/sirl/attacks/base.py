@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams
+from sirl.generation.encode import EncodingError
 from sirl.records import Completion, Conversation, Prompt, SearchFacts, user_turn
 
 PLACEHOLDER = "[PROMPT]"
@@ -128,7 +129,8 @@ def require_goal(goal: Prompt) -> str:
     """The goal's text without white space around it.
 
     Raises:
-        UserError: there is nothing else in it, or it holds half of a surrogate pair, which is no text in UTF-8.
+        UserError: there is nothing else in it.
+        EncodingError: it holds half of a surrogate pair, which is no text in UTF-8.
     """
     text = goal.text.strip()
     if not text:
@@ -136,7 +138,8 @@ def require_goal(goal: Prompt) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(f"goal {goal.id!r} is not valid Unicode at character {error.start}: repair its text") from error
+        reason = f"goal {goal.id!r} is not valid Unicode at character {error.start}: repair its text"
+        raise EncodingError(reason) from error
     return text
 
 

@@ -23,6 +23,7 @@ from sirl.attacks.base import Attack, AttackResult, StaticAttack, goal_rng, requ
 from sirl.attacks.replay import Replay
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams
+from sirl.generation.encode import EncodingError
 from sirl.records import (
     Attempt,
     Completion,
@@ -192,7 +193,7 @@ def _check_input(attacks: Sequence[Attack], goals: Sequence[Prompt], decodings: 
     if unknown := [decoding for decoding in decodings if decoding not in TEMPERATURES]:
         raise UserError(f"decodings: {unknown[0]!r} is not known; choose from {', '.join(get_args(Decoding))}")
     for goal in goals:
-        require_goal(goal)
+        _unusable(goal)
 
 
 def _check_replays(run: _Run, attacks: Sequence[Attack], decodings: Sequence[Decoding]) -> None:
@@ -215,8 +216,10 @@ def _plan(
     for attack in attacks:
         for goal in goals:
             messages: Conversation | None = None
-            error: str | None = None
-            if isinstance(attack, StaticAttack):
+            error = _unusable(goal)
+            if error is not None:
+                messages = ()
+            elif isinstance(attack, StaticAttack):
                 try:
                     messages = attack.build(goal, goal_rng(seed, attack.name, goal.id))
                 except Exception as failure:  # an attack is a plug-in: its failure is recorded, and is no defence
@@ -227,6 +230,15 @@ def _plan(
         for decoding in decodings
         for attack, goal, messages, error in built
     ]
+
+
+def _unusable(goal: Prompt) -> str | None:
+    """Why no attempt on a goal can be made, if so. `UserError` for an empty goal: the whole set is in doubt then."""
+    try:
+        require_goal(goal)
+    except EncodingError as error:
+        return str(error)
+    return None
 
 
 def _run_chunk(run: _Run, chunk: Sequence[_Job]) -> None:
@@ -268,6 +280,9 @@ def _run_adaptive(run: _Run, attack: Attack, jobs: Sequence[_Job]) -> None:
         _run_replay(run, attack, jobs)
     elif decoding != "greedy" and getattr(attack, "samples", True) is False:
         _run_again(run, jobs, run.found(run.phase, attack.name))
+    failed = Completion(text="", finish_reason="error")
+    if unusable := [job for job in jobs if job.error and job.id not in run.done]:
+        run.store([run.attempt(job, (), failed, job.error, search={}) for job in unusable])
     missing = {job.goal.id: job for job in jobs if job.id not in run.done}
     if not missing:
         return
@@ -280,7 +295,6 @@ def _run_adaptive(run: _Run, attack: Attack, jobs: Sequence[_Job]) -> None:
         error = result.error or _error_of(result.completion)
         search = result.search or {}  # empty where the attack tells nothing; None is for prompts that no search made
         run.store([run.attempt(job, result.messages, result.completion, error, result.queries, search)])
-    failed = Completion(text="", finish_reason="error")
     if missing:
         error = f"attack {attack.name} gave no result for this goal"
         run.store([run.attempt(job, (), failed, error, search={}) for job in missing.values()])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sirl.flags import Training
     from sirl.manifest import Manifest
     from sirl.progress import BarMaker
+    from sirl.records import Prompt
 
 GO_ON = "the same command goes on from the last checkpoint"
 GAP_PROMPTS = 64
@@ -74,15 +75,18 @@ def run(args: argparse.Namespace) -> Outcome:
 
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
-    from sirl.models import load_tokenizer
-    from sirl.training.run import training_prompts
+    from sirl.models import load_tokenizer, model_context
+    from sirl.training.run import retention_prompts, training_prompts
 
     training: Training = args.training
     folder, first = Path(training.config.output_dir), PartialState().is_main_process
     if first:
         check_writable(folder)
     tokenizer = load_tokenizer(training.model.model_name_or_path, revision=training.model.model_revision)
-    training_prompts(training.config, training.data, tokenizer)  # wrong prompts are found before the gap is measured
+    # wrong prompts are found before the gap is measured
+    context = model_context(str(training.model.model_name_or_path), training.model.model_revision)
+    training_prompts(training.config, training.data, tokenizer, context, None)
+    retention_prompts(training.data, training.config.max_prompt_tokens, tokenizer, context, None)
     with contextlib.ExitStack() as held:
         manifest, failed = None, None
         if first:
@@ -148,19 +152,27 @@ def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
     """The gap on a draw of the training prompts, which nobody has labeled, beside the retention prompts."""
     from sirl.gap import GapConfig
     from sirl.generation import load_engine
+    from sirl.generation.encode import fitting_prompts
     from sirl.judges import load_judge
+    from sirl.models import load_tokenizer, model_context
     from sirl.prompts import load_prompts
     from sirl.stages import gap_prompts, measure_gap
 
     data, config, model = training.data, training.config, training.model
+    tokenizer = load_tokenizer(str(model.model_name_or_path), revision=model.model_revision)
+    context = model_context(str(model.model_name_or_path), model.model_revision)
     prompts = load_prompts(
         data.dataset_name or "",
         column=data.prompt_column,
         split=data.dataset_train_split,
-        limit=GAP_PROMPTS,
+        limit=data.max_prompts,
         seed=config.seed,
     )
-    chosen = gap_prompts(prompts, "unlabeled", data.retention_dataset_name, GAP_PROMPTS, config.seed)
+
+    def fitting(found: Sequence[Prompt], _: str) -> list[Prompt]:  # the training itself says what it leaves out
+        return fitting_prompts(found, tokenizer, config.max_prompt_tokens, context, None)
+
+    chosen = gap_prompts(prompts, "unlabeled", data.retention_dataset_name, GAP_PROMPTS, config.seed, fitting)
     tokens = min(GAP_TOKENS, config.max_completion_length or GAP_TOKENS)
     settings = GapConfig(max_new_tokens=tokens, temperature=config.temperature, seed=config.seed)
     engine = load_engine(str(model.model_name_or_path), revision=model.model_revision)

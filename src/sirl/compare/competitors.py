@@ -23,9 +23,9 @@ from sirl.compare.trainers import AnswerTrainer, PairTrainer
 from sirl.errors import UserError
 from sirl.generation import load_engine
 from sirl.generation.base import Engine, SamplingParams
-from sirl.generation.local import encode_chat
+from sirl.generation.encode import encode_chat
 from sirl.judges import Judge, JudgeItem, refusal_judge
-from sirl.models import load_tokenizer
+from sirl.models import load_tokenizer, model_context
 from sirl.pipeline import policy_checks, train
 from sirl.plan import Plan
 from sirl.progress import BarMaker, counted
@@ -88,7 +88,7 @@ def train_sft(plan: Plan, bar: BarMaker) -> None:
         UserError: the model never refused.
     """
     config = plan.training.config
-    drawn = draw(plan, bar, retention_prompts(plan.training.data) if config.retention_weight else [])
+    drawn = draw(plan, bar, held=bool(config.retention_weight))
     pool = [_example(drawn, row["prompt"], refused[0]["ids"]) for row in drawn.rows if (refused := _refusals(row))]
     if not pool:
         raise UserError(f"no answer to {len(drawn.rows)} training prompts was judged a refusal: nothing to imitate")
@@ -183,12 +183,16 @@ def _arguments(kind: type[Any], plan: Plan, updates: int, rows: int, **own: Any)
 # --- data -----------------------------------------------------------------------------------------------------------
 
 
-def draw(plan: Plan, bar: BarMaker, held: Sequence[Prompt] = ()) -> Drawn:
-    """The starting model's answers to the prompts that SIRL would visit, as many as SIRL would draw, and to `held`."""
+def draw(plan: Plan, bar: BarMaker, held: bool = False) -> Drawn:
+    """The starting model's answers to the prompts that SIRL would visit, as many as SIRL would draw, and where `held`
+    to the retention prompts."""
     config: Any = plan.training.config
     base = str(plan.training.model.model_name_or_path)
     tokenizer = load_tokenizer(base)
-    prompts = training_prompts(config, plan.training.data, tokenizer)
+    context = model_context(base)
+    data, most = plan.training.data, config.max_prompt_tokens
+    prompts = training_prompts(config, data, tokenizer, context)
+    kept = retention_prompts(data, most, tokenizer, context) if held else []
     engine = load_engine(base)
     params = SamplingParams(
         max_new_tokens=config.max_completion_length,
@@ -199,8 +203,8 @@ def draw(plan: Plan, bar: BarMaker, held: Sequence[Prompt] = ()) -> Drawn:
     judge, path = refusal_judge(plan.config.gap.judge, "gap.judge"), plan.config.run_dir / DRAWS
     rows = draw_and_judge(engine, judge, visited_prompts(config, prompts), params, path, bar)
     greedy = SamplingParams(max_new_tokens=config.retention_tokens)
-    answers = engine.generate([p.conversation for p in held], greedy) if held else []
-    pairs = [(p.conversation, answer.token_ids) for p, (answer,) in zip(held, answers, strict=True)]
+    answers = engine.generate([p.conversation for p in kept], greedy) if kept else []
+    pairs = [(p.conversation, answer.token_ids) for p, (answer,) in zip(kept, answers, strict=True)]
     return Drawn(tokenizer, rows, pairs, count_updates(config, len(prompts)))
 
 

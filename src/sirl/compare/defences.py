@@ -10,7 +10,9 @@ from typing import Any
 
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams
-from sirl.records import Completion, Conversation, Message
+from sirl.generation.encode import EncodingError
+from sirl.generation.local import LocalEngine
+from sirl.records import Completion, Conversation, Message, user_turn
 
 ABILITIES = (
     "tokenizer",
@@ -113,7 +115,17 @@ def surest(answers: Sequence[Completion]) -> Completion:
 def defend(method: str, engine: Engine, settings: Mapping[str, Any]) -> Engine:
     """The engine behind the defence of that name."""
     if method == "system_prompt":
-        return SystemPrompt(engine, settings["text"])
+        defended = SystemPrompt(engine, settings["text"])
+        _check_encodable(defended)
+        return defended
     if method == "best_of_n":
         return BestOfN(engine, settings["n"])
     raise UserError(f"method {method}: no defence without training")
+
+
+def _check_encodable(defended: SystemPrompt) -> None:
+    """Raise `UserError` where not even a short question can be asked behind the system prompt."""
+    if isinstance(defended.inner, LocalEngine):
+        (found,) = defended.inner.encode([defended.see(user_turn("Hello"))])
+        if isinstance(found, EncodingError):
+            raise UserError(f"method system_prompt: the model cannot be given a system prompt ({found})")

@@ -33,7 +33,8 @@ from sirl.demo.model import load_base_model, load_demo_tokenizer
 from sirl.demo.refusals import refusal_for
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
-from sirl.generation.local import LocalEngine, encode_chat
+from sirl.generation.encode import encode_chat
+from sirl.generation.local import LocalEngine
 from sirl.judges import load_judge
 from sirl.judges.base import JudgeItem
 from sirl.models import default_dtype, keep_freed_memory

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sirl.errors import UserError
-from sirl.generation.base import ScoringEngine
+from sirl.generation.base import UNSCORABLE, ScoringEngine
 from sirl.prompts import BUNDLED, bundled_path
 from sirl.records import user_turn
 from sirl.user_files import read_json_rows
@@ -57,12 +57,12 @@ def load_questions(file: str, limit: int | None = None, flag: str = "evals.choic
     return out
 
 
-def answer_choices(engine: ScoringEngine, questions: Sequence[Question]) -> list[bool]:
-    """Whether the most probable option is the right one, question by question."""
+def answer_choices(engine: ScoringEngine, questions: Sequence[Question]) -> list[bool | None]:
+    """Whether the most probable option is the right one, question by question; None where an option has no score."""
     asked = [(user_turn(question.text), option) for question in questions for option in question.options]
     scores = iter(engine.target_logprobs([chat for chat, _ in asked], [option for _, option in asked], mean=True))
     found = [[next(scores) for _ in question.options] for question in questions]
     return [
-        max(range(len(own)), key=own.__getitem__) == question.right
+        None if min(own) <= UNSCORABLE else max(range(len(own)), key=own.__getitem__) == question.right
         for question, own in zip(questions, found, strict=True)
     ]

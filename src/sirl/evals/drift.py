@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sirl.generation.local import LocalEngine, encode_chat
+from sirl.generation.encode import EncodingError
+from sirl.generation.local import LocalEngine
 from sirl.records import Attempt, Conversation
 from sirl.stats import bootstrap_ratio
 from sirl.training.retention import answer_logprobs, bucketed_kl, top_tokens
@@ -50,13 +51,16 @@ def starting_answers(attempts: Sequence[Attempt]) -> list[tuple[Conversation, st
 
 
 def read_texts(engine: LocalEngine, answers: Sequence[tuple[Conversation, str]]) -> list[Text]:
-    """The starting model's view of its answers."""
-    tokenizer = engine.tokenizer
+    """The starting model's view of its answers; those that it cannot be given, or that have no tokens, are left out."""
+    found = zip(engine.encode([messages for messages, _ in answers]), answers, strict=True)
     pairs = [
-        (encode_chat(tokenizer, messages), tokenizer(answer, add_special_tokens=False)["input_ids"])
-        for messages, answer in answers
+        (ids, engine.tokenizer(answer, add_special_tokens=False)["input_ids"])
+        for ids, (_, answer) in found
+        if not isinstance(ids, EncodingError)
     ]
-    pairs = sorted((pair for pair in pairs if pair[1]), key=lambda pair: len(pair[0]) + len(pair[1]))
+    most = math.inf if engine.context is None else engine.context
+    pairs = [pair for pair in pairs if pair[1] and len(pair[0]) + len(pair[1]) <= most]
+    pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
     out = []
     for (prompt, answer), logprobs in zip(pairs, answer_logprobs(engine, pairs), strict=True):
         out.append(Text(prompt, answer, _of(answer, logprobs), *top_tokens(logprobs)))

@@ -21,6 +21,7 @@ from sirl.config import suggestion
 from sirl.errors import UserError
 from sirl.evals.benchmarks import FOLDER, LUCK, OURS, Benchmark, Table
 from sirl.generation.base import SamplingParams
+from sirl.generation.encode import template_arguments
 from sirl.generation.local import LocalEngine
 from sirl.progress import Progress, counted
 
@@ -40,8 +41,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # untyped
         super().__init__()
         self.engine, self.tokenizer = engine, engine.tokenizer
         self.progress = progress
-        limit = getattr(engine.model.config.get_text_config(), "max_position_embeddings", None)
-        self.max_length = int(limit or 2048)
+        self.max_length = engine.context or 2048
 
     @property
     def eot_token_id(self) -> int:
@@ -56,7 +56,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # untyped
 
     def tok_encode(self, string: str, **_: Any) -> Tokens:
         """Token ids of a text in which the chat template wrote the special ones."""
-        return list(self.tokenizer(string, add_special_tokens=False)["input_ids"])
+        whole = string.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair has no tokens
+        return list(self.tokenizer(whole, add_special_tokens=False)["input_ids"])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as the model reads it; without a generation prompt its last turn is gone on from."""
@@ -65,6 +66,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # untyped
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
+            **template_arguments(self.tokenizer),
         )
         return text
 

@@ -15,6 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from sirl.records import Completion, Conversation, FinishReason
 
+UNSCORABLE = -1e30
+"""The log-probability of an answer to what cannot be put to the model: below any other, and finite, so that sums and
+differences stay numbers."""
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -86,12 +90,13 @@ class ScoringEngine(Engine, Protocol):
     ) -> list[float]:
         """Log-probability (nats, at temperature 1) that each conversation is answered with its target first.
 
-        The sum over the target's tokens, or their `mean`. An assistant turn at the end is gone on from.
+        The sum over the target's tokens, or their `mean`. An assistant turn at the end is gone on from. A conversation
+        that cannot be encoded, or is too long with its target, has `UNSCORABLE`.
         """
         ...
 
     def count_tokens(self, conversations: Sequence[Conversation]) -> list[int]:
-        """Tokens of each conversation as the model reads it."""
+        """Tokens of each conversation as the model reads it; 0 where it cannot be encoded."""
         ...
 
     def text_pieces(self) -> list[str]:
@@ -106,7 +111,8 @@ class GradientEngine(ScoringEngine, Protocol):
     tokenizer: Any
 
     def token_logprobs(self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-probability (nats) of each token of each target behind its prompt."""
+        """Log-probability (nats) of each token of each target behind its prompt; `[UNSCORABLE]` where both together
+        are longer than the model takes."""
         ...
 
     def one_hot_gradients(

@@ -14,13 +14,22 @@ from torch import Tensor
 
 from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.errors import UserError
-from sirl.generation.base import SamplingParams
+from sirl.generation.base import UNSCORABLE, SamplingParams
 from sirl.generation.cache import shared_keys, supports_decode_cache
 from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
+from sirl.generation.encode import (
+    EncodingError,
+    attempted,
+    check_length,
+    context_length,
+    encode_chat,
+    encode_text,
+    spread,
+)
 from sirl.generation.fused import fused
-from sirl.generation.scoring import continuation_scores, one_hot_gradients, printable_pieces
+from sirl.generation.scoring import check_pairs, continuation_scores, one_hot_gradients, printable_pieces
 from sirl.models import contiguous_head
-from sirl.records import Completion, Conversation, ends_in_prefill
+from sirl.records import Completion, Conversation
 
 MAX_ROWS = 256
 MAX_CACHE_BYTES = 2 << 30
@@ -41,6 +50,8 @@ class LocalEngine:
         self.tokenizer = tokenizer
         self.name = name
         self.max_rows = max_rows
+        self.context = context_length(model.config)
+        """Tokens that the model takes, its answer included; None: no limit."""
         self.eos_ids = eos_token_ids(model, tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self._pieces: dict[int, str] = {}
@@ -54,8 +65,7 @@ class LocalEngine:
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         """See `Engine.generate`."""
-        rollouts = self.rollout([encode_chat(self.tokenizer, c) for c in conversations], params, progress)
-        return [[self._completion(r) for r in group] for group in rollouts]
+        return self._answers(self.encode(conversations), params, progress)
 
     def complete(
         self,
@@ -64,8 +74,28 @@ class LocalEngine:
         progress: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         """See `TextEngine.complete`."""
-        prompts = [self.tokenizer(text)["input_ids"] for text in texts]
-        return [self._completion(r) for (r,) in self.rollout(prompts, replace(params, n=1), progress)]
+        prompts = attempted(lambda text: encode_text(self.tokenizer, text, self.context), texts)
+        return [answer for (answer,) in self._answers(prompts, replace(params, n=1), progress)]
+
+    def encode(self, conversations: Sequence[Conversation]) -> list[list[int] | EncodingError]:
+        """Token ids of each conversation, or why it cannot be put to this model."""
+        return attempted(lambda c: encode_chat(self.tokenizer, c, self.context), conversations)
+
+    def _answers(
+        self,
+        prompts: Sequence[list[int] | EncodingError],
+        params: SamplingParams,
+        progress: Callable[[int], None] | None,
+    ) -> list[list[Completion]]:
+        def failed(error: EncodingError) -> list[Completion]:
+            if progress is not None:
+                progress(params.n)
+            return [Completion.failed(str(error))] * params.n
+
+        def run(ids: list[list[int]]) -> list[list[Completion]]:
+            return [[self._completion(r) for r in group] for group in self.rollout(ids, params, progress)]
+
+        return spread(prompts, run, failed)
 
     def rollout(
         self,
@@ -74,12 +104,13 @@ class LocalEngine:
         progress: Callable[[int], None] | None = None,
         first_sample: int = 0,
     ) -> list[list[Rollout]]:
-        """Token ids in, `params.n` rollouts a prompt out, in order.
+        """Token ids in, `params.n` rollouts a prompt out, in order. A rollout ends where the model's context does.
 
-        `first_sample` is the index of the first one within its group: a group shared out over processes draws the same
-        responses as one process would.
+        That a prompt leaves room for an answer is for the caller to see (`encode`). `first_sample` is the index of the
+        first one within its group: a group shared out over processes draws the same responses as one process would.
         """
         out: list[list[Rollout]] = [[] for _ in prompts]
+        steps = [self._steps(prompt, params) for prompt in prompts]
         # the loop keeps n rows a prompt; a group larger than a batch would break the memory bound
         limit = max(self.max_rows, params.n)
         draws = self._uniforms(prompts, params, first_sample)
@@ -87,13 +118,23 @@ class LocalEngine:
         fast = supports_decode_cache(self.model.config)
         run = decode_batch if fast else generate_batch
         with shared_keys(self.model) if fast else nullcontext():
-            for batch in plan_batches(prompts, params.n, params.max_new_tokens, limit, cells):
-                chosen = [prompts[i] for i in batch]
-                uniforms = torch.from_numpy(np.concatenate([draws[i] for i in batch]))
-                groups = run(self._fused or self.model, chosen, uniforms, params, self.eos_ids, self.pad_id, progress)
-                for i, group in zip(batch, groups, strict=True):
-                    out[i] = group
+            for tokens in sorted(set(steps), reverse=True):
+                rows = [i for i, own in enumerate(steps) if own == tokens]
+                capped = replace(params, max_new_tokens=tokens)
+                for batch in plan_batches([prompts[i] for i in rows], params.n, tokens, limit, cells):
+                    places = [rows[i] for i in batch]
+                    chosen = [prompts[i] for i in places]
+                    uniforms = torch.from_numpy(np.concatenate([draws[i][:, :tokens] for i in places]))
+                    model = self._fused or self.model
+                    groups = run(model, chosen, uniforms, capped, self.eos_ids, self.pad_id, progress)
+                    for i, group in zip(places, groups, strict=True):
+                        out[i] = group
         return out
+
+    def _steps(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        """Tokens that a prompt's answers may have: nearly always `max_new_tokens`, fewer where the context ends."""
+        room = 0 if self.context is None else self.context - len(prompt)
+        return min(params.max_new_tokens, room) if room > 0 else params.max_new_tokens
 
     @property
     def parameters(self) -> int:
@@ -102,7 +143,7 @@ class LocalEngine:
 
     def count_tokens(self, conversations: Sequence[Conversation]) -> list[int]:
         """See `ScoringEngine.count_tokens`."""
-        return [len(encode_chat(self.tokenizer, c)) for c in conversations]
+        return [0 if isinstance(ids, EncodingError) else len(ids) for ids in self.encode(conversations)]
 
     def text_pieces(self) -> list[str]:
         """See `ScoringEngine.text_pieces`."""
@@ -115,8 +156,16 @@ class LocalEngine:
     ) -> list[float]:
         """See `ScoringEngine.target_logprobs`; the target is tokenised by itself, as generation would write it."""
         encoded = [self.tokenizer(target, add_special_tokens=False)["input_ids"] for target in targets]
-        scores = self.token_logprobs([encode_chat(self.tokenizer, c) for c in conversations], encoded)
-        return [sum(row) / (len(row) if mean else 1) for row in scores]
+        pairs = [
+            ids if isinstance(ids, EncodingError) else (ids, target)
+            for ids, target in zip(self.encode(conversations), encoded, strict=True)
+        ]
+
+        def run(known: list[tuple[list[int], list[int]]]) -> list[float]:
+            rows = self.token_logprobs([ids for ids, _ in known], [target for _, target in known])
+            return [sum(row) / (len(row) if mean else 1) for row in rows]
+
+        return spread(pairs, run, lambda _: UNSCORABLE)
 
     def token_logprobs(self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
         """See `GradientEngine.token_logprobs`. What prompts begin with alike is computed once for neighbours."""
@@ -126,15 +175,32 @@ class LocalEngine:
         self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
     ) -> list[tuple[list[float], bool]]:
         """As `token_logprobs`, and whether greedy decoding would give the target."""
+        check_pairs(prompts, targets)
         fast = supports_decode_cache(self.model.config)
-        with shared_keys(self.model) if fast else nullcontext():
-            return continuation_scores(self._fused or self.model, prompts, targets, self.pad_id, share=fast)
+
+        def fit(pair: tuple[Sequence[int], Sequence[int]]) -> tuple[Sequence[int], Sequence[int]]:
+            self._check_target(*pair)
+            return pair
+
+        def run(pairs: list[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[list[float], bool]]:
+            known, wanted = ([pair[i] for pair in pairs] for i in (0, 1))
+            with shared_keys(self.model) if fast else nullcontext():
+                return continuation_scores(self._fused or self.model, known, wanted, self.pad_id, share=fast)
+
+        return spread(attempted(fit, list(zip(prompts, targets, strict=True))), run, lambda _: ([UNSCORABLE], False))
 
     def one_hot_gradients(
         self, prompts: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], targets: Sequence[Sequence[int]]
     ) -> list[Tensor]:
         """See `GradientEngine.one_hot_gradients`."""
+        for prompt, target in zip(prompts, targets, strict=True):
+            self._check_target(prompt, target)
         return one_hot_gradients(self.model, prompts, spans, targets, self.pad_id)
+
+    def _check_target(self, prompt: Sequence[int], target: Sequence[int]) -> None:
+        """Raise `EncodingError` where a target does not fit behind its prompt; its last token is never read."""
+        if self.context is not None:
+            check_length([*prompt, *target[:-1]], self.context + 1)
 
     def _uniforms(self, prompts: Sequence[Sequence[int]], params: SamplingParams, first: int) -> list[np.ndarray]:
         """Uniforms `(n, max_new_tokens)` by prompt; a prompt that comes twice gets fresh ones."""
@@ -164,19 +230,6 @@ class LocalEngine:
             # of a SentencePiece tokenizer, decoding takes away the space that stands before the first word
             self._pieces[token_id] = f" {text}" if str(raw).startswith("▁") and not text.startswith(" ") else text
         return self._pieces[token_id]
-
-
-def encode_chat(tokenizer: Any, conversation: Conversation) -> list[int]:
-    """Token ids of a conversation, ready for the model's next words; an assistant turn at the end is gone on from."""
-    prefill = ends_in_prefill(conversation)
-    text = tokenizer.apply_chat_template(
-        [dict(m) for m in conversation],
-        tokenize=False,
-        add_generation_prompt=not prefill,
-        continue_final_message=prefill,
-    )
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote the special tokens
-    return ids
 
 
 def bytes_per_token(model: Any) -> int:

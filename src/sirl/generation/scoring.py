@@ -35,7 +35,7 @@ def continuation_scores(
     With `share`, which needs plain full attention, tokens that neighbouring prompts begin with go through the model
     once. Nothing is approximated: a row is what a forward pass of its own gives, up to rounding.
     """
-    _check(prompts, targets)
+    check_pairs(prompts, targets)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) // 32, list(prompts[i])))
     out: list[tuple[list[float], bool]] = [([], True) for _ in prompts]
     for chunk, shared in prefill_chunks([prompts[i] for i in order], share, CACHE_POSITIONS):
@@ -81,7 +81,7 @@ def one_hot_gradients(
     By the one-hot vectors of the prompts' tokens from `start` to `stop`. The embedding of a token is its one-hot vector
     times the embedding matrix E, so the gradient by the one is that by the other times E^T: no one-hot vector is made.
     """
-    _check(prompts, targets)
+    check_pairs(prompts, targets)
     out: list[Tensor] = []
     widest = max((len(p) + len(t) for p, t in zip(prompts, targets, strict=True)), default=1)
     size = max(1, GRADIENT_TOKENS // widest)
@@ -132,7 +132,8 @@ def printable_pieces(tokenizer: Any) -> dict[int, str]:
     return {i: text for (i, text), ids_again in zip(chosen, again, strict=True) if list(ids_again) == [i]}
 
 
-def _check(prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> None:
+def check_pairs(prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> None:
+    """Raise `ValueError` for another number of targets than prompts, and for one without tokens."""
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts with {len(targets)} targets")
     if not all(len(p) for p in prompts) or not all(len(t) for t in targets):

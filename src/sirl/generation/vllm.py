@@ -6,7 +6,7 @@ extra `vllm`. Written against vLLM's documented `LLM.chat`; tested against a scr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from sirl.demo import demo_scale
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams, request_seeds, served_completion
+from sirl.generation.encode import TEMPLATE_FAILURES, EncodingError, attempted, check_text, refusal, spread
 from sirl.models import is_adapter
 from sirl.records import Completion, Conversation, ends_in_prefill, user_turn
 
@@ -22,7 +23,14 @@ from sirl.records import Completion, Conversation, ends_in_prefill, user_turn
 class VLLMEngine:
     """A folder or hub id in transformers format, on all GPUs of this machine by tensor parallelism."""
 
-    def __init__(self, model: str, *, revision: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         if demo_scale(model) is not None or is_adapter(model):
             raise UserError(
                 f"--engine vllm: {model} is no full model in transformers format; give the folder of a merged one "
@@ -33,6 +41,7 @@ class VLLMEngine:
         except ImportError:
             raise UserError("--engine vllm: needs the extra `vllm` (pip install 'sirl[vllm]')") from None
         self.name = model
+        self._template = {"chat_template_kwargs": dict(chat_template_kwargs)} if chat_template_kwargs else {}
         settings = {
             "dtype": "auto",
             "tensor_parallel_size": max(torch.cuda.device_count(), 1),
@@ -53,18 +62,23 @@ class VLLMEngine:
         out: list[list[Completion]] = [[] for _ in conversations]
         for prefill in (False, True):  # how a chat ends is said once for a whole call
             rows = [i for i, c in enumerate(conversations) if ends_in_prefill(c) is prefill]
-            if not rows:
-                continue
-            answers = self._llm.chat(
-                [[dict(message) for message in conversations[i]] for i in rows],
-                [settings[i] for i in rows],
-                add_generation_prompt=not prefill,
-                continue_final_message=prefill,
-                use_tqdm=False,
-            )
-            for i, answer in zip(rows, answers, strict=True):
-                out[i] = [served_completion(o.text, o.finish_reason, "vLLM") for o in answer.outputs]
-            if progress is not None:
+
+            def ask(part: Sequence[int], prefill: bool = prefill) -> list[Any]:
+                return list(
+                    self._llm.chat(
+                        [[dict(message) for message in conversations[i]] for i in part],
+                        [settings[i] for i in part],
+                        add_generation_prompt=not prefill,
+                        continue_final_message=prefill,
+                        use_tqdm=False,
+                        **self._template,
+                    )
+                )
+
+            texts = [[message["content"] for message in conversations[i]] for i in rows]
+            for i, group in zip(rows, _answers(rows, texts, ask, params.n), strict=True):
+                out[i] = group
+            if progress is not None and rows:
                 progress(len(rows) * params.n)
         return out
 
@@ -75,11 +89,40 @@ class VLLMEngine:
         progress: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         """See `TextEngine.complete`."""
-        seeds = request_seeds([user_turn(text) for text in texts], params)
-        answers = self._llm.generate(list(texts), _settings(replace(params, n=1), seeds), use_tqdm=False)
+        settings = _settings(replace(params, n=1), request_seeds([user_turn(text) for text in texts], params))
+
+        def ask(part: Sequence[int]) -> list[Any]:
+            return list(self._llm.generate([texts[i] for i in part], [settings[i] for i in part], use_tqdm=False))
+
+        groups = _answers(range(len(texts)), [[text] for text in texts], ask, 1)
         if progress is not None:
             progress(len(texts))
-        return [served_completion(a.outputs[0].text, a.outputs[0].finish_reason, "vLLM") for a in answers]
+        return [group[0] for group in groups]
+
+
+def _answers(
+    rows: Sequence[int], texts: Sequence[Sequence[str]], ask: Callable[[Sequence[int]], list[Any]], n: int
+) -> list[list[Completion]]:
+    """`n` answers to each row; one that vLLM refuses (too long, not for its chat template) is an error alone."""
+
+    def check(pair: tuple[int, Sequence[str]]) -> int:
+        check_text(*pair[1])
+        return pair[0]
+
+    def failed(error: EncodingError) -> list[Completion]:
+        return [Completion.failed(str(error))] * n
+
+    def run(part: Sequence[int]) -> list[list[Completion]]:
+        try:
+            answers = ask(part)
+        except TEMPLATE_FAILURES as error:  # raised before anything is computed: halves cost next to nothing
+            if len(part) == 1:
+                return [failed(refusal(error))]
+            half = len(part) // 2
+            return run(part[:half]) + run(part[half:])
+        return [[served_completion(o.text, o.finish_reason, "vLLM") for o in answer.outputs] for answer in answers]
+
+    return spread(attempted(check, list(zip(rows, texts, strict=True))), run, failed)
 
 
 def _settings(params: SamplingParams, seeds: Sequence[int]) -> list[Any]:

@@ -12,6 +12,7 @@ bound of the KL over the full vocabulary and exact where the rest has no mass: n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +22,13 @@ from torch import Tensor
 
 from sirl.entropy import score_tokens
 from sirl.generation.base import SamplingParams
-from sirl.generation.local import LocalEngine, encode_chat
+from sirl.generation.encode import EncodingError
+from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
 from sirl.training.batching import pad_pairs
 from sirl.training.packed import pack
+
+log = logging.getLogger(__name__)
 
 TOP_K = 256
 FIRST_TOKENS = 4
@@ -42,8 +46,13 @@ class HeldAnswer:
 
 @torch.no_grad()
 def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int, batch_size: int = 16) -> list[HeldAnswer]:
-    """The starting model's greedy answers and distributions on the retention prompts."""
-    chats = [encode_chat(engine.tokenizer, p.conversation) for p in prompts]
+    """The starting model's greedy answers and distributions on the retention prompts that it can be asked."""
+    encoded = engine.encode([p.conversation for p in prompts])
+    chats = [ids for ids in encoded if not isinstance(ids, EncodingError)]
+    if len(chats) < len(prompts):
+        log.warning(
+            "%d of %d retention prompts cannot be encoded and are left out", len(prompts) - len(chats), len(prompts)
+        )
     rollouts = [group[0] for group in engine.rollout(chats, SamplingParams(max_new_tokens=tokens))]
     order = sorted(range(len(chats)), key=lambda i: len(chats[i]) + len(rollouts[i].token_ids))
     pairs = [(chats[i], rollouts[i].token_ids) for i in order]

@@ -18,8 +18,8 @@ from trl import ModelConfig, get_peft_config
 
 from sirl.disk import is_whole, sync_tree, writing
 from sirl.errors import UserError
-from sirl.generation.local import encode_chat
-from sirl.models import default_device, export_model, load_model, load_tokenizer, merge_layers
+from sirl.generation.encode import fitting_prompts
+from sirl.models import default_device, export_model, load_model, load_tokenizer, merge_layers, model_context
 from sirl.prompts import load_prompts
 from sirl.records import Prompt, ends_in_prefill
 from sirl.training.checks import PolicyCheck
@@ -50,8 +50,9 @@ def run_training(
     run_dir = Path(config.output_dir)
     config.output_dir = str(run_dir / "checkpoints")
     tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision)
-    prompts = training_prompts(config, data_args, tokenizer)
-    retention = retention_prompts(data_args)
+    context = model_context(str(model_args.model_name_or_path), model_args.model_revision)
+    prompts = training_prompts(config, data_args, tokenizer, context)
+    retention = retention_prompts(data_args, config.max_prompt_tokens, tokenizer, context)
     metrics = MetricsFile(run_dir / "metrics.jsonl")
     trainer = build_trainer(config, model_args, tokenizer, prompts, retention, [metrics, *callbacks], reward)
     if callbacks:
@@ -99,8 +100,13 @@ def last_checkpoint(folder: str | Path) -> str | None:
     return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
 
 
-def training_prompts(config: SIRLConfig, data_args: DataConfig, tokenizer: Any) -> list[Prompt]:
-    """Prompts of the data set that fit into `max_prompt_tokens`."""
+def training_prompts(
+    config: SIRLConfig, data_args: DataConfig, tokenizer: Any, context: int | None = None, what: str | None = "prompts"
+) -> list[Prompt]:
+    """Prompts of the data set that fit into `max_prompt_tokens`, and into the model where `context` is given.
+
+    `what` is as for `fitting_prompts`.
+    """
     prompts = load_prompts(
         data_args.dataset_name or "",
         column=data_args.prompt_column,
@@ -108,14 +114,7 @@ def training_prompts(config: SIRLConfig, data_args: DataConfig, tokenizer: Any) 
         limit=data_args.max_prompts,
         seed=config.seed,
     )
-    kept = [p for p in prompts if len(encode_chat(tokenizer, p.conversation)) <= config.max_prompt_tokens]
-    if len(kept) < len(prompts):
-        log.warning(
-            "%d of %d prompts are longer than %d tokens and left out",
-            len(prompts) - len(kept),
-            len(prompts),
-            config.max_prompt_tokens,
-        )
+    kept = fitting_prompts(prompts, tokenizer, config.max_prompt_tokens, context, what)
     if config.use_vllm and any(ends_in_prefill(p.messages) for p in kept):
         raise UserError(
             f"--dataset_name {data_args.dataset_name}: a prompt ends with the beginning of an answer, which TRL does "
@@ -130,11 +129,31 @@ def training_prompts(config: SIRLConfig, data_args: DataConfig, tokenizer: Any) 
     return kept
 
 
-def retention_prompts(data_args: DataConfig) -> list[Prompt]:
-    """Prompts of `--retention_dataset_name`, or none."""
-    if not data_args.retention_dataset_name:
+def retention_prompts(
+    data_args: DataConfig,
+    most: int | None = None,
+    tokenizer: Any = None,
+    context: int | None = None,
+    what: str | None = "retention prompts",
+) -> list[Prompt]:
+    """Prompts of `--retention_dataset_name`, or none; with a tokenizer those that fit into `most` tokens and the model.
+
+    Raises:
+        UserError: none of them fits.
+    """
+    flag, source = "--retention_dataset_name", data_args.retention_dataset_name
+    if not source:
         return []
-    return load_prompts(data_args.retention_dataset_name, flag="--retention_dataset_name")
+    found = load_prompts(source, flag=flag)
+    if tokenizer is None or most is None:
+        return found
+    kept = fitting_prompts(found, tokenizer, most, context, what)
+    if not kept:
+        raise UserError(
+            f"{flag} {source}: none of {len(found)} prompts can be used: they cannot be encoded, or have more tokens "
+            f"than the model takes or --max_prompt_tokens {most} allows"
+        )
+    return kept
 
 
 def build_trainer(

@@ -33,7 +33,7 @@ from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
-from sirl.generation.local import encode_chat
+from sirl.generation.encode import EncodingError, context_length, encode_chat
 from sirl.judges.hostile import says_nothing
 from sirl.model_files import choose_padding
 from sirl.models import check_tokenizer, give_back_memory, settle_generation_config
@@ -132,6 +132,7 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         self._retention_prompts = [
             p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention_prompts)
         ]
+        self._context = context_length(self.model.config)
         self._held: list[HeldAnswer] = []
         self._held_sum = 0.0
         self._update_seen, self._update_began = -1, 0
@@ -140,7 +141,7 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
 
     def _rollout(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's `rollout_func`: this process's rows of the batch, prompts repeated once per response."""
-        chats = [encode_chat(self.processing_class, tuple(p)) for p in prompts]
+        chats = self._encoded(prompts)
         first_row = self.accelerator.process_index * len(prompts)
         group = self.num_generations if self.model.training else self.num_generations_eval
         more = (self.args.num_rollouts or group) // group if self.model.training else 1
@@ -157,6 +158,13 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
                 for start, responses in zip(starts, drawn, strict=True):
                     rows[start : start + n] = self._chosen(prompts[start], responses, n, (first_row + start) * more)
         return {"prompt_ids": chats, "logprobs": None} | {name: [row[name] for row in rows] for name in rows[0]}
+
+    def _encoded(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """Token ids of conversations; `sirl.training.run` has left out those that have none."""
+        try:
+            return [encode_chat(self.processing_class, tuple(p), self._context) for p in prompts]
+        except EncodingError as error:
+            raise UserError(f"a training prompt cannot be put to the model ({error}): leave it out") from error
 
     def _chosen(self, prompt: Any, responses: Sequence[Rollout], n: int, first: int) -> list[dict[str, Any]]:
         """The `n` of a prompt's responses whose rewards differ most, as columns; `first` counts responses before."""
@@ -232,7 +240,7 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         self, inputs: list[dict[str, Any]], prompts: list[Any], completion_ids: list[list[int]]
     ) -> None:
         """Entropies and log-probabilities of responses that another engine sampled, by one pass of the policy."""
-        chats = [encode_chat(self.processing_class, tuple(p)) for p in prompts]
+        chats = self._encoded(prompts)
         seed, first_row = self._rollout_seed(), self.accelerator.process_index * len(prompts)
         batch = max(self.args.per_device_train_batch_size, 1)
         for start in range(0, len(chats), batch):

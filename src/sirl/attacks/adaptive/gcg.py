@@ -18,7 +18,7 @@ from typing import Any
 
 from sirl.attacks.adaptive.base import AdaptiveAttack
 from sirl.attacks.adaptive.search import AFFIRMATIVE, GoalSearch, Models, SearchConfig, SearchError, Steps
-from sirl.generation.base import Engine, GradientEngine
+from sirl.generation.base import UNSCORABLE, Engine, GradientEngine
 from sirl.records import Conversation, user_turn
 
 START = " !"
@@ -98,6 +98,8 @@ class GCG(AdaptiveAttack):
         yield from state.start(conversation(state.text, suffix.text))
         (score,) = yield from state.score_tokens([suffix.prompt], target)
         state.start_score = state.best_score = score
+        if score <= UNSCORABLE:  # no gradient of what the model cannot take; its answer says why
+            return
         while True:
             state.step()
             gradient = yield from state.gradient(suffix.prompt, suffix.span, target)
@@ -125,7 +127,7 @@ def place_suffix(tokenizer: Any, goal: str, text: str) -> Suffix:
     Raises:
         SearchError: the tokeniser joins it with what is around it.
     """
-    from sirl.generation.local import encode_chat
+    from sirl.generation.encode import encode_chat
 
     bare, whole = (encode_chat(tokenizer, conversation(goal, t)) for t in ("", text))
     start = _alike(bare, whole)
@@ -168,7 +170,7 @@ def draw_candidates(
 
 def readable(tokenizer: Any, goal: str, old: Suffix, candidates: Sequence[Sequence[int]], count: int) -> list[Suffix]:
     """The first `count` candidates whose text, put behind the goal, is read as the very tokens that were scored."""
-    from sirl.generation.local import encode_chat
+    from sirl.generation.encode import encode_chat
 
     kept: list[Suffix] = []
     for ids in candidates:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from sirl.attacks.adaptive.base import AdaptiveAttack
 from sirl.attacks.adaptive.search import GoalSearch, SearchConfig, Steps
-from sirl.generation.base import Engine
+from sirl.generation.base import UNSCORABLE, Engine
 from sirl.records import Conversation, user_turn
 
 PREFILLS: tuple[tuple[str, str], ...] = (
@@ -84,7 +84,10 @@ class PrefillSearch(AdaptiveAttack):
         pairs = [(c, t) for c, (_, go_on) in zip(chosen, PREFILLS, strict=False) for t in (go_on, *REFUSALS)]
         scores = yield from state.score([c for c, _ in pairs], [t for _, t in pairs])
         size = 1 + len(REFUSALS)
-        found = [scores[i] - max(scores[i + 1 : i + size]) for i in range(0, len(scores), size)]
+        found = [
+            scores[i] - max(scores[i + 1 : i + size]) if scores[i] > UNSCORABLE else UNSCORABLE
+            for i in range(0, len(scores), size)
+        ]
         return found + [min(found) - 1.0] * (len(conversations) - len(found))
 
 
