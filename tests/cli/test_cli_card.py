@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
 from sirl.cli.main import main
@@ -67,6 +68,33 @@ def test_no_hub(error: Exception, run_dir: Path, hub: type[Hub], capsys: pytest.
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("sirl: error: --push_to_hub lab/hard: no network here")
     assert (run_dir / "model" / "README.md").is_file()
+
+
+REFUSED = 'Invalid metadata in README.md.\n- "base_model" with value "models/llama" is not valid.'
+
+
+@pytest.mark.parametrize("asked_first", [True, False])
+def test_the_hub_refuses_the_metadata(
+    asked_first: bool,
+    run_dir: Path,
+    hub: type[Hub],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Asked before, so that no empty repository is left; or found while it is uploaded, where it could not be asked."""
+    hub.error = None if asked_first else ValueError(REFUSED)
+
+    def refuse(_: ModelCard) -> None:
+        raise ValueError(REFUSED)
+
+    if asked_first:
+        monkeypatch.setattr(ModelCard, "validate", refuse)
+    assert main(["card", str(run_dir), "--push_to_hub", "lab/hard"]) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert said.startswith('sirl: error: --push_to_hub lab/hard: Invalid metadata in README.md. - "base_model" with')
+    assert "the card is kept" in said
+    assert (run_dir / "model" / "README.md").is_file()
+    assert hub.asked == []
 
 
 @pytest.mark.parametrize(

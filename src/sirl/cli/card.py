@@ -6,6 +6,7 @@ What the card says comes from the files of the run: method, settings, attacks, h
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from sirl.cli.common import Outcome
@@ -57,13 +58,15 @@ def upload(folder: Path, repo_id: str, private: bool) -> str:
     """Put a model folder into a repository of the hub, which is made where there is none; returns its address.
 
     Raises:
-        UserError: the hub cannot be reached, or does not allow it.
+        UserError: the hub cannot be reached, does not allow it, or refuses the card's metadata; then no repository is
+            made.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever client it brings
 
     api = HfApi()
     try:
+        _check_metadata(folder / "README.md")
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Model hardened with SIRL")
     except (HTTPError, OSError) as error:  # what the hub answers, and everything on the way there
@@ -71,4 +74,23 @@ def upload(folder: Path, repo_id: str, private: bool) -> str:
         raise UserError(
             f"--push_to_hub {repo_id}: {first} (the card is written; log in with `hf auth login`, then run it again)"
         ) from None
+    except ValueError as error:  # how the hub's client says that metadata are refused
+        reason = " ".join(str(error).split())[:400]
+        raise UserError(
+            f"--push_to_hub {repo_id}: {reason} (the card is kept: correct {folder / 'README.md'} by hand, then "
+            f"`hf upload {repo_id} {folder}`)"
+        ) from None
     return str(url)
+
+
+def _check_metadata(card: Path) -> None:
+    """Ask the hub whether it takes the card, before there is a repository that would stay empty.
+
+    Raises:
+        ValueError: it does not.
+    """
+    from huggingface_hub import ModelCard
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    with contextlib.suppress(HTTPError, OSError):  # nobody answers: the next request says it to the user
+        ModelCard.load(card, ignore_metadata_errors=False).validate()
