@@ -107,6 +107,7 @@ def test_it_goes_on_by_benchmark_and_model(
         (["--tasks", "arc", "--limit", "0"], "--limit: must be 1 or more"),
         (["--overrefusal", "x.txt", "--limit", "3"], "--limit: says something of --tasks, which is not given"),
         (["--overrefusal", "x.txt", "--data_dir", "."], "--data_dir: says something of --tasks"),
+        (["--tasks", "gsm8k", "--allow_unsandboxed_code"], "says how --allow_code_execution runs programs; give both"),
         (["--overrefusal", "x.txt", "--allow_code_execution"], "--allow_code_execution: says something of --tasks"),
         (["--tasks", "arc_easy", "--max_prompts", "3"], "--max_prompts: says something of --overrefusal"),
     ],
@@ -152,3 +153,17 @@ def test_without_the_extra(sirl: Any, words: list[object], data: Path, monkeypat
     monkeypatch.setattr(measure, "find_spec", lambda _: None)
     said = sirl(*words, "--tasks", "arc", "--data_dir", data).error
     assert "--tasks: needs the extra `eval` (pip install 'sirl[eval]')" in said
+
+
+def test_without_isolation_code_is_run_on_a_second_request_alone(
+    sirl: Any, words: list[object], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sirl.evals import sandbox
+
+    monkeypatch.setattr(sandbox, "isolated_by", lambda: sandbox.NOTHING)
+    monkeypatch.setattr("sirl.evals.measure.find_spec", lambda _: None)  # as far as this goes
+    (data / "mbpp.jsonl").write_text(json.dumps({"prompt": "p", "test_list": ["assert True"]}) + "\n")
+    words += ["--tasks", "mbpp", "--data_dir", data, "--allow_code_execution"]
+    assert "--tasks mbpp: this machine makes no namespaces" in sirl(*words).error
+    assert "needs the extra `eval`" in sirl(*words, "--allow_unsandboxed_code").error
+    sandbox.allow_unsandboxed(False)

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from sirl.errors import UserError
+from sirl.evals import measure
 from sirl.evals.benchmarks import FOLDER, LUCK, OURS, compare, definition, resolve, statement
+from sirl.evals.sandbox import isolated_by
 from sirl.evals.tasks import glue
+from sirl.progress import no_bar
+from sirl.records import write_jsonl
 
 ROWS: dict[str, dict[str, Any]] = {
     "gsm8k": {"id": "q", "question": "How many are 2 buns and 3 buns?", "answer": "2 + 3 = 5\n#### 5"},
@@ -197,3 +201,13 @@ def test_rows_are_paired_by_id() -> None:
     assert (found["rows"], found["figures"]["acc"]["before"]["value"]) == (1, 0.0)
     with pytest.raises(ValueError, match="no row in common"):
         compare(hits(1.0), [])
+
+
+@pytest.mark.parametrize("name", ["mbpp", "gsm8k"])
+def test_isolation_is_recorded(name: str, tmp_path: Path) -> None:
+    (benchmark,) = resolve(f"{name}={write(tmp_path, name)}", None, allow_code_execution=True)
+    row = {"id": "a", "figures": {"pass@1": 1.0}, "chance": 0.01, "prompt": "p", "response": "r"}
+    for phase in measure.PHASES:
+        write_jsonl(measure._rows_file(tmp_path, benchmark, phase), measure._with_isolation(benchmark, [row]))
+    found = measure._compared({}, [benchmark], tmp_path, False, no_bar)["benchmarks"][name]
+    assert found.get("isolation") == ([isolated_by().words] if name == "mbpp" else None)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from sirl.evals.sandbox import Limits, isolation, run_program
+from sirl.errors import UserError
+from sirl.evals import sandbox
+from sirl.evals.sandbox import LEVELS, NOTHING, Limits, check_sandbox, isolated_by, isolation, run_program
 
+needs_isolation = pytest.mark.skipif(isolated_by() == NOTHING, reason="this machine lets nobody make namespaces")
 QUICK = Limits(cpu=1, wall=5.0, memory=256 << 20, file=1 << 16)
+
+
+@pytest.fixture(autouse=True)
+def _run_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_unsandboxed", isolated_by() == NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -62,19 +71,99 @@ def test_memory_is_bounded() -> None:
     assert run_program(source, Limits(memory=2 << 30))  # it is the limit that stopped it
 
 
-def test_file_size_is_bounded(tmp_path: Path) -> None:
-    target = tmp_path / "big"
-    source = f"with open({str(target)!r}, 'wb') as file:\n    file.write(b'x' * (1 << 20))"
+def test_file_size_is_bounded() -> None:
+    source = "with open('big', 'wb') as file:\n    file.write(b'x' * (1 << 20))"
     assert not run_program(source, QUICK)
-    assert target.stat().st_size <= QUICK.file
     assert run_program(source, Limits(file=2 << 20))
 
 
-def test_folder_is_deleted(tmp_path: Path) -> None:
-    note = tmp_path / "where"
-    assert run_program(f"import os\nopen('a', 'w').write('a')\nopen({str(note)!r}, 'w').write(os.getcwd())")
-    assert note.read_text()
-    assert not Path(note.read_text()).exists()
+def test_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for level in (NOTHING, isolated_by()):
+        monkeypatch.setattr(sandbox, "isolated_by", lambda level=level: level)
+        monkeypatch.setattr(sandbox, "_unsandboxed", True)
+        assert run_program("open('a', 'w').write('a')\nimport os\nassert os.listdir('.') == ['a']")
+        assert list(tmp_path.iterdir()) == []
+
+
+@needs_isolation
+def test_files_of_the_user_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("private")
+    source = f"import os\nassert not os.path.exists({str(tmp_path / 'mine')!r})"
+    assert run_program(source) == isolated_by().hides_files
+    if isolated_by().hides_files:
+        for path in ("/proc/self", "/etc/passwd", "/root/.ssh", "/dev/sda", os.path.expanduser("~/.bashrc")):
+            assert run_program(f"import os\nassert not os.path.exists({path!r})"), path
+        assert run_program(
+            "import os, sys\ntry:\n    open(os.__file__, 'a')\nexcept OSError:\n    pass\nelse:\n    1 / 0"
+        )
+
+
+SEEK = """
+import sys
+frame, found = sys._getframe(), {}
+while frame:
+    found.update(frame.f_locals)
+    frame = frame.f_back
+"""
+FORGERIES = {
+    "the word in __main__": "import __main__, os\nos.write(__main__.answer, __main__.word.encode())\nos._exit(0)",
+    "the word anywhere in __main__": (
+        "import __main__, os\nfor value in vars(__main__).values():\n    for fd in range(9):\n        try:\n"
+        "            os.write(fd, str(value).encode())\n        except OSError:\n            pass\nos._exit(0)"
+    ),
+    "the token in a frame": SEEK + "import os\nos.write(found['writer'], found['token'])\nos._exit(0)",
+    "every token on every descriptor": SEEK + "import os\nfor fd in range(64):\n    for value in found.values():\n"
+    "        try:\n            os.write(fd, value)\n        except Exception:\n            pass\nos._exit(0)",
+    "exit": "import sys\nsys.exit(0)",
+    "exit of the process": "import os\nos._exit(0)",
+    "atexit": "import atexit, os\natexit.register(lambda: os._exit(0))\nraise SystemExit",
+    "death of the launcher": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos._exit(0)",
+    "death of everybody": "import os, signal\nos.kill(-1, signal.SIGKILL)",
+    "memory of the launcher": "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb').read(1)\nos._exit(0)",
+    "files of the launcher": "import os\nopen(f'/proc/{os.getppid()}/fd/1', 'w').write('x')\nos._exit(0)",
+    "a fork": "import os\nif os.fork():\n    os._exit(0)",
+    "another exception": "import builtins\nbuiltins.AssertionError = KeyboardInterrupt",
+    "a hook": "import os, sys\nsys.excepthook = lambda *_: os._exit(0)",
+    "a trace": "import os, sys\nsys.settrace(lambda *_: os._exit(0))\n(lambda: 0)()",
+    "another write": "import os\nwrite = os.write\nos.write = lambda fd, data: write(fd, data)\nos._exit = exit",
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_an_end_that_is_forged(forgery: str) -> None:
+    if forgery == "death of everybody" and isolated_by() == NOTHING:
+        pytest.skip("it would be")
+    assert not run_program(FORGERIES[forgery] + "\nassert 1 == 2", QUICK)
+
+
+@needs_isolation
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ptrace of Linux")
+def test_the_launcher_cannot_be_looked_into() -> None:
+    attach = "import ctypes, os\nassert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == {}"
+    assert run_program(attach.format(-1))
+    assert not run_program(attach.format(0))
+
+
+@needs_isolation
+def test_rights_are_given_away() -> None:
+    """Root of its own namespace, it could mount files, leave its folder and give itself a network."""
+    for call in ("os.chroot('/tmp')", "os.setgid(0) or os.chown('/usr', 1, 1)", "os.mknod('/tmp/a', 0o60600, 2048)"):
+        assert not run_program(f"import os\n{call}"), call
+    assert not run_program("import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000 | 0x20000) == 0")
+
+
+def test_nothing_runs_without_isolation_unless_a_flag_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "isolated_by", lambda: NOTHING)
+    monkeypatch.setattr(sandbox, "_unsandboxed", False)
+    with pytest.raises(UserError, match=r"--allow_code_execution: .* makes no namespaces .* --allow_unsandboxed_code"):
+        run_program("pass")
+    with pytest.raises(UserError, match="--tasks mbpp: this machine makes no namespaces"):
+        check_sandbox("--tasks mbpp")
+    monkeypatch.setattr(sandbox, "_unsandboxed", True)
+    check_sandbox("--tasks mbpp")
+    assert run_program("pass")
+    assert not run_program(FORGERIES["the token in a frame"])
 
 
 def test_environment_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +180,8 @@ def test_children_do_not_outlive_it(tmp_path: Path) -> None:
         f"    open({str(note)!r}, 'w').write('still here')\n"
         "    os._exit(0)\n"
     )
-    run_program(source, Limits(wall=1.0))
+    level = next(level for level in LEVELS if not level.hides_files) if isolation() else NOTHING
+    sandbox._passes(source, Limits(wall=1.0), level)
     time.sleep(2.5)
     assert not note.exists()
 

@@ -127,3 +127,18 @@ def test_a_benchmark_is_not_called_unmeasured(tmp_path: Path) -> None:
     assert "maths, code" not in card
     none = write_run(tmp_path / "none", attacks=None, benign=None, **SMALL)
     assert "maths, code and long answers was not measured" in render_card(load_run(none))
+
+
+@pytest.mark.parametrize(
+    ("isolation", "words"),
+    [
+        (["files, network and other processes"], "programs of the models were kept from files, network and other"),
+        (["nothing"], "programs of the models ran with the user's files and network"),
+    ],
+)
+def test_how_programs_were_isolated(isolation: list[str], words: str) -> None:
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    table = {"n": 100, "unscored": 0, "before": share, "after": share, "difference": {**share, "value": 0.0}}
+    found = {"figures": {"pass@1": table}, "statement": "within the noise", "isolation": isolation}
+    ((_, said),) = capability_facts({"benchmarks": {"mbpp": found}})
+    assert words in said

@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow_code_execution",
         action="store_true",
-        help="with --tasks: run the programs of mbpp and humaneval, within limits",
+        help="with --tasks: run the programs of mbpp and humaneval, isolated and within limits",
+    )
+    parser.add_argument(
+        "--allow_unsandboxed_code",
+        action="store_true",
+        help="with --allow_code_execution: even where this machine cannot isolate them from your files and network",
     )
     parser.add_argument(
         "--overrefusal", help="benign prompts: xstest, or-bench, a bundled name, file or org/name:config@split"
@@ -44,11 +49,15 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.evals.benchmarks import resolve
     from sirl.evals.measure import check_tasks, clear, measure
     from sirl.evals.overrefusal import load_benign
+    from sirl.evals.sandbox import allow_unsandboxed
     from sirl.evals.unseen import check_unseen
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
     from sirl.progress import terminal_bar
 
+    if args.allow_unsandboxed_code and not args.allow_code_execution:
+        raise UserError("--allow_unsandboxed_code: says how --allow_code_execution runs programs; give both or neither")
+    allow_unsandboxed(args.allow_unsandboxed_code)
     benchmarks = resolve(args.tasks, args.data_dir, args.allow_code_execution)
     if not benchmarks and not args.overrefusal:
         raise UserError("--tasks: nothing to measure; give --tasks, --overrefusal or both")
@@ -57,7 +66,8 @@ def run(args: argparse.Namespace) -> Outcome:
         check_tasks(benchmarks)
     benign = load_benign(args.overrefusal, args.max_prompts, args.seed, "--overrefusal") if args.overrefusal else []
     check_unseen(benign, args.output_dir, args.model_name_or_path, "--overrefusal")
-    settings = {k: v for k, v in vars(args).items() if k not in ("output_dir", "overwrite", "json", "command")}
+    apart = ("output_dir", "overwrite", "json", "command", "allow_unsandboxed_code")
+    settings = {k: v for k, v in vars(args).items() if k not in apart}
     check_writable(args.output_dir)
     with sole_writer(args.output_dir):
         if args.overwrite:

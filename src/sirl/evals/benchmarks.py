@@ -17,6 +17,7 @@ import yaml
 
 from sirl.diversity import commonest_sentence, sentences
 from sirl.errors import UserError
+from sirl.evals.sandbox import check_sandbox
 from sirl.evals.tasks import glue
 from sirl.stats import bootstrap_ratio, mcnemar, mean_of, paired_difference, wilson_interval
 from sirl.user_files import read_text
@@ -50,7 +51,8 @@ def resolve(specs: str, data_dir: str | None, allow_code_execution: bool) -> lis
     `file:TASK.yaml` for a task definition of the user's, and any other name is the harness's own.
 
     Raises:
-        UserError: there is no such file, a row does not fit, or code would have to be run and may not be.
+        UserError: there is no such file, a row does not fit, or code would have to be run and may not be, or cannot be
+            isolated.
     """
     found = [_resolve(spec.strip(), data_dir) for spec in specs.split(",") if spec.strip()]
     for benchmark in found:
@@ -59,6 +61,8 @@ def resolve(specs: str, data_dir: str | None, allow_code_execution: bool) -> lis
                 f"--tasks {benchmark.name}: runs programs that the model writes; add --allow_code_execution if you "
                 "accept that (docs/eval.md says within which limits)"
             )
+        if benchmark.config.get("unsafe_code"):
+            check_sandbox(f"--tasks {benchmark.name}")
     if len({b.slug for b in found}) < len(found):
         raise UserError(f"--tasks {specs}: a benchmark is named twice")
     return found

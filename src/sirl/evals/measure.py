@@ -16,6 +16,7 @@ from sirl import stages
 from sirl.errors import UserError
 from sirl.evals.benchmarks import Benchmark, Table, compare, statement
 from sirl.evals.drift import Text, measure_drift, read_texts
+from sirl.evals.sandbox import isolated_by
 from sirl.generation import load_local
 from sirl.generation.local import LocalEngine
 from sirl.judges import load_judge
@@ -59,7 +60,8 @@ def measure(
 ) -> Table:
     """The content of `benchmarks.json`; `models` has `before` and `after`.
 
-    Keys: `models`, `benchmarks` (by name: see `sirl.evals.benchmarks.compare`, and its `statement`), `drift` (see
+    Keys: `models`, `benchmarks` (by name: see `sirl.evals.benchmarks.compare`, and its `statement`; where programs of
+    the models ran, `isolation`, what they were kept from: see `sirl.evals.sandbox.LEVELS`), `drift` (see
     `sirl.evals.drift`; None without the benchmark `chat`) and `overrefusal` (see `report.aggregate.benign_summary`).
     """
     chat = next((one for one in benchmarks if one.name == "chat"), None)
@@ -91,7 +93,13 @@ def _run(
 
         with bar(f"{one.name} ({phase})") as progress:
             rows = run_benchmark(one, EngineLM(engine, progress), limit)
-        write_jsonl(_rows_file(folder, one, phase), rows)
+        write_jsonl(_rows_file(folder, one, phase), _with_isolation(one, rows))
+
+
+def _with_isolation(benchmark: Benchmark, rows: Sequence[Table]) -> Sequence[Table]:
+    """Rows that say what the models' programs were kept from, where any ran."""
+    unsafe = benchmark.config.get("unsafe_code")
+    return [{**row, "isolation": isolated_by().words} for row in rows] if unsafe else rows
 
 
 def _compared(
@@ -99,8 +107,12 @@ def _compared(
 ) -> Table:
     found: Table = {"models": dict(models), "benchmarks": {}, "drift": None, "overrefusal": None}
     for one in benchmarks:
-        result = compare(*(list(iter_json_lines(_rows_file(folder, one, phase))) for phase in PHASES))
+        rows = [list(iter_json_lines(_rows_file(folder, one, phase))) for phase in PHASES]
+        result = compare(*rows)
         found["benchmarks"][one.name] = {**result, "statement": statement(result)}
+        isolated = sorted({row["isolation"] for part in rows for row in part if "isolation" in row})
+        if isolated:  # different ones where it was continued on another machine
+            found["benchmarks"][one.name]["isolation"] = isolated
     if _drift_file(folder).is_file():
         found["drift"] = json.loads(_drift_file(folder).read_text(encoding="utf-8"))
     if benign:

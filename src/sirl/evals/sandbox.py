@@ -1,9 +1,12 @@
-"""Running a program that a model wrote, for coding tasks: in a subprocess with limits, and only on request.
+"""Running a program that a model wrote, for coding tasks: isolated, within limits, and only on request.
 
-The program gets its own interpreter, a folder of its own that is deleted afterwards, an empty environment, no input,
-and limits on processor time, memory, file sizes and wall time; where `unshare` may make namespaces, also no network,
-and a process namespace, so that nothing it started outlives it. It can still read and write what the user can: the
-limits are against accidents and endless loops, not against an attacker, who needs a container around all of it.
+The program gets a process of its own in namespaces that `unshare` makes: no network, no other process to be seen, none
+that outlives it, and no files but an empty folder and, read-only, the interpreter and the system's libraries. Its
+environment is empty, it has no input, and processor time, memory, file sizes and wall time are bounded. Where the
+system allows no mounts, it sees files; where it allows no namespaces, nothing runs unless `allow_unsandboxed` says so.
+
+A program passes if it runs to its last line, and if the same program with one more test, which nothing can pass, does
+not: what forges the end of its tests, forges that too.
 """
 
 from __future__ import annotations
@@ -19,35 +22,36 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ISOLATION = (
-    ("--map-root-user", "--net", "--pid", "--fork", "--kill-child"),
-    ("--net", "--pid", "--fork", "--kill-child"),
-    ("--map-root-user", "--net"),
-    ("--net",),
-)
-"""Flags of `unshare`, the most first: the first that this machine allows are used."""
+from sirl.errors import UserError
 
-# Limits first, then the program. That it ended proves nothing (it may call exit before its tests), so a word that it is
-# told by nobody comes back only when its last line was passed.
-LAUNCHER = """
-import os, resource, sys, types
-word = sys.stdin.readline()
-answer = os.dup(1)
-nothing = os.open(os.devnull, os.O_RDWR)
-for fd in (0, 1, 2):
-    os.dup2(nothing, fd)
-for name, value in zip(("CPU", "AS", "FSIZE", "NOFILE", "NPROC", "CORE"), map(int, sys.argv[2:])):
-    limit = getattr(resource, "RLIMIT_" + name)
-    hard = resource.getrlimit(limit)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(limit, (value, value))
-with open(sys.argv[1], encoding="utf-8") as file:
-    program = compile(file.read(), "program", "exec")
-module = sys.modules["program"] = types.ModuleType("program")
-exec(program, module.__dict__)
-os.write(answer, word.encode())
-os._exit(0)
-"""
+LAUNCHER = Path(__file__).with_name("launcher.py")
+ALONE = ("--net", "--ipc", "--pid", "--fork", "--kill-child")
+IMPOSSIBLE = "\nassert False, 'a test that nothing passes'\n"
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What a program is kept from (`words`), and flags of `unshare` by which; none: it is kept from nothing."""
+
+    words: str
+    flags: tuple[str, ...] = ()
+    hides_files: bool = False
+
+    @property
+    def command(self) -> list[str]:
+        """What stands in front of the command that is isolated."""
+        return [str(shutil.which("unshare")), *self.flags] if self.flags else []
+
+
+LEVELS = (
+    Isolation("files, network and other processes", ("--map-root-user", "--mount", *ALONE), True),
+    Isolation("files, network and other processes", ("--mount", *ALONE), True),
+    Isolation("network and other processes", ("--map-root-user", *ALONE)),
+    Isolation("network and other processes", ALONE),
+)
+"""The most first: the first that this machine allows is used."""
+
+NOTHING = Isolation("nothing")
 
 
 @dataclass(frozen=True)
@@ -62,35 +66,63 @@ class Limits:
     processes: int = 32
 
 
+_unsandboxed = False
+
+
+def allow_unsandboxed(allowed: bool = True) -> None:
+    """Let programs run with the user's files and network where this machine allows no isolation."""
+    global _unsandboxed
+    _unsandboxed = allowed
+
+
+def check_sandbox(flag: str) -> None:
+    """Raise `UserError`, with `flag` in front, where programs could not be isolated, or not be run at all."""
+    if not hasattr(os, "fork"):
+        raise UserError(f"{flag}: programs of a model are run on Linux and macOS only")
+    if isolated_by() == NOTHING and not _unsandboxed:
+        raise UserError(
+            f"{flag}: this machine makes no namespaces (unshare), so that programs of the model would run with your "
+            "files and network; run where it may, or add --allow_unsandboxed_code if you accept that"
+        )
+
+
 def run_program(source: str, limits: Limits | None = None) -> bool:
-    """Whether a Python program ran to its last line, within the limits and without an exception."""
-    limits = limits or Limits()
-    word = secrets.token_hex(16)
+    """Whether a Python program runs to its last line, within the limits and without an exception.
+
+    Raises:
+        UserError: it cannot be isolated, and `allow_unsandboxed` was not called.
+    """
+    limits, level = limits or Limits(), isolated_by()
+    if level == NOTHING:
+        check_sandbox("--allow_code_execution")
+    return _passes(source, limits, level) and not _passes(source + IMPOSSIBLE, limits, level)
+
+
+def _passes(source: str, limits: Limits, level: Isolation) -> bool:
+    word, code = secrets.token_hex(16), source.encode("utf-8", "replace")
+    sizes = (limits.cpu, limits.memory, limits.file, limits.files, limits.processes)
     with tempfile.TemporaryDirectory(prefix="sirl-program-") as folder:
-        path = Path(folder) / "program.py"
-        path.write_text(source, encoding="utf-8", errors="replace")
-        sizes = (limits.cpu, limits.memory, limits.file, limits.files, limits.processes, 0)
-        command = [*isolation(), sys.executable, "-I", "-B", "-c", LAUNCHER, str(path), *map(str, sizes)]
+        root = folder if level.hides_files else ""
+        command = [*level.command, sys.executable, "-I", "-B", str(LAUNCHER), root, *map(str, sizes)]
         with subprocess.Popen(
             command,
             cwd=folder,
-            env={"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
+            env={"PATH": os.defpath, "HOME": "/tmp" if root else folder, "LANG": "C.UTF-8"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
             start_new_session=True,
         ) as process:
             try:
-                answer, _ = process.communicate(word + "\n", timeout=limits.wall)
+                answer, _ = process.communicate(b"%012d" % len(code) + code + word.encode(), timeout=limits.wall)
             except subprocess.TimeoutExpired:
-                answer = ""
+                answer = b""
             finally:
                 _end(process)
-    return answer.strip() == word
+    return answer == word.encode()
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """The program and what it started, which may hold the pipe open for longer than it lives."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -100,11 +132,14 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 @cache
+def isolated_by() -> Isolation:
+    """The most isolation that this machine allows, found by trying."""
+    for level in LEVELS if shutil.which("unshare") else ():
+        if _passes("pass", Limits(), level):
+            return level
+    return NOTHING
+
+
 def isolation() -> list[str]:
-    """The command that takes network and other processes away, as far as this machine allows."""
-    tool = shutil.which("unshare")
-    for flags in ISOLATION if tool else ():
-        command = [str(tool), *flags]
-        if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
-            return command
-    return []
+    """The command that takes files, network and other processes away, as far as this machine allows."""
+    return isolated_by().command

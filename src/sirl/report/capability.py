@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sirl.report.charts import percent
@@ -62,7 +62,15 @@ def _benchmark_fact(name: str, found: Mapping[str, Any]) -> tuple[str, str]:
             f"{short(before['value'])} before, {short(after['value'])} after: {gap['value']:+.3g} "
             f"({gap['low']:+.3g} to {gap['high']:+.3g})"
         )
-    return label, f"{words}; {found['statement']}"
+    return label, f"{words}; {found['statement']}{_isolation(found.get('isolation'))}"
+
+
+def _isolation(levels: Sequence[str] | None) -> str:
+    """What the programs of a model were kept from while they ran."""
+    if not levels:
+        return ""
+    ways = ["ran with the user's files and network" if one == "nothing" else f"were kept from {one}" for one in levels]
+    return f"; programs of the models {' or '.join(ways)}"
 
 
 def is_share(table: Mapping[str, Any]) -> bool:
