@@ -155,6 +155,34 @@ def test_the_same_prompts_in_any_dress(name: str, tmp_path: Path) -> None:
 
 
 IMAGE = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]
+CUT = (
+    "jsonl",
+    "jsonl, escapes",
+    "jsonl, UTF-16",
+    "jsonl, gzip",
+    "array, many lines",
+    "csv, all quoted",
+    "csv, semicolons",
+)
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_cut_anywhere_is_an_error_or_whole_rows(name: str, tmp_path: Path) -> None:
+    """Prompts of a cut file are never other prompts: the first of them, each to its end."""
+    file, content = DRESS[name]
+    whole = content.encode() if isinstance(content, str) else content
+    refused = 0
+    ends = range(1, len(whole), 3)
+    for end in ends:
+        try:
+            found = load_prompts(write(tmp_path / file, whole[:end]))
+        except UserError:
+            refused += 1
+            continue
+        assert tuple(p.text for p in found) == FIVE[: len(found)], end
+    assert refused > len(ends) / 2
+
+
 MANY = "prompt\n" + "fine\n" * 3
 MALFORMED: dict[str, tuple[str, str | bytes, str]] = {
     "unquoted commas": (

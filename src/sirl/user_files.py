@@ -146,7 +146,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def has_half_surrogate(value: Any) -> bool:
     r"""Whether a text in the value holds half of a surrogate pair (`\ud83d`), which cannot be written as UTF-8."""
     if isinstance(value, str):
-        return not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return True
+        return False
     if isinstance(value, dict):
         return any(has_half_surrogate(part) for pair in value.items() for part in pair)
     return isinstance(value, list | tuple) and any(map(has_half_surrogate, value))
