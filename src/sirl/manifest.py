@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -100,7 +101,8 @@ class Manifest:
     ) -> Manifest:
         """Start a run in a new or empty folder, or go on with an unfinished one of the same configuration.
 
-        With `overwrite` a run folder is cleared of what this package wrote there; other folders are never touched.
+        The address of a server may have changed since. With `overwrite` a run folder is cleared of what this package
+        wrote there; other folders are never touched.
 
         Raises:
             UserError: the folder cannot be written, or holds something else.
@@ -117,7 +119,8 @@ class Manifest:
                 f"--output_dir: {run_dir} holds an unfinished run of another configuration "
                 f"({', '.join(keys[:4]) or 'other keys'} differ); {_WAYS_OUT}"
             )
-        return found._go_on()
+        moved = {key: value for key, value in plain.items() if key != "output_dir"}
+        return found._go_on({**found.data["config"], **moved}, command)
 
     @classmethod
     def join(
@@ -130,10 +133,12 @@ class Manifest:
         command: list[str],
         overwrite: bool = False,
         reopen: bool = False,
+        blank: bool = False,
     ) -> Manifest:
         """As `open`, for a command that is one stage: the folder may hold others, and this one unfinished.
 
-        With `reopen` a finished stage of the same settings is gone on with as well.
+        With `reopen` a finished stage of the same settings is gone on with as well. `blank` says that the stage has
+        brought nothing so far: its settings bind nobody then.
 
         Raises:
             UserError: the folder cannot be written, holds something else, or holds this stage, finished or of other
@@ -144,17 +149,17 @@ class Manifest:
         if found is None:
             return cls._create(run_dir, {stage: plain}, seed, command)
         old = found.data["config"].get(stage)
-        if stage in found.stages:
+        if stage in found.stages and not blank:
             finished = found.done(stage)
             if finished and not (reopen or found._lacks_end()):
                 raise UserError(f"--output_dir: {run_dir} holds a finished {stage}; {_WAYS_OUT}")
-            if old != plain:
+            if without_addresses(old) != without_addresses(plain):
                 keys = _changed(old if isinstance(old, dict) else {}, plain)
                 raise UserError(
                     f"--output_dir: {run_dir} holds {'a finished' if finished else 'an unfinished'} {stage} of other "
                     f"settings ({', '.join(keys[:4])} differ); {_WAYS_OUT}"
                 )
-            return found._go_on()
+            return found._go_on({**found.data["config"], stage: plain}, command)
         found.data["config"][stage] = plain
         found.data.setdefault("commands", []).append(redact(command))
         found.data["status"] = "running"
@@ -203,8 +208,11 @@ class Manifest:
         """Whether a process was killed between the end of its stage and that of the command: nothing was shown yet."""
         return self.data.get("status") == "running" and all(map(self.done, self.stages))
 
-    def _go_on(self) -> Manifest:
+    def _go_on(self, config: dict[str, Any], command: list[str]) -> Manifest:
         self.data.setdefault("resumed", []).append(_now())
+        if config != self.data.get("config"):  # a server has moved
+            self.data["config"] = config
+            self.data.setdefault("commands", []).append(redact(command))
         self.data["status"] = "running"
         self._save()
         return self
@@ -253,8 +261,8 @@ class Manifest:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """sha256 of a configuration without its secrets, wherever its results go (`output_dir` is left out)."""
-    kept = {k: v for k, v in redact(config).items() if k != "output_dir"}
+    """sha256 of a configuration without secrets, addresses of servers and `output_dir`: it may run anywhere."""
+    kept = {k: v for k, v in without_addresses(redact(config)).items() if k != "output_dir"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -331,6 +339,17 @@ def is_half_cleared(manifest: Manifest | None) -> bool:
     return manifest is not None and manifest.data.get("status") == _CLEARING
 
 
+def without_addresses(config: Any, key: str = "") -> Any:
+    """A configuration with `http` for the address of each server: which model it is, its name says."""
+    if isinstance(config, Mapping):
+        return {name: without_addresses(value, str(name)) for name, value in config.items()}
+    if isinstance(config, list):
+        return [without_addresses(value, key) for value in config]
+    if isinstance(config, str) and re.search(r"(?:engine|judge)s?$", key):
+        return re.sub(r"https?://[^\s#,]+", "http", config)
+    return config
+
+
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the keys whose values differ."""
     out: list[str] = []
@@ -338,7 +357,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             out += _changed(a, b, f"{prefix}{key}.")
-        elif a != b and prefix + key != "output_dir":
+        elif without_addresses(a, key) != without_addresses(b, key) and prefix + key != "output_dir":
             out.append(prefix + key)
     return out
 

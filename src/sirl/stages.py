@@ -16,12 +16,24 @@ from sirl.evals.overrefusal import Benign
 from sirl.gap import GapConfig, GapResult, Kind, analyse_gap, gap_svg, sample_gap
 from sirl.generation import load_local
 from sirl.generation.base import Engine
+from sirl.generation.unanswered import no_answer
 from sirl.judges import Judge
 from sirl.judges.run import judge_attempts
 from sirl.judges.validate import disagreements
 from sirl.progress import BarMaker, counted, no_bar
 from sirl.prompts import drawn_prompts, load_prompts
-from sirl.records import Attempt, Decoding, Phase, Prompt, Verdict, read_jsonl, write_json, write_jsonl, write_text
+from sirl.records import (
+    Attempt,
+    Decoding,
+    Phase,
+    Prompt,
+    Verdict,
+    read_jsonl,
+    read_records,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +112,15 @@ def attack(
     kind: str = "",
     title: str = "attack",
 ) -> list[Attempt]:
-    """Attempts into `KINDattempts.jsonl`; those of an earlier go are kept."""
+    """Attempts into `KINDattempts.jsonl`; those of an earlier go are kept, but for errors where there is nothing else.
+
+    Raises:
+        NoAnswerError: not one attempt was answered.
+    """
+    path = folder / f"{kind}attempts.jsonl"
+    retry_errors = retry_errors or not has_answers(path, phase)
     with bar(f"{title} ({phase})") as progress:
-        return run_attacks(
+        attempts = run_attacks(
             engine,
             attacks,
             goals,
@@ -110,10 +128,20 @@ def attack(
             decodings=decodings,
             max_new_tokens=max_new_tokens,
             seed=seed,
-            path=folder / f"{kind}attempts.jsonl",
+            path=path,
             retry_errors=retry_errors,
             progress=progress,
         )
+    asked = [attempt for attempt in attempts if attempt.queries != 0]  # but for searches that found nothing to replay
+    errors = [attempt.error for attempt in asked if attempt.error is not None]
+    if errors and len(errors) == len(asked):
+        raise no_answer(engine, errors)
+    return attempts
+
+
+def has_answers(path: Path, phase: Phase) -> bool:
+    """Whether a file holds an attempt of that phase that was answered: from then on its settings bind who goes on."""
+    return path.is_file() and any(a.error is None and a.phase == phase for a in read_records(path, Attempt))
 
 
 def ask_benign(engine: Engine, prompts: Sequence[Prompt], folder: Path, **settings: Any) -> list[Attempt]:

@@ -7,7 +7,8 @@ Static attacks are pooled: the engine sees big batches of (attack, goal) pairs, 
 chunk is appended to the file before the next one starts. `docs/attack.md` describes files, resuming and errors.
 
 An exception of the engine is not caught: engines answer what fails with error completions, so an exception means that
-none of the rest can work (or Ctrl-C). What was finished by then is in the file.
+none of the rest can work (or Ctrl-C). What was finished by then is in the file. A batch without a single answer, which
+is not stored, ends the run as well where the engine does not even take a plain question.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sirl.attacks.replay import Replay
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.encode import EncodingError
+from sirl.generation.unanswered import require_answers
 from sirl.records import (
     Attempt,
     Completion,
@@ -262,12 +264,39 @@ def _run_chunk(run: _Run, chunk: Sequence[_Job]) -> None:
             run.report(finished)
 
         params = run.params(first.decoding, f"{first.attack.name}/{first.goal.id}")
-        outputs = run.engine.generate([job.messages or () for job in asked], params, count)
-        for job, completions in zip(asked, outputs, strict=True):
-            completion = completions[0]
+        for job, completion in _answers(run, asked, params, count):
             answers[job.id] = run.attempt(job, job.messages or (), completion, _error_of(completion))
+        _check_answered(run, [a.error for a in answers.values()], params)
     failed = Completion(text="", finish_reason="error")
     run.store([answers.get(job.id) or run.attempt(job, (), failed, job.error) for job in missing])
+
+
+def _answers(
+    run: _Run, asked: Sequence[_Job], params: SamplingParams, count: Callable[[int], None]
+) -> list[tuple[_Job, Completion]]:
+    """One completion a job. If the engine stops in the middle, what it had answered by then is stored first."""
+    conversations = [job.messages or () for job in asked]
+    stream = getattr(type(run.engine), "generate_each", None)  # of the class: a defence passes no such thing through
+    if stream is None:
+        outputs = run.engine.generate(conversations, params, count)
+        return [(job, answer) for job, (answer, *_) in zip(asked, outputs, strict=True)]
+    found: dict[int, Completion] = {}
+    try:
+        for i, (answer, *_) in stream(run.engine, conversations, params):
+            found[i] = answer
+            count(1)
+    except BaseException:
+        done = [(asked[i], found[i]) for i in sorted(found) if _error_of(found[i]) is None]
+        run.store([run.attempt(job, job.messages or (), answer, None) for job, answer in done])
+        raise
+    return [(job, found[i]) for i, job in enumerate(asked)]
+
+
+def _check_answered(run: _Run, errors: Sequence[str | None], params: SamplingParams) -> None:
+    """Stop where nothing of a batch was answered and nothing will be: see `require_answers`."""
+    reasons = [error for error in errors if error is not None]
+    if reasons and len(reasons) == len(errors):
+        require_answers(run.engine, reasons, params)
 
 
 def _run_adaptive(run: _Run, attack: Attack, jobs: Sequence[_Job]) -> None:
@@ -324,6 +353,7 @@ def _run_again(run: _Run, jobs: Sequence[_Job], found: dict[str, Attempt], repla
             continue
         params = run.params(chunk[0].decoding, chunk[0].attack.name)
         answers = run.engine.generate([source.messages for _, source in chosen], params)
+        _check_answered(run, [_error_of(answer) for answer, *_ in answers], params)
         attempts = []
         for (job, source), (completion, *_) in zip(chosen, answers, strict=True):
             queries = 1 if replayed else (source.queries or 0) + 1

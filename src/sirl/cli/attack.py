@@ -19,6 +19,7 @@ from sirl.cli.common import (
     percent_cell,
     positive_int,
     print_agreement,
+    print_reasons,
     print_table,
 )
 from sirl.errors import UserError
@@ -103,6 +104,7 @@ def _attack(
         command=sys.argv,
         overwrite=args.overwrite,
         reopen=args.retry_errors,
+        blank=not stages.has_answers(args.output_dir / "attempts.jsonl", args.phase),
     )
     engine = load_engine(args.model_name_or_path, engine=args.engine)
     attacks = with_attacker(attacks, args.attacker_model, args.attacker_engine)
@@ -203,6 +205,7 @@ def _shown(value: object) -> str:
 
 def _summary(folder: Path, judge: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Figures of all that the folder holds, which may be the other phase too: together they are pairs."""
+    from sirl.judges.run import why_unscored
     from sirl.judges.validate import judge_agreement
     from sirl.records import Attempt, Verdict, read_jsonl
     from sirl.report.attack_figures import attack_summary
@@ -210,7 +213,11 @@ def _summary(folder: Path, judge: str, verdicts: Sequence[Verdict]) -> dict[str,
 
     found = read_jsonl(folder / "attempts.jsonl", Attempt)
     judged = read_jsonl(folder / "verdicts.jsonl", Verdict)
-    return {**attack_summary(join(found, judged, judge)), "agreement": judge_agreement(verdicts)}
+    return {
+        **attack_summary(join(found, judged, judge)),
+        "agreement": judge_agreement(verdicts),
+        "reasons": why_unscored(verdicts, judge),
+    }
 
 
 def _show(summary: dict[str, Any], phase: str, folder: Path) -> None:
@@ -226,6 +233,7 @@ def _show(summary: dict[str, Any], phase: str, folder: Path) -> None:
         cells = [percent_cell(worst[key]) for key in ("rate", "low", "high")]
         print(f"\nWithstood every attack, {decoding}: {cells[0]} ({cells[1]} to {cells[2]}) of {known}")
     print_agreement(summary["agreement"])
+    print_reasons(summary["reasons"])
     print(f"\n{folder / 'attempts.jsonl'}")
 
 

@@ -105,6 +105,13 @@ def print_agreement(pairs: Sequence[dict[str, Any]]) -> None:
         print_table(["judges", "on", "n", "agreed", "kappa"], rows)
 
 
+def print_reasons(reasons: Sequence[dict[str, Any]], most: int = 5) -> None:
+    """Why answers have no verdict, commonest first; nothing where all have one."""
+    if reasons:
+        print("\nNot scored, by reason" + (f" (the commonest {most})" if len(reasons) > most else ""))
+        print_table(["reason", "times"], [[one["reason"], str(one["count"])] for one in reasons[:most]])
+
+
 def percent_cell(rate: float | None) -> str:
     """A rate for a table; a dash where there is none."""
     return "-" if rate is None else f"{rate:.1%}"

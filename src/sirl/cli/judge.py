@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from sirl.cli.common import Outcome, add_judges_flag, percent_cell, print_agreement, print_table
+from sirl.cli.common import Outcome, add_judges_flag, percent_cell, print_agreement, print_reasons, print_table
 from sirl.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> Outcome:
 def _run(args: argparse.Namespace) -> Outcome:
     from sirl.judges import JudgeItem, load_judge
     from sirl.judges.base import labels_refusals
+    from sirl.judges.run import check_judged
 
     judges = [load_judge(spec.strip()) for spec in args.judge.split(",")]
     if len({judge.name for judge in judges}) < len(judges):
@@ -59,6 +60,8 @@ def _run(args: argparse.Namespace) -> Outcome:
         raise UserError("--output_file: would overwrite the file that is judged; give another")
     items = [JudgeItem(row.get("prompt") or row.get("goal") or "", row["response"]) for row in rows]
     judged = {judge.name: _judge(judge, items) for judge in judges}
+    for name, judgements in judged.items():
+        check_judged(name, judgements)
     if args.output_file is not None:
         _write(args.output_file, rows, judged)
     document, show = _validated(rows, judged) if args.validate else _labels(judged)
@@ -67,6 +70,7 @@ def _run(args: argparse.Namespace) -> Outcome:
     def show_all() -> None:
         show()
         print_agreement(extra["agreement"])
+        print_reasons(extra["reasons"])
 
     return Outcome({"judge": args.judge, **document, **extra}, show_all)
 
@@ -225,7 +229,8 @@ def _against_people(rows: list[dict[str, Any]], judgements: list[Judgement]) -> 
 
 
 def _compared(judged: Judged) -> dict[str, Any]:
-    """How far several judges agree, and the rows (from 1) where they do not."""
+    """Why rows are unscored; how far several judges agree, and the rows (from 1) where they do not."""
+    from sirl.judges.run import why_unscored
     from sirl.judges.validate import disagreements, judge_agreement
     from sirl.records import Verdict
 
@@ -234,10 +239,11 @@ def _compared(judged: Judged) -> dict[str, Any]:
         for name, judgements in judged.items()
         for i, j in enumerate(judgements, 1)
     ]
+    reasons = why_unscored(verdicts, next(iter(judged)))
     if len(judged) < 2:
-        return {"agreement": []}
+        return {"agreement": [], "reasons": reasons}
     differ = [{"row": int(d.pop("attempt_id")), **d} for d in disagreements(verdicts)]
-    return {"agreement": judge_agreement(verdicts), "disagreements": differ}
+    return {"agreement": judge_agreement(verdicts), "disagreements": differ, "reasons": reasons}
 
 
 def _source(row: dict[str, Any]) -> str:

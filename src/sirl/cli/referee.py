@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sirl.cli.common import Outcome, add_engine_flags, note, percent_cell, positive_int, print_table
+from sirl.cli.common import Outcome, add_engine_flags, note, percent_cell, positive_int, print_reasons, print_table
 from sirl.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,13 +66,16 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _examine(args: argparse.Namespace, referee: Referee, program: str) -> dict[str, Any]:
     """Serve the model to the tool; returns the content of `referee.json`."""
-    from sirl.generation import load_engine
+    from sirl.generation import SamplingParams, load_engine
+    from sirl.generation.unanswered import commonest, require_engine
     from sirl.records import write_json
     from sirl.referees import Served, run_program
     from sirl.referees.server import EngineServer, serving
 
     _clear(args.output_dir, args.overwrite)
     engine = load_engine(args.model_name_or_path, engine=args.engine)
+    if args.engine != "local":  # a server may refuse every question
+        require_engine(engine, SamplingParams(max_new_tokens=args.max_new_tokens, seed=args.seed))
     name = re.sub(r"[^\w.-]+", "-", args.model_name_or_path).strip("-.") or "model"
     server = EngineServer(engine, name, max_new_tokens=args.max_new_tokens, seed=args.seed)
     served = Served(server.url, server.key, name, args.max_new_tokens, args.seed)
@@ -81,8 +84,10 @@ def _examine(args: argparse.Namespace, referee: Referee, program: str) -> dict[s
     with serving(server):
         run_program([program, *referee.command(served, args.output_dir)], referee.environment(served), log)
     version, findings = referee.read(args.output_dir)
-    if not server.answered:
-        raise UserError(f"{args.referee} put no question that the model could answer; see {log}")
+    reasons = [{"reason": reason, "count": count} for reason, count in commonest(server.failures)]
+    if not server.spoken:
+        why = f"; the reason: {reasons[0]['reason']}" if reasons else ""
+        raise UserError(f"{args.referee} put no question that the model could answer; see {log}{why}")
     document = {
         "tool": args.referee,
         "version": version,
@@ -92,6 +97,7 @@ def _examine(args: argparse.Namespace, referee: Referee, program: str) -> dict[s
         "max_new_tokens": args.max_new_tokens,
         "max_goals": args.max_goals,
         "answered": server.answered,
+        "reasons": reasons,
         "findings": [finding.row() for finding in findings],
     }
     write_json(args.output_dir / "referee.json", document)
@@ -141,4 +147,5 @@ def _show(document: dict[str, Any], folder: Path) -> None:
         for f in document["findings"]
     ]
     print_table(["probe", "test", "passed", "from", "to", "scored", "unscored"], rows)
+    print_reasons(document["reasons"])
     print(f"\n{folder / 'referee.json'}")

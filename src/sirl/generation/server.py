@@ -135,12 +135,13 @@ class ServerEngine:
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         """See `Engine.generate`."""
-        return _in_order(self.answers(conversations, params), len(conversations), params.n, progress)
+        return _in_order(self.generate_each(conversations, params), len(conversations), params.n, progress)
 
-    def answers(
+    def generate_each(
         self, conversations: Sequence[Conversation], params: SamplingParams
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """The place of each conversation and its `params.n` answers, as they come: see `AnsweringEngine`."""
+        """The place of each conversation and its `params.n` answers, as they come: so that those of
+        a batch that is interrupted can be kept."""
         seeds = request_seeds(conversations, params)
         chats = [_chat(c, params, seed) for c, seed in zip(conversations, seeds, strict=True)]
         return self._each([partial(self._ask, chat, params.n) for chat in chats])

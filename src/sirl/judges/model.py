@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, TextEngine
+from sirl.generation.unanswered import is_failed, require_answers, require_continuations
 from sirl.judges.base import EMPTY, FAILED, JudgeItem, Judgement
 from sirl.judges.hostile import says_nothing
 from sirl.judges.thoughts import NOT_BEGUN, answer_of
@@ -45,18 +46,26 @@ class ModelJudge(ABC):
 
         A response with nothing to read is `empty` and one that was cut before its answer is `unscored`; neither is
         asked about.
+
+        Raises:
+            NoAnswerError: the judge model answers none of them, nor a plain question.
         """
         said = [answer_of(item.response) for item in items]
         out = [Judgement("unscored", NOT_BEGUN) if text is None else EMPTY for text in said]
         asked = {i: replace(items[i], response=text) for i, text in enumerate(said) if text and not says_nothing(text)}
         answers = self._ask(list(asked.values())) if asked else []
+        failures = [answer.error or _NO_REASON for answer in answers if is_failed(answer)]
+        if failures and len(failures) == len(answers):
+            self._require_answers(failures)
         for i, answer in zip(asked, answers, strict=True):
-            failed = answer.error is not None or answer.finish_reason == "error"
-            out[i] = Judgement("unscored", _why(answer)) if failed else self.read(asked[i], answer.text)
+            out[i] = Judgement("unscored", _why(answer)) if is_failed(answer) else self.read(asked[i], answer.text)
         return out
 
     def _params(self) -> SamplingParams:
         return SamplingParams(max_new_tokens=self.max_new_tokens, temperature=0.0)
+
+    def _require_answers(self, failures: Sequence[str]) -> None:
+        require_answers(self._engine, failures, self._params(), f"--judge {self.name}")
 
     @abstractmethod
     def _ask(self, items: Sequence[JudgeItem]) -> list[Completion]: ...
@@ -89,6 +98,9 @@ class TextJudge(ModelJudge):
     def __init__(self, engine: TextEngine) -> None:
         super().__init__(engine)
 
+    def _require_answers(self, failures: Sequence[str]) -> None:
+        require_continuations(self._engine, failures, self._params(), f"--judge {self.name}")
+
     @abstractmethod
     def prompt(self, item: JudgeItem) -> str:
         """The whole text that the model goes on from, without the token that begins a sequence."""
@@ -98,10 +110,13 @@ class TextJudge(ModelJudge):
         return self._engine.complete([self.prompt(item) for item in items], self._params())
 
 
+_NO_REASON = "the engine gave no answer and no reason"
+
+
 def _why(answer: Completion) -> str:
     """Why there is no answer: the kind of error alone, since its words may repeat what was asked."""
-    found = re.match(r"[A-Z][A-Za-z]{2,40}(?=:)", answer.error or "")
-    return f"{FAILED} ({found[0]})" if found else FAILED
+    found = re.match(r"[A-Z][A-Za-z]{2,40}(?=:)|the server [a-z ]{2,40}", answer.error or "")
+    return f"{FAILED} ({found[0].strip()})" if found else FAILED
 
 
 class LazyEngine:

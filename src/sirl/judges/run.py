@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from sirl.judges.base import FAILED, Judge, JudgeItem, judge_items
+from sirl.errors import NoAnswerError
+from sirl.generation.unanswered import commonest
+from sirl.judges.base import FAILED, Judge, JudgeItem, Judgement, judge_items
 from sirl.records import Attempt, Verdict, append_jsonl, read_records, write_jsonl
 
 BATCH = 256
@@ -39,6 +42,7 @@ def judge_attempts(
 
     Raises:
         UserError: the file is not a verdicts file.
+        NoAnswerError: a judge model gave no verdict on any response.
         ValueError: the judge returned another number of judgements than it was given items.
     """
     done = _old_verdicts(path, attempts, judge.name)
@@ -61,6 +65,7 @@ def judge_attempts(
         done.update(fresh)
     if progress is not None:
         progress(len(attempts), len(attempts))
+    check_judged(judge.name, [done[attempt.id] for attempt in attempts if attempt.error is None])
     return [done[attempt.id] for attempt in attempts]
 
 
@@ -69,6 +74,21 @@ def _no_answer(attempt: Attempt) -> str | None:
     if attempt.error is not None:
         return f"{_ERROR}{attempt.error}"
     return _NOT_BEGUN if attempt.finish_reason == "length" and not attempt.response and not attempt.tokens else None
+
+
+def check_judged(judge: str, judged: Sequence[Verdict | Judgement]) -> None:
+    """Raise `NoAnswerError` where the judge model failed on every response that says something."""
+    reasons = [one.reason for one in judged if one.label != "empty"]
+    if reasons and all(reason.startswith(FAILED) for reason in reasons):
+        (reason, _), *_ = commonest(reasons)
+        raise NoAnswerError(f"--judge {judge}: no verdict on any of {len(reasons)} responses; the reason: {reason}")
+
+
+def why_unscored(verdicts: Sequence[Verdict], first: str) -> list[dict[str, Any]]:
+    """`reason` and `count` of verdicts that say nothing, commonest first; failed attempts are counted once."""
+    silent = (v for v in verdicts if v.label == "unscored" and v.score is None)
+    reasons = (v.reason for v in silent if v.judge == first or not v.reason.startswith(_ERROR))
+    return [{"reason": reason or "no reason given", "count": count} for reason, count in commonest(reasons)]
 
 
 def _old_verdicts(path: str | os.PathLike[str] | None, attempts: Sequence[Attempt], judge: str) -> dict[str, Verdict]:

@@ -21,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from sirl.generation.base import Engine, SamplingParams
+from sirl.generation.unanswered import is_failed
 from sirl.records import Completion, Conversation, Message
 
 GATHER = 0.02
@@ -57,7 +58,8 @@ class EngineServer(ThreadingHTTPServer):
     """Answers chat completions by an engine, which sees all requests under way as one batch.
 
     Bound to the loopback address at a free port, and open only to who has the `key`, which is drawn anew each time.
-    Where a request has no seed, a conversation that comes again is drawn with another one.
+    Where a request has no seed, a conversation that comes again is drawn with another one. `answered` counts requests
+    that got through to the engine, `spoken` those that it had no error for; `failures` are the errors.
     """
 
     daemon_threads = True
@@ -67,7 +69,8 @@ class EngineServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.model, self.key = model, secrets.token_urlsafe(24)
         self.max_new_tokens, self.seed = max_new_tokens, seed
-        self.answered = 0
+        self.answered = self.spoken = 0
+        self.failures: list[str] = []
         self._engine = engine
         self._waiting: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._times: Counter[str] = Counter()
@@ -114,6 +117,7 @@ class EngineServer(ThreadingHTTPServer):
             answers = self._engine.generate([asked.conversation for asked in group], params)
         except Exception as error:  # a conversation that a chat template refuses must not fail its neighbours
             if len(group) == 1:
+                self.failures.append(f"{type(error).__name__}: {error}")
                 group[0].answer.set_exception(error)
                 return
             for asked in group:
@@ -121,6 +125,9 @@ class EngineServer(ThreadingHTTPServer):
             return
         self.answered += len(group)
         for asked, answer in zip(group, answers, strict=True):
+            failed = [one.error or "no reason given" for one in answer if is_failed(one)]
+            self.spoken += not failed
+            self.failures += failed[:1]
             asked.answer.set_result(answer)
 
 

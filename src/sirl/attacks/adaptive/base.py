@@ -30,6 +30,7 @@ from sirl.attacks.adaptive.search import (
 from sirl.attacks.base import Attack, AttackOptions, AttackResult, goal_rng, stable_seed
 from sirl.errors import UserError
 from sirl.generation.base import Engine, GradientEngine, SamplingParams, ScoringEngine
+from sirl.generation.unanswered import require_answers
 from sirl.records import Completion, Conversation, Prompt
 
 BACKWARD = 2
@@ -192,6 +193,9 @@ def _ask(part: Sequence[tuple[GoalSearch, Any]], first: Ask, models: Models, see
         seed=seed if first.seed is None else first.seed,
     )
     answers = engine.generate(places.conversations, params)
+    errors = [answer.error or "no reason given" for answer, *_ in answers if answer.finish_reason == "error"]
+    if errors and len(errors) == len(answers):
+        require_answers(engine, errors, params)
     lengths = engine.count_tokens(places.conversations) if isinstance(engine, ScoringEngine) else None
     out = []
     for (state, _), rows in zip(part, places.rows, strict=True):
