@@ -49,8 +49,22 @@ class DataConfig:
         default=None,
         metadata={"help": "Benign unlabeled prompts on which the policy is held to the model it started from."},
     )
+    wrap_prompts: str | None = field(
+        default=None,
+        metadata={
+            "help": "Unlabeled prompts, harmful and benign, that are put into training wrappings: each wrapped form is "
+            "to be answered as the starting model answers the bare prompt."
+        },
+    )
+    wrapping_families: str = field(
+        default="all",
+        metadata={"help": "Families of training wrappings (`sirl list wrappings`); -NAME leaves one out."},
+    )
+    forms: int = field(default=2, metadata={"help": "Wrapped forms of each prompt of --wrap_prompts."})
 
     def __post_init__(self) -> None:
+        if self.forms < 1:
+            raise UserError(f"--forms: must be 1 or more, got {self.forms}")
         if self.max_prompts is not None and self.max_prompts < 1:
             raise UserError(f"--max_prompts: must be 1 or more, got {self.max_prompts}")
 

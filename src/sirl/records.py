@@ -68,7 +68,7 @@ class Prompt:
     """One unlabeled request: training prompt, benign question or the goal of an attack.
 
     `text` is what the user asks last. `messages` are the whole conversation, where there is more to it: training learns
-    from that, attacks take the text.
+    from that, attacks take the text. `clean` is the same request without its wrapping, where this is a wrapped form.
     """
 
     id: str
@@ -76,6 +76,7 @@ class Prompt:
     category: str | None = None
     source: str | None = None
     messages: Conversation = ()
+    clean: Conversation = ()
 
     @property
     def conversation(self) -> Conversation:

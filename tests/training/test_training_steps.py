@@ -14,7 +14,7 @@ from torch import Tensor
 from precision import check_no_worse
 from sirl.generation.local import LocalEngine
 from sirl.training.batching import widest_spread
-from sirl.training.retention import held_answers, retention_loss
+from sirl.training.retention import Deck, held_answers, retention_loss
 from tiny_models import PROMPTS, chat_ids, reference_scores, tiny_model, tiny_tokenizer
 
 CASES = [("llama", True, 1.0), ("llama", False, 0.7), ("qwen2", True, 0.7), ("qwen2", False, 1.0), ("qwen3", True, 0.7)]
@@ -99,8 +99,9 @@ def test_the_update_equals_a_handwritten_one(lora: bool, accumulation: int, tmp_
         beta=beta,
     )
     base = tiny_model("llama")
-    trainer._held = held_answers(LocalEngine(base, trainer.processing_class), trainer._retention_prompts, 6)
-    assert [len(answer.answer_ids) for answer in trainer._held] == [1, 6, 6, 4], "or any way of averaging would do"
+    answers = held_answers(LocalEngine(base, trainer.processing_class), trainer._retention_prompts, 6)
+    trainer._held = Deck(answers, 4, seed=0)
+    assert [len(answer.answer_ids) for answer in answers] == [1, 6, 6, 4], "or any way of averaging would do"
     torch.manual_seed(0)
     with torch.no_grad():  # begin a way off the start, where retention has a gradient and B of the adapters is not 0
         for parameter in trainer.model.parameters():
@@ -119,7 +120,7 @@ def test_the_update_equals_a_handwritten_one(lora: bool, accumulation: int, tmp_
         divergence += k3.mean().item() / len(step.prompt_ids)
         ratio = (logprobs - logprobs.detach()).exp()
         loss = loss + (ratio * (beta * k3 - advantage)).mean() / len(step.prompt_ids)
-    held = retention_loss(twin.model, trainer._held, 0, trainer.args.retention_first_weight)
+    held = retention_loss(twin.model, answers, 0, trainer.args.retention_first_weight)
     assert held > 0.05
     assert divergence > 0.02
     loss = loss + weight * held

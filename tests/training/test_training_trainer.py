@@ -20,6 +20,7 @@ from sirl.judges.hostile import says_nothing
 from sirl.models import load_model
 from sirl.training import SIRLTrainer
 from sirl.training.config import REWARDS
+from sirl.training.retention import Deck
 from sirl.training.rewards import reward_function
 from sirl.training.trainer import HOOKS, check_hooks
 from tiny_models import PROMPTS, chat_ids, tiny_tokenizer
@@ -258,32 +259,16 @@ def test_a_response_that_says_nothing_earns_no_reward(tmp_path: Path, model_fold
 
 def rows_of_updates(n_held: int, size: int, accumulated: int, processes: int, updates: int) -> list[list[int]]:
     """Indices of the retention rows of each update, over all its micro-batches and processes."""
-    held = [SimpleNamespace(index=i) for i in range(n_held)]
+    deck = Deck([SimpleNamespace(index=i) for i in range(n_held)], size, seed=3)  # type: ignore[misc]
     out: list[list[int]] = [[] for _ in range(updates)]
     for process in range(processes):
-        stub: Any = SimpleNamespace(
-            args=SimpleNamespace(
-                gradient_accumulation_steps=accumulated,
-                retention_batch_size=size,
-                per_device_train_batch_size=2,
-                seed=3,
-            ),
-            accelerator=SimpleNamespace(num_processes=processes, process_index=process),
-            state=SimpleNamespace(global_step=0),
-            _held=held,
-            _step=0,
-            _update_seen=-1,
-            _update_began=0,
-        )
-        stub._micro_step = lambda stub=stub: SIRLTrainer._micro_step(stub)
         for update in range(updates):
-            stub.state.global_step = update
-            for _ in range(accumulated):
-                mine, whole = SIRLTrainer._next_held(stub)
+            whole = deck.update_rows(update, processes)
+            assert len(whole) == size * processes
+            for micro_step in range(accumulated):
+                mine = deck.share(whole, process, micro_step, accumulated, least=2)
                 assert len(mine) <= max(2, -(-size // accumulated))  # a micro-batch, or an equal share
-                assert len(whole) == size * processes
-                out[update] += [row.index for row in mine]
-                stub._step += 1
+                out[update] += [row.index for row in mine]  # type: ignore[attr-defined]
     return out
 
 
@@ -314,7 +299,7 @@ def test_retention_rows_are_the_same_however_they_are_dealt() -> None:
 def test_retention_can_be_turned_off(tmp_path: Path, model_folder: Any) -> None:
     trainer = tiny_trainer(tmp_path, model_folder("llama"), retention=HELD, retention_weight=0.0)
     trainer.train()
-    assert trainer._held == []
+    assert trainer._held is None
     assert "retention_kl" not in trainer.state.log_history[0]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sirl.models import load_model
+from sirl.records import Prompt
 from sirl.training import SIRLConfig, SIRLTrainer
 from tiny_models import PROMPTS, reference_scores, tiny_tokenizer
 
@@ -129,6 +130,7 @@ def tiny_trainer(
     lora: bool = True,
     prompts: Sequence[str] = PROMPTS,
     retention: Sequence[str] = (),
+    pairs: Sequence[Prompt] = (),
     dtype: torch.dtype = torch.float32,
     kind: type[SIRLTrainer] = RecordingTrainer,
     callbacks: list[Any] | None = None,
@@ -140,6 +142,7 @@ def tiny_trainer(
         Dataset.from_dict({"prompt": list(prompts)}),
         processing_class=tiny_tokenizer(),
         retention_prompts=retention,
+        pair_prompts=pairs,
         peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear") if lora else None,
         callbacks=callbacks,
     )

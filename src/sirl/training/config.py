@@ -21,6 +21,12 @@ REWARDS: dict[str, str] = {
 }
 """Rewards to choose from. None of them reads a label, a judge or a reward model."""
 
+PAIR_TARGETS = {
+    "clean": "the answer to the bare request is held on its wrapped forms",
+    "gated": "that where the bare request is refused; else the starting model's own answer to the wrapped form",
+}
+"""What wrapped requests are held to."""
+
 FLOORED = ("entropy", "first_k")
 """Rewards that `entropy_floor` can be put under."""
 
@@ -97,6 +103,16 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         metadata={"help": "Weight of an answer's first 4 tokens, where the model decides whether to refuse."},
     )
 
+    pair_weight: float = field(
+        default=4.0,
+        metadata={"help": "Weight of the paired loss: a wrapped request is to be answered as the bare one was."},
+    )
+    pair_batch_size: int = field(default=24, metadata={"help": "Wrapped requests per update and process."})
+    pair_tokens: int = field(
+        default=8, metadata={"help": "Tokens of the starting model's answer to the bare request that are held."}
+    )
+    pair_target: str = field(default="clean", metadata={"help": "Paired loss: " + ", ".join(PAIR_TARGETS) + "."})
+
     packed_scoring: bool | None = field(
         default=None,
         metadata={
@@ -159,7 +175,7 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
                 f"--chat_template_kwargs {self.chat_template_kwargs}: not passed on by sirl; set what you need in the "
                 "chat template of the model folder, so that training and attacks see the same prompts"
             )
-        for name in ("retention_weight", "min_reward_spread", "entropy_floor", "sameness_weight"):
+        for name in ("retention_weight", "min_reward_spread", "entropy_floor", "sameness_weight", "pair_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
         if self.entropy_floor and self.reward not in FLOORED:
@@ -168,7 +184,10 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             )
         if self.retention_first_weight <= 0:
             raise UserError(f"--retention_first_weight {self.retention_first_weight}: give more than 0")
-        for name in ("retention_batch_size", "retention_tokens", "max_prompt_tokens", "reward_tokens"):
+        if self.pair_target not in PAIR_TARGETS:
+            raise UserError(f"--pair_target {self.pair_target}: unknown; choose from {', '.join(PAIR_TARGETS)}")
+        whole = ("retention_batch_size", "retention_tokens", "pair_batch_size", "pair_tokens")
+        for name in (*whole, "max_prompt_tokens", "reward_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: give 1 or more")
 

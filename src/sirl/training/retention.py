@@ -44,8 +44,7 @@ class HeldAnswer:
     top_logprobs: Tensor
 
 
-@torch.no_grad()
-def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int, batch_size: int = 16) -> list[HeldAnswer]:
+def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) -> list[HeldAnswer]:
     """The starting model's greedy answers and distributions on the retention prompts that it can be asked."""
     encoded = engine.encode([p.conversation for p in prompts])
     chats = [ids for ids in encoded if not isinstance(ids, EncodingError)]
@@ -53,6 +52,14 @@ def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int, ba
         log.warning(
             "%d of %d retention prompts cannot be encoded and are left out", len(prompts) - len(chats), len(prompts)
         )
+    return answers_to(engine, chats, tokens)
+
+
+@torch.no_grad()
+def answers_to(
+    engine: LocalEngine, chats: Sequence[list[int]], tokens: int, batch_size: int = 16
+) -> list[HeldAnswer]:
+    """Greedy answers of at most `tokens` tokens to conversations as token ids, with the distributions behind them."""
     rollouts = [group[0] for group in engine.rollout(chats, SamplingParams(max_new_tokens=tokens))]
     order = sorted(range(len(chats)), key=lambda i: len(chats[i]) + len(rollouts[i].token_ids))
     pairs = [(chats[i], rollouts[i].token_ids) for i in order]
@@ -153,3 +160,33 @@ def _weights(length: int, first_weight: float) -> Tensor:
     weights = torch.ones(length)
     weights[:FIRST_TOKENS] = first_weight
     return weights
+
+
+@dataclass(frozen=True)
+class Deck:
+    """Rows that are dealt to updates, each once before any comes again; the same cards in a resumed run."""
+
+    rows: Sequence[HeldAnswer]
+    per_process: int
+    seed: int
+
+    def update_rows(self, update: int, processes: int) -> list[HeldAnswer]:
+        """The rows of an update, those of the first process first."""
+        per_update = self.per_process * processes
+        orders: dict[int, list[int]] = {}
+        dealt = []
+        for epoch, place in (divmod(i, len(self.rows)) for i in range(update * per_update, (update + 1) * per_update)):
+            if epoch not in orders:
+                generator = torch.Generator().manual_seed(self.seed * 7_919 + epoch)
+                orders[epoch] = torch.randperm(len(self.rows), generator=generator).tolist()
+            dealt.append(self.rows[orders[epoch][place]])
+        return dealt
+
+    def share(
+        self, dealt: Sequence[HeldAnswer], process: int, micro_step: int, micro_batches: int, least: int
+    ) -> Sequence[HeldAnswer]:
+        """This process's rows in a micro-batch. They go with the first ones, `least` or more at a time: a pass over a
+        few rows costs nearly what a pass over many does."""
+        size = max(least, -(-self.per_process // micro_batches))
+        start = process * self.per_process + micro_step * size
+        return dealt[start : min(start + size, (process + 1) * self.per_process)]

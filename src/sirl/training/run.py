@@ -26,6 +26,7 @@ from sirl.training.checks import PolicyCheck
 from sirl.training.config import SIRLConfig
 from sirl.training.metrics import MetricsFile
 from sirl.training.rewards import RewardFunction
+from sirl.wrapping import resolve_families, wrapped_forms
 
 if TYPE_CHECKING:
     from sirl.flags import DataConfig
@@ -53,8 +54,9 @@ def run_training(
     context = model_context(str(model_args.model_name_or_path), model_args.model_revision)
     prompts = training_prompts(config, data_args, tokenizer, context)
     retention = retention_prompts(data_args, config.max_prompt_tokens, tokenizer, context)
+    pairs = pair_prompts(config, data_args, tokenizer, context)
     metrics = MetricsFile(run_dir / "metrics.jsonl")
-    trainer = build_trainer(config, model_args, tokenizer, prompts, retention, [metrics, *callbacks], reward)
+    trainer = build_trainer(config, model_args, tokenizer, prompts, retention, pairs, [metrics, *callbacks], reward)
     if callbacks:
         trainer.remove_callback(PrinterCallback)  # prints every log line in full; the caller shows progress its own way
     return fit(trainer, tokenizer, run_dir, [callback for callback in callbacks if isinstance(callback, PolicyCheck)])
@@ -156,12 +158,33 @@ def retention_prompts(
     return kept
 
 
+def pair_prompts(config: SIRLConfig, data_args: DataConfig, tokenizer: Any, context: int | None) -> list[Prompt]:
+    """Wrapped forms of the prompts of `--wrap_prompts` that fit into `max_prompt_tokens` and the model, or none.
+
+    Raises:
+        UserError: none of them fits.
+    """
+    flag, source = "--wrap_prompts", data_args.wrap_prompts
+    if not source:
+        return []
+    families = resolve_families(data_args.wrapping_families)
+    forms = wrapped_forms(load_prompts(source, flag=flag), families, data_args.forms, config.seed)
+    kept = fitting_prompts(forms, tokenizer, config.max_prompt_tokens, context, "wrapped prompts")
+    if not kept:
+        raise UserError(
+            f"{flag} {source}: none of {len(forms)} wrapped prompts can be used; give prompts of one turn each that "
+            f"fit into --max_prompt_tokens {config.max_prompt_tokens}"
+        )
+    return kept
+
+
 def build_trainer(
     config: SIRLConfig,
     model_args: ModelConfig,
     tokenizer: Any,
     prompts: Sequence[Prompt],
     retention: Sequence[Prompt],
+    pairs: Sequence[Prompt] = (),
     callbacks: Sequence[Any] = (),
     reward: RewardFunction | None = None,
 ) -> Any:
@@ -182,6 +205,7 @@ def build_trainer(
         Dataset.from_dict({"prompt": [[dict(turn) for turn in p.conversation] for p in prompts]}),
         processing_class=tokenizer,
         retention_prompts=retention,
+        pair_prompts=pairs,
         peft_config=peft_config,
         callbacks=list(callbacks),
         reward=reward,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ from sirl.training.lean import enable_packing
 from sirl.training.lora import prepare_lora
 from sirl.training.metrics import rollout_metrics
 from sirl.training.packed import pack_rows, packed_scores
-from sirl.training.retention import HeldAnswer, held_answers, retention_loss, token_weight
+from sirl.training.pairs import paired_answers
+from sirl.training.retention import Deck, held_answers, retention_loss, token_weight
 from sirl.training.rewards import RewardFunction, reward_function
 from sirl.training.watched import Watched
 
@@ -81,7 +83,9 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
     Use it as `trl.GRPOTrainer`, without `reward_funcs`: the reward is `args.reward`. `train_dataset` holds prompts
     (texts, or conversations, which may end with the beginning of an answer) in a `prompt` column; no other column is
     looked at.
-    `retention_prompts` are benign prompts on which the policy is held to the model it started from. `reward` is for
+    `retention_prompts` are benign prompts on which the policy is held to the model it started from. `pair_prompts` are
+    wrapped forms of bare requests (`sirl.wrapping`), on which it is held to what that model says to the bare one.
+    `reward` is for
     those who compare with other rewards: a TRL reward function that takes `prompts` and `completion_ids`.
 
     Source: Shen et al., arXiv 2510.01088; group-relative advantages: Shao et al., arXiv 2402.03300.
@@ -98,6 +102,7 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         *,
         processing_class: Any = None,
         retention_prompts: Sequence[Prompt | str] = (),
+        pair_prompts: Sequence[Prompt] = (),
         peft_config: Any = None,
         callbacks: list[Any] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
@@ -133,8 +138,10 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
             p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention_prompts)
         ]
         self._context = context_length(self.model.config)
-        self._held: list[HeldAnswer] = []
-        self._held_sum = 0.0
+        self._pair_prompts = list(pair_prompts)
+        self._held: Deck | None = None
+        self._pairs: Deck | None = None
+        self._held_sums: Counter[str] = Counter()
         self._update_seen, self._update_began = -1, 0
 
     # -- rollouts ---------------------------------------------------------------------------------------------------
@@ -328,47 +335,42 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss: Tensor = super()._compute_loss(model, inputs)
-        if self._held and self.args.retention_weight and self.model.training:
-            rows, update_rows = self._next_held()
-            if rows:
-                first_weight = self.args.retention_first_weight
-                # Normalised over the update: it must not matter how its rows are dealt to micro-batches and processes,
-                # whose gradients are summed and averaged.
-                total = sum(token_weight(row, first_weight) for row in update_rows) / self.accelerator.num_processes
-                held = retention_loss(model, rows, self._tokenizer.pad_token_id, first_weight, total, self._packs)
-                self._held_sum += self.accelerator.gather(held.detach()).mean().item()
-                loss = loss + self.args.retention_weight * held
-            if self._micro_step() == max(self.args.gradient_accumulation_steps, 1) - 1:
-                self._metrics["train"]["retention_kl"].append(self._held_sum)
-                self._held_sum = 0.0
+        if self.model.training:
+            loss = self._add_held(loss, model, "retention", self._held, self.args.retention_weight)
+            loss = self._add_held(loss, model, "pair", self._pairs, self.args.pair_weight)
         return loss
 
-    def _next_held(self) -> tuple[list[HeldAnswer], list[HeldAnswer]]:
-        """Retention rows of this process and micro-batch, and of the whole update: each once before any comes again.
-
-        They go with the first micro-batches, as many at a time as a micro-batch has rows: a pass over a few rows costs
-        nearly what a pass over many does.
-        """
-        micro_batches = max(self.args.gradient_accumulation_steps, 1)
-        mine = self.args.retention_batch_size
-        size = max(self.args.per_device_train_batch_size, -(-mine // micro_batches))
-        per_update = mine * self.accelerator.num_processes
-        first = self.state.global_step * per_update
-        orders: dict[int, list[int]] = {}
-        update = []
-        for epoch, place in (divmod(i, len(self._held)) for i in range(first, first + per_update)):
-            if epoch not in orders:
-                generator = torch.Generator().manual_seed(self.args.seed * 7_919 + epoch)
-                orders[epoch] = torch.randperm(len(self._held), generator=generator).tolist()
-            update.append(self._held[orders[epoch][place]])
-        start = self.accelerator.process_index * mine + self._micro_step() * size
-        return update[start : min(start + size, (self.accelerator.process_index + 1) * mine)], update
+    def _add_held(self, loss: Tensor, model: Any, name: str, deck: Deck | None, weight: float) -> Tensor:
+        """The loss with that of this micro-batch's rows of a deck added, which is logged as `NAME_kl`."""
+        if deck is None or not weight:
+            return loss
+        micro_step, micro_batches = self._micro_step(), max(self.args.gradient_accumulation_steps, 1)
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        dealt = deck.update_rows(self.state.global_step, processes)
+        rows = deck.share(dealt, process, micro_step, micro_batches, self.args.per_device_train_batch_size)
+        if rows:
+            first_weight = self.args.retention_first_weight
+            # Normalised over the update: it must not matter how its rows are dealt to micro-batches and processes,
+            # whose gradients are summed and averaged.
+            total = sum(token_weight(row, first_weight) for row in dealt) / processes
+            held = retention_loss(model, rows, self._tokenizer.pad_token_id, first_weight, total, self._packs)
+            self._held_sums[name] += self.accelerator.gather(held.detach()).mean().item()
+            loss = loss + weight * held
+        if micro_step == micro_batches - 1:
+            self._metrics["train"][f"{name}_kl"].append(self._held_sums.pop(name, 0.0))
+        return loss
 
     def before_training(self) -> None:
-        """Retention answers are taken first, from the model before any update."""
-        if self._retention_prompts and self.args.retention_weight and not self._held:
+        """Answers that are held are taken first, from the model before any update."""
+        args = self.args
+        if self._retention_prompts and args.retention_weight and self._held is None:
             with self.policy() as engine:
-                self._held = held_answers(engine, self._retention_prompts, self.args.retention_tokens)
+                held = held_answers(engine, self._retention_prompts, args.retention_tokens)
+            self._held = Deck(held, args.retention_batch_size, args.seed)
+        if self._pair_prompts and args.pair_weight and self._pairs is None:
+            with self.policy() as engine:
+                pairs = paired_answers(engine, self._pair_prompts, args.pair_tokens, args.pair_target)
+            self._pairs = Deck(pairs, args.pair_batch_size, args.seed + 1)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
         return EpochSampler(

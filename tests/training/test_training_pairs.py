@@ -1,0 +1,84 @@
+"""Wrapped requests are held to what the starting model says to the bare ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sirl.errors import UserError
+from sirl.generation.base import SamplingParams
+from sirl.generation.local import LocalEngine, encode_chat
+from sirl.records import Prompt
+from sirl.training import SIRLConfig
+from sirl.training.retention import HeldAnswer, gated, held_answers, paired_answers, retention_loss, shared_openings
+from sirl.wrapping import resolve_families, wrapped_forms
+from tiny_models import PROMPTS, tiny_model
+from tiny_runs import tiny_trainer
+
+BARE = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
+FORMS = wrapped_forms(BARE, resolve_families("echo,symbols,begun_answer"), 2, seed=0)
+
+
+def answer(*ids: int, prompt: int = 0) -> HeldAnswer:
+    return HeldAnswer([prompt], list(ids), torch.zeros(len(ids), 2, dtype=torch.long), torch.zeros(len(ids), 2))
+
+
+def test_wrapped_forms_are_held_to_the_answer_to_the_bare_request(tokenizer: Any) -> None:
+    engine = LocalEngine(tiny_model("llama"), tokenizer)
+    bare = {p.conversation: a for p, a in zip(BARE, held_answers(engine, BARE, 5), strict=True)}
+    held = paired_answers(engine, FORMS, 5, "clean")
+    assert len(held) == len(FORMS)
+    for form, pair in zip(FORMS, held, strict=True):
+        assert pair.prompt_ids == encode_chat(tokenizer, form.conversation)
+        assert pair.answer_ids == bare[form.clean].answer_ids
+        torch.testing.assert_close(pair.top_logprobs, bare[form.clean].top_logprobs)
+    [own] = engine.rollout([held[0].prompt_ids], SamplingParams(max_new_tokens=5))
+    assert own[0].token_ids != held[0].answer_ids, "or this test could not tell the two apart"
+
+
+def test_the_gate_keeps_the_own_answer_where_neither_the_bare_nor_the_wrapped_request_is_refused() -> None:
+    refusal, help_, poem = (7, 7, 7, 1), (1, 2, 3, 4), (5, 6, 5, 6)
+    clean = [answer(*refusal), answer(*refusal), answer(*help_), answer(*help_)]
+    own = [answer(*poem, prompt=1), answer(*refusal, prompt=2), answer(*poem, prompt=3), answer(*refusal, prompt=4)]
+    held = gated(clean, own, {refusal[:3]})
+    assert [tuple(h.answer_ids) for h in held] == [refusal, refusal, poem, help_]
+    assert [h.prompt_ids for h in held] == [[1], [2], [3], [4]]
+
+
+def test_openings_that_many_answers_share_are_found_without_a_label() -> None:
+    answers = [answer(1, 2, 3, i) for i in range(3)] + [answer(i, 50, 60, 70) for i in range(97)]
+    assert shared_openings(answers) == {(1, 2, 3)}
+    assert shared_openings(answers, share=0.05) == set()
+    assert shared_openings(answers[:1]) == set(), "one answer shares its opening with none"
+
+
+def test_the_paired_loss_makes_wrapped_answers_more_like_bare_ones(tmp_path: Path, model_folder: Any) -> None:
+    forms = FORMS[:4]
+
+    def distance(weight: float) -> float:
+        trainer = tiny_trainer(
+            tmp_path / str(weight),
+            model_folder("llama"),
+            pairs=forms,
+            pair_weight=weight,
+            pair_batch_size=4,
+            pair_tokens=4,
+            learning_rate=3e-3,
+            max_steps=8,
+        )
+        trainer.train()
+        held = paired_answers(LocalEngine(tiny_model("llama"), trainer.processing_class), forms, 4, "clean")
+        with torch.no_grad():
+            return retention_loss(trainer.model, held, 0, 1.0).item()
+
+    assert distance(10.0) < 0.7 * distance(0.0)
+
+
+def test_what_wrapped_requests_are_held_to_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--pair_target wrapped: unknown; choose from clean, gated"):
+        SIRLConfig(output_dir=str(tmp_path), pair_target="wrapped")
+    with pytest.raises(UserError, match="--pair_tokens 0"):
+        SIRLConfig(output_dir=str(tmp_path), pair_tokens=0)
