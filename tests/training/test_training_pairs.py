@@ -28,13 +28,13 @@ def answer(*ids: int, prompt: int = 0) -> HeldAnswer:
 
 def test_wrapped_forms_are_held_to_the_answer_to_the_bare_request(tokenizer: Any) -> None:
     engine = LocalEngine(tiny_model("llama"), tokenizer)
-    bare = {p.conversation: a for p, a in zip(BARE, held_answers(engine, BARE, 5), strict=True)}
+    bare = {p.text: a for p, a in zip(BARE, held_answers(engine, BARE, 5), strict=True)}
     held = paired_answers(engine, FORMS, 5, "clean")
     assert len(held) == len(FORMS)
     for form, pair in zip(FORMS, held, strict=True):
         assert pair.prompt_ids == encode_chat(tokenizer, form.conversation)
-        assert pair.answer_ids == bare[form.clean].answer_ids
-        torch.testing.assert_close(pair.top_logprobs, bare[form.clean].top_logprobs)
+        assert pair.answer_ids == bare[form.text].answer_ids
+        torch.testing.assert_close(pair.top_logprobs, bare[form.text].top_logprobs)
     [own] = engine.rollout([held[0].prompt_ids], SamplingParams(max_new_tokens=5))
     assert own[0].token_ids != held[0].answer_ids, "or this test could not tell the two apart"
 
