@@ -35,8 +35,8 @@ def test_wrapped_forms_are_held_to_the_answer_to_the_bare_request(tokenizer: Any
         assert pair.prompt_ids == encode_chat(tokenizer, form.conversation)
         assert pair.answer_ids == bare[form.text].answer_ids
         torch.testing.assert_close(pair.top_logprobs, bare[form.text].top_logprobs)
-    [own] = engine.rollout([held[0].prompt_ids], SamplingParams(max_new_tokens=5))
-    assert own[0].token_ids != held[0].answer_ids, "or this test could not tell the two apart"
+    own = engine.rollout([pair.prompt_ids for pair in held], SamplingParams(max_new_tokens=5))
+    assert [o.token_ids for (o,) in own] != [pair.answer_ids for pair in held], "or nothing would tell the two apart"
 
 
 def test_the_gate_keeps_the_own_answer_where_neither_the_bare_nor_the_wrapped_request_is_refused() -> None:
