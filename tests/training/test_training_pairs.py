@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import tiny_trainer
 
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
@@ -16,7 +17,6 @@ from sirl.training import SIRLConfig
 from sirl.training.retention import HeldAnswer, gated, held_answers, paired_answers, retention_loss, shared_openings
 from sirl.wrapping import resolve_families, wrapped_forms
 from tiny_models import PROMPTS, tiny_model
-from tiny_runs import tiny_trainer
 
 BARE = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
 FORMS = wrapped_forms(BARE, resolve_families("echo,symbols,begun_answer"), 2, seed=0)
