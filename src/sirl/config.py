@@ -23,7 +23,16 @@ from sirl.user_files import read_text
 from sirl.yaml_text import parse_yaml
 
 S = TypeVar("S")
-WITH_COMMAS = ("dataset_name", "retention_dataset_name", "benign_dataset_name", "goals", "overrefusal", "judge")
+WITH_COMMAS = (
+    "dataset_name",
+    "retention_dataset_name",
+    "wrap_prompts",
+    "wrapping_families",
+    "benign_dataset_name",
+    "goals",
+    "overrefusal",
+    "judge",
+)
 """Keys whose text may name several with commas between; a list will do as well."""
 _NUMBER = re.compile(r"\A[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 

@@ -26,6 +26,7 @@ from sirl.prompts import check_disjoint, load_prompts
 from sirl.records import Prompt
 from sirl.training.checks import NOT_SHARDED, sharded
 
+WRAPPED = "train.wrap_prompts"
 _ELSEWHERE = {"model_name_or_path": "model_name_or_path", "output_dir": "output_dir", "seed": "seed"}
 
 
@@ -137,6 +138,8 @@ def _trained_on(training: Training) -> dict[str, Sequence[Prompt]]:
     }
     if data.retention_dataset_name:
         out[held] = load_prompts(data.retention_dataset_name, flag=held)
+    if data.wrap_prompts:
+        out[WRAPPED] = load_prompts(data.wrap_prompts, flag=WRAPPED)
     return out
 
 

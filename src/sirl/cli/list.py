@@ -1,4 +1,4 @@
-"""What there is to choose from: attacks, judges, rewards, methods, bundled data and configurations."""
+"""What there is to choose from: attacks, wrappings, judges, rewards, methods, bundled data and configurations."""
 
 from __future__ import annotations
 
@@ -24,9 +24,27 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _attacks() -> list[dict[str, Any]]:
     from sirl.attacks import ATTACKS, load_attack
+    from sirl.attacks.families import family_of
 
     loaded = [load_attack(name) for name in ATTACKS]
-    return [{"name": a.name, "kind": a.kind, "description": a.description, "source": a.source} for a in loaded]
+    return [
+        {"name": a.name, "kind": a.kind, "family": family_of(a.name), "description": a.description, "source": a.source}
+        for a in loaded
+    ]
+
+
+def _wrappings() -> list[dict[str, Any]]:
+    from sirl.wrapping import wrapping_families
+
+    return [
+        {
+            "name": f.name,
+            "templates": len(f.templates),
+            "description": f.description,
+            "attacks alike": ", ".join(f.also),
+        }
+        for f in wrapping_families().values()
+    ]
 
 
 def _judges() -> list[dict[str, Any]]:
@@ -71,6 +89,7 @@ _TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "methods": _methods,
     "data": _data,
     "configs": _configs,
+    "wrappings": _wrappings,
 }
 
 

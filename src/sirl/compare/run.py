@@ -188,7 +188,7 @@ def _draws_of(job: Job) -> tuple[Any, ...]:
 
 def _gap_of(config: RunConfig) -> tuple[Any, ...]:
     """All that decides how the gap is measured; its prompts are by default those of training and of retention."""
-    keys = ("prompt_column", "dataset_train_split", "retention_dataset_name")
+    keys = ("prompt_column", "dataset_train_split", "retention_dataset_name", "wrap_prompts")
     return config.gap, config.train.dataset_name, *(config.train.options.get(key) for key in keys)
 
 

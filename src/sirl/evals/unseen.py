@@ -39,7 +39,7 @@ def check_unseen(asked: Sequence[Prompt], folder: Path, model: str, flag: str) -
 
 
 def _trained_on(run: Path, flag: str) -> dict[str, list[Prompt]]:
-    """Training and retention prompts of a run folder, or of a folder of `sirl train`, whole, by their keys."""
+    """Training, retention and wrapped prompts of a run folder, or of a folder of `sirl train`, whole, by their keys."""
     from sirl.report.training import training_config
 
     try:
@@ -51,6 +51,7 @@ def _trained_on(run: Path, flag: str) -> dict[str, list[Prompt]]:
     read: dict[str, dict[str, Any]] = {
         "dataset_name": {"column": train.get("prompt_column"), "split": train.get("dataset_train_split") or "train"},
         "retention_dataset_name": {},
+        "wrap_prompts": {},
     }
     out: dict[str, list[Prompt]] = {}
     for key, how in read.items():

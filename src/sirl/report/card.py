@@ -34,6 +34,7 @@ NAME, METHOD = "SIRL", "[SIRL](https://arxiv.org/abs/2510.01088)"
 SETTINGS = (
     ("dataset_name", "training prompts (unlabeled)"),
     ("retention_dataset_name", "retention prompts (benign, unlabeled)"),
+    ("wrap_prompts", "prompts that were put into training wrappings (unlabeled)"),
     ("reward", "reward"),
     ("max_steps", "updates"),
     ("entropy_floor", "entropy below which all responses are rewarded alike (nats)"),
