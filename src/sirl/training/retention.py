@@ -56,9 +56,7 @@ def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) ->
 
 
 @torch.no_grad()
-def answers_to(
-    engine: LocalEngine, chats: Sequence[list[int]], tokens: int, batch_size: int = 16
-) -> list[HeldAnswer]:
+def answers_to(engine: LocalEngine, chats: Sequence[list[int]], tokens: int, batch_size: int = 16) -> list[HeldAnswer]:
     """Greedy answers of at most `tokens` tokens to conversations as token ids, with the distributions behind them."""
     rollouts = [group[0] for group in engine.rollout(chats, SamplingParams(max_new_tokens=tokens))]
     order = sorted(range(len(chats)), key=lambda i: len(chats[i]) + len(rollouts[i].token_ids))
