@@ -2,8 +2,8 @@
 
 A jailbreak wraps a request, and wrappings raise entropy by themselves, so that entropy alone teaches a model to refuse
 the wrapping. The starting model's own answer to the bare request tells, without a label, what its answer to the wrapped
-one should be, for harmful and harmless requests alike (consistency training; BCT: arXiv 2510.27062). The loss is that of
-`sirl.training.retention` with one thing exchanged: the policy sees the wrapped request,
+one should be, for harmful and harmless requests alike (consistency training; BCT: arXiv 2510.27062). The loss is
+that of `sirl.training.retention` with one thing exchanged: the policy sees the wrapped request,
 
     L = sum_t w_t KL(p_start(. | bare, y_<t) || p_policy(. | wrapped, y_<t)) / sum_t w_t
 """
