@@ -44,7 +44,7 @@ class HeldAnswer:
     top_logprobs: Tensor
 
 
-def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) -> list[HeldAnswer]:
+def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int, batch_size: int = 16) -> list[HeldAnswer]:
     """The starting model's greedy answers and distributions on the retention prompts that it can be asked."""
     encoded = engine.encode([p.conversation for p in prompts])
     chats = [ids for ids in encoded if not isinstance(ids, EncodingError)]
@@ -52,7 +52,7 @@ def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) ->
         log.warning(
             "%d of %d retention prompts cannot be encoded and are left out", len(prompts) - len(chats), len(prompts)
         )
-    return answers_to(engine, chats, tokens)
+    return answers_to(engine, chats, tokens, batch_size)
 
 
 @torch.no_grad()
