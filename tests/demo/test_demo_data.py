@@ -77,3 +77,8 @@ def test_no_training_prompt_paraphrases_a_test_prompt(train_set: str, test_set: 
         for theirs, text in tests:
             shared = len(mine & theirs) / max(len(mine | theirs), 1)
             assert shared < 0.6, (row["prompt"], text)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_no_set_holds_a_prompt_twice(name: str) -> None:
+    assert len(load_prompts(name)) == len(rows(name.removeprefix("demo/")))
