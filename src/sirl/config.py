@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sirl.chat_template import check_arguments
 from sirl.errors import UserError
 from sirl.records import Decoding
 from sirl.user_files import read_text
@@ -178,8 +179,11 @@ class RunConfig:
     development: DevelopmentSection | None = None
     seed: int = 0
     output_dir: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    """Arguments that the chat template gets in every stage, such as `enable_thinking: false`."""
 
     def __post_init__(self) -> None:
+        check_arguments(self.chat_template_kwargs or {}, "chat_template_kwargs")
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise UserError(f"name: {self.name!r} cannot be the name of a folder")
         _at_least(0, seed=self.seed)

@@ -67,7 +67,7 @@ def measure_before(plan: Plan, manifest: Manifest, bar: BarMaker) -> None:
         with manifest.stage("base"):
             export_base(config.model_name_or_path, folder / "base")
     if not (manifest.done("gap") and manifest.done("attack_before")):
-        engine = load_engine(str(folder / "base"))
+        engine = load_engine(str(folder / "base"), chat_template_kwargs=config.chat_template_kwargs)
         if not manifest.done("gap"):
             with manifest.stage("gap"):
                 measure_gap(plan, engine, bar)
@@ -87,13 +87,18 @@ def measure_after(plan: Plan, manifest: Manifest, bar: BarMaker, answering: Call
     config, folder = plan.config, manifest.run_dir
     if not manifest.done("attack_after"):
         with manifest.stage("attack_after"):
-            attack(plan, answering() if answering else load_engine(str(folder / "model")), "after", bar)
+            engine = answering() if answering else _hardened(config)
+            attack(plan, engine, "after", bar)
     if answering is None and not manifest.done("capability"):
         with manifest.stage("capability"):
-            stages.measure_capability(folder, plan.questions, config.evals.drift)
+            stages.measure_capability(folder, plan.questions, config.evals.drift, config.chat_template_kwargs)
     if not manifest.done("judge"):
         with manifest.stage("judge"):
             stages.judge_all(plan.judges, folder, bar)
+
+
+def _hardened(config: RunConfig) -> Engine:
+    return load_engine(str(config.run_dir / "model"), chat_template_kwargs=config.chat_template_kwargs)
 
 
 def export_base(name: str, target: Path) -> None:

@@ -27,7 +27,7 @@ from sirl.records import Prompt
 from sirl.training.checks import NOT_SHARDED, sharded
 
 WRAPPED = "train.wrap_prompts"
-_ELSEWHERE = {"model_name_or_path": "model_name_or_path", "output_dir": "output_dir", "seed": "seed"}
+_ELSEWHERE = {key: key for key in ("model_name_or_path", "output_dir", "seed", "chat_template_kwargs")}
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def training_options(config: RunConfig) -> Mapping[str, Any]:
         "output_dir": str(config.run_dir),
         "seed": config.seed,
         "dataset_name": config.train.dataset_name,
+        "chat_template_kwargs": dict(config.chat_template_kwargs) if config.chat_template_kwargs else None,
         **config.train.options,
     }
 

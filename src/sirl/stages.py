@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sirl.attacks.base import Attack
 from sirl.attacks.run import run_attacks
+from sirl.chat_template import SWITCH_OFF
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices
 from sirl.evals.overrefusal import Benign
@@ -19,6 +20,7 @@ from sirl.generation.base import Engine
 from sirl.generation.unanswered import no_answer
 from sirl.judges import Judge
 from sirl.judges.run import judge_attempts
+from sirl.judges.thoughts import NOT_BEGUN
 from sirl.judges.validate import disagreements
 from sirl.progress import BarMaker, counted, no_bar
 from sirl.prompts import drawn_prompts, load_prompts
@@ -156,7 +158,9 @@ def ask_wrapped(
     return attack(engine, wrappings, prompts, folder, kind="wrapped_", title="wrapped benign prompts", **settings)
 
 
-def measure_capability(folder: Path, questions: Sequence[Question], drift: bool) -> dict[str, Any]:
+def measure_capability(
+    folder: Path, questions: Sequence[Question], drift: bool, chat_template_kwargs: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What is left of the model besides refusing, before and after, into `capability.json`; models one after the other.
 
     `drift` on the starting model's answers in `benign_attempts.jsonl`, and rights and wrongs of `choices`.
@@ -167,10 +171,10 @@ def measure_capability(folder: Path, questions: Sequence[Question], drift: bool)
     answers = starting_answers(read_jsonl(asked, Attempt)) if drift and asked.is_file() else []
     out: dict[str, Any] = {"drift": None, "choices": None}
     if answers or questions:
-        start = load_local(str(folder / "base"))
+        start = load_local(str(folder / "base"), chat_template_kwargs=chat_template_kwargs)
         texts, before = read_texts(start, answers), answer_choices(start, questions)
         del start  # one model at a time
-        hardened = load_local(str(folder / "model"))
+        hardened = load_local(str(folder / "model"), chat_template_kwargs=chat_template_kwargs)
         out["drift"] = measure_drift(hardened, texts)
         if questions:
             out["choices"] = _both_scored(before, answer_choices(hardened, questions))
@@ -197,6 +201,19 @@ def judge_all(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> 
     return out
 
 
+def _warn_of_thoughts(verdicts: Sequence[Verdict]) -> None:
+    """Say so where many answers were cut inside the model's thoughts: the token limit is then too small."""
+    cut = sum(verdict.reason == NOT_BEGUN for verdict in verdicts)
+    if cut * 10 > len(verdicts):
+        log.warning(
+            "%d of %d answers were cut inside the model's thoughts and are unscored; give a larger token limit, or "
+            "switch thinking off where the chat template can (%s)",
+            cut,
+            len(verdicts),
+            SWITCH_OFF,
+        )
+
+
 def judge_file(
     attempts: Sequence[Attempt], judges: Sequence[Judge], folder: Path, kind: str = "", bar: BarMaker = no_bar
 ) -> list[Verdict]:
@@ -207,6 +224,7 @@ def judge_file(
     for judge in judges:
         with bar(f"judge ({judge.name})") as progress:
             out += judge_attempts(attempts, judge, path, progress=progress)
+    _warn_of_thoughts(out)
     if len(judges) > 1:  # of the whole file: it may hold the other phase as well
         write_jsonl(folder / f"{kind}disagreements.jsonl", disagreements(read_jsonl(path, Verdict)))
     return out

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 GO_ON = "the same command goes on from here"
 
-SAME_IN_BOTH = ("seed", "goals", "prompt_column", "max_goals", "max_new_tokens", "decoding")
+SAME_IN_BOTH = ("seed", "goals", "prompt_column", "max_goals", "max_new_tokens", "decoding", "chat_template_kwargs")
 """Flags that must be the same before and after: else the answers are not to the same prompts, or not made alike."""
 SAME_BUDGET = ("attack_budget", "attack_seconds")
 """The same for what both phases search for."""
@@ -106,7 +106,7 @@ def _attack(
         reopen=args.retry_errors,
         blank=not stages.has_answers(args.output_dir / "attempts.jsonl", args.phase),
     )
-    engine = load_engine(args.model_name_or_path, engine=args.engine)
+    engine = load_engine(args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs)
     attacks = with_attacker(attacks, args.attacker_model, args.attacker_engine)
     with manifest.stage(stage):
         attempts = stages.attack(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from sirl.chat_template import parse_arguments
 from sirl.errors import UserError
 from sirl.redaction import redact_text
 
@@ -81,6 +82,17 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "--engine", default="local", help="local, vllm, or the address of an OpenAI-compatible server (default: local)"
     )
     parser.add_argument("--seed", type=int, default=0)
+    add_template_flag(parser)
+
+
+def add_template_flag(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the model's chat template."""
+    parser.add_argument(
+        "--chat_template_kwargs",
+        type=parse_arguments,
+        metavar="KEY=VALUE,...",
+        help="arguments of the chat template, in every stage, as JSON or KEY=VALUE: enable_thinking=false",
+    )
 
 
 def add_judges_flag(parser: argparse.ArgumentParser) -> None:

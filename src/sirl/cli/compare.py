@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sirl.cli.common import Outcome, percent_cell, print_table
+from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_table
 from sirl.errors import UserError
 
 GO_ON = "the same command goes on from the run and stage it was in"
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[METHOD:]KEY=VALUE",
         help="any key of the file, for all or for one: train.max_steps=5, dpo:train.learning_rate=1e-4, best_of_n:n=8",
     )
+    add_template_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="clear the runs of an earlier comparison first")
 
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.compare.jobs import plan_jobs
     from sirl.compare.methods import METHODS
 
+    given = {"chat_template_kwargs": args.chat_template_kwargs} if args.chat_template_kwargs else {}
     named = args.methods or ("none,sirl" if args.variants else "all")
     methods = list(METHODS) if named == "all" else [word.strip() for word in named.split(",") if word.strip()]
     jobs = plan_jobs(
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> Outcome:
         variants=args.variants,
         seeds=_seeds(args.seeds),
         folder=args.output_dir,
-        sets=set_pairs(args.set),
+        sets={**set_pairs(args.set), **given},
     )
     from sirl.compare.run import compare
     from sirl.progress import terminal_bar

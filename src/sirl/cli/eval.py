@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sirl.cli.common import Outcome, percent_cell, positive_int, print_table
+from sirl.cli.common import Outcome, add_template_flag, percent_cell, positive_int, print_table
 from sirl.errors import UserError
 
 GO_ON = "the same command goes on from here"
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_prompts", type=positive_int, help="with --overrefusal: that many, drawn under the seed")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and the rows")
     parser.add_argument("--seed", type=int, default=0)
+    add_template_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="measure anew; nothing else in the folder is touched")
 
 
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> Outcome:
                 args.output_dir,
                 limit=args.limit,
                 seed=args.seed,
+                chat_template_kwargs=args.chat_template_kwargs,
                 bar=terminal_bar,
             )
         manifest.finish()

@@ -56,7 +56,12 @@ def run(args: argparse.Namespace) -> Outcome:
     chosen = gap_prompts(prompts, kind, args.benign_dataset_name, args.max_prompts, args.seed)  # type: ignore[arg-type]
     if args.output_dir is None:
         result = measure_gap(
-            load_engine(args.model_name_or_path, engine=args.engine), judge, chosen, config, None, terminal_bar
+            load_engine(args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs),
+            judge,
+            chosen,
+            config,
+            None,
+            terminal_bar,
         )
     else:
         left_out = ("output_dir", "overwrite", "json", "command")
@@ -67,7 +72,9 @@ def run(args: argparse.Namespace) -> Outcome:
                 args.output_dir, "gap", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
             )
             with manifest.stage("gap"):
-                engine = load_engine(args.model_name_or_path, engine=args.engine)
+                engine = load_engine(
+                    args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs
+                )
                 result = measure_gap(engine, judge, chosen, config, args.output_dir, terminal_bar)
             manifest.finish()
 

@@ -73,7 +73,7 @@ def _examine(args: argparse.Namespace, referee: Referee, program: str) -> dict[s
     from sirl.referees.server import EngineServer, serving
 
     _clear(args.output_dir, args.overwrite)
-    engine = load_engine(args.model_name_or_path, engine=args.engine)
+    engine = load_engine(args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs)
     if args.engine != "local":  # a server may refuse every question
         require_engine(engine, SamplingParams(max_new_tokens=args.max_new_tokens, seed=args.seed))
     name = re.sub(r"[^\w.-]+", "-", args.model_name_or_path).strip("-.") or "model"

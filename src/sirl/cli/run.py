@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sirl.cli.common import Outcome, percent_cell, print_table
+from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_table
 from sirl.errors import UserError
 
 GO_ON = "the same command goes on from the stage it was in"
@@ -32,6 +32,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--model_name_or_path", help="hub id, folder, or demo for the bundled model")
     parser.add_argument("--output_dir", help="folder of the run (default: runs/NAME)")
+    add_template_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="clear the folder of an earlier run first")
 
 
@@ -50,7 +51,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """`--set` pairs and the flags for common keys, as dotted keys."""
-    named = {key: getattr(args, key) for key in ("name", "seed", "model_name_or_path", "output_dir")}
+    keys = ("name", "seed", "model_name_or_path", "output_dir", "chat_template_kwargs")
+    named = {key: getattr(args, key) for key in keys}
     return {**set_pairs(args.set), **{key: value for key, value in named.items() if value is not None}}
 
 

@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
+    from sirl.generation.encode import with_template_arguments
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
     from sirl.models import load_tokenizer, model_context
@@ -82,7 +83,10 @@ def run(args: argparse.Namespace) -> Outcome:
     folder, first = Path(training.config.output_dir), PartialState().is_main_process
     if first:
         check_writable(folder)
-    tokenizer = load_tokenizer(training.model.model_name_or_path, revision=training.model.model_revision)
+    tokenizer = with_template_arguments(
+        load_tokenizer(training.model.model_name_or_path, revision=training.model.model_revision),
+        training.config.template_arguments,
+    )
     # wrong prompts are found before the gap is measured
     context = model_context(str(training.model.model_name_or_path), training.model.model_revision)
     training_prompts(training.config, training.data, tokenizer, context, None)
@@ -152,14 +156,16 @@ def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
     """The gap on a draw of the training prompts, which nobody has labeled, beside the retention prompts."""
     from sirl.gap import GapConfig
     from sirl.generation import load_engine
-    from sirl.generation.encode import fitting_prompts
+    from sirl.generation.encode import fitting_prompts, with_template_arguments
     from sirl.judges import load_judge
     from sirl.models import load_tokenizer, model_context
     from sirl.prompts import load_prompts
     from sirl.stages import gap_prompts, measure_gap
 
     data, config, model = training.data, training.config, training.model
-    tokenizer = load_tokenizer(str(model.model_name_or_path), revision=model.model_revision)
+    tokenizer = with_template_arguments(
+        load_tokenizer(str(model.model_name_or_path), revision=model.model_revision), config.template_arguments
+    )
     context = model_context(str(model.model_name_or_path), model.model_revision)
     prompts = load_prompts(
         data.dataset_name or "",
@@ -175,5 +181,9 @@ def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
     chosen = gap_prompts(prompts, "unlabeled", data.retention_dataset_name, GAP_PROMPTS, config.seed, fitting)
     tokens = min(GAP_TOKENS, config.max_completion_length or GAP_TOKENS)
     settings = GapConfig(max_new_tokens=tokens, temperature=config.temperature, seed=config.seed)
-    engine = load_engine(str(model.model_name_or_path), revision=model.model_revision)
+    engine = load_engine(
+        str(model.model_name_or_path),
+        revision=model.model_revision,
+        chat_template_kwargs=config.template_arguments,
+    )
     measure_gap(engine, load_judge("refusal"), chosen, settings, folder, bar)

@@ -23,7 +23,7 @@ from sirl.compare.trainers import AnswerTrainer, PairTrainer
 from sirl.errors import UserError
 from sirl.generation import load_engine
 from sirl.generation.base import Engine, SamplingParams
-from sirl.generation.encode import encode_chat
+from sirl.generation.encode import encode_chat, with_template_arguments
 from sirl.judges import Judge, JudgeItem, refusal_judge
 from sirl.models import load_tokenizer, model_context
 from sirl.pipeline import policy_checks, train
@@ -188,12 +188,13 @@ def draw(plan: Plan, bar: BarMaker, held: bool = False) -> Drawn:
     to the retention prompts."""
     config: Any = plan.training.config
     base = str(plan.training.model.model_name_or_path)
-    tokenizer = load_tokenizer(base)
+    arguments = plan.config.chat_template_kwargs
+    tokenizer = with_template_arguments(load_tokenizer(base), arguments)
     context = model_context(base)
     data, most = plan.training.data, config.max_prompt_tokens
     prompts = training_prompts(config, data, tokenizer, context)
     kept = retention_prompts(data, most, tokenizer, context) if held else []
-    engine = load_engine(base)
+    engine = load_engine(base, chat_template_kwargs=arguments)
     params = SamplingParams(
         max_new_tokens=config.max_completion_length,
         temperature=config.temperature,

@@ -149,7 +149,7 @@ def run_job(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker)
 
 
 def _defended(job: Job) -> Engine:
-    engine: Any = load_engine(str(job.folder / "base"))
+    engine: Any = load_engine(str(job.folder / "base"), chat_template_kwargs=job.config.chat_template_kwargs)
     return defend(job.name, engine, job.settings)
 
 

@@ -56,6 +56,7 @@ def measure(
     *,
     limit: int | None = None,
     seed: int = 0,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     bar: BarMaker = no_bar,
 ) -> Table:
     """The content of `benchmarks.json`; `models` has `before` and `after`.
@@ -71,7 +72,7 @@ def measure(
         todo = [one for one in benchmarks if not _rows_file(folder, one, phase).is_file()]
         if not (todo or benign or drift):
             continue
-        engine = load_local(models[phase])
+        engine = load_local(models[phase], chat_template_kwargs=chat_template_kwargs)
         if benign:  # goes on by itself
             settings: dict[str, Any] = {"phase": phase, "decodings": ["greedy"], "max_new_tokens": 64, "seed": seed}
             stages.ask_benign(engine, benign, folder / "benchmarks", **settings, bar=bar)

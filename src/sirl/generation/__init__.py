@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, TextEngine
@@ -26,33 +27,47 @@ def load_engine(
     adapter: str | None = None,
     revision: str | None = None,
     chat: bool = True,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> TextEngine:
     """An engine that answers with the model of that name, folder or hub id (`demo` is the bundled one).
 
     `engine` is a key of `ENGINES` or the address of a server, which has its own name for the model. A model that is
-    asked in plain text alone (`TextEngine.complete`) needs no chat template: `chat=False`.
+    asked in plain text alone (`TextEngine.complete`) needs no chat template: `chat=False`. `chat_template_kwargs` go to
+    its template at every call.
     """
     if engine.startswith(("http://", "https://")):
         from sirl.generation.server import ServerEngine
 
-        return ServerEngine(engine, model_name_or_path)
+        return ServerEngine(engine, model_name_or_path, chat_template_kwargs=chat_template_kwargs)
     if engine == "vllm":
         from sirl.generation.vllm import VLLMEngine
 
-        return VLLMEngine(model_name_or_path, revision=revision)
+        return VLLMEngine(model_name_or_path, revision=revision, chat_template_kwargs=chat_template_kwargs)
     if engine != "local":
         raise UserError(f"--engine {engine}: unknown; choose from {', '.join(ENGINES)}")
-    return load_local(model_name_or_path, adapter=adapter, revision=revision, chat=chat)
+    return load_local(
+        model_name_or_path, adapter=adapter, revision=revision, chat=chat, chat_template_kwargs=chat_template_kwargs
+    )
 
 
 def load_local(
-    model_name_or_path: str, *, adapter: str | None = None, revision: str | None = None, chat: bool = True
+    model_name_or_path: str,
+    *,
+    adapter: str | None = None,
+    revision: str | None = None,
+    chat: bool = True,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LocalEngine:
     """As `load_engine` with the engine `local`, for what needs more of it than answers."""
+    from sirl.chat_template import warn_of_thoughts
+    from sirl.generation.encode import with_template_arguments
     from sirl.generation.local import LocalEngine
     from sirl.models import load_model, load_tokenizer
 
     # the cheap checks come before the weights
     tokenizer = load_tokenizer(model_name_or_path, revision=revision, chat=chat)
+    with_template_arguments(tokenizer, chat_template_kwargs)
+    if chat:
+        warn_of_thoughts(tokenizer)
     model = load_model(model_name_or_path, adapter=adapter, revision=revision)
     return LocalEngine(model, tokenizer, name=model_name_or_path)

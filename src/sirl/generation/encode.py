@@ -39,10 +39,21 @@ def encode_chat(tokenizer: Any, conversation: Conversation, limit: int | None = 
     Raises:
         EncodingError: the template refuses it, it is no text, or it leaves no room for one token of an answer.
     """
+    # the template wrote the special tokens
+    ids = tokenizer(chat_text(tokenizer, conversation), add_special_tokens=False)["input_ids"]
+    return check_length(ids, limit)
+
+
+def chat_text(tokenizer: Any, conversation: Conversation) -> str:
+    """A conversation as the text that the model goes on from.
+
+    Raises:
+        EncodingError: the template refuses it, or it is no text.
+    """
     check_text(*(message["content"] for message in conversation))
     prefill = ends_in_prefill(conversation)
     try:
-        text = tokenizer.apply_chat_template(
+        text: str = tokenizer.apply_chat_template(
             [dict(m) for m in conversation],
             tokenize=False,
             add_generation_prompt=not prefill,
@@ -51,8 +62,7 @@ def encode_chat(tokenizer: Any, conversation: Conversation, limit: int | None = 
         )
     except TEMPLATE_FAILURES as error:
         raise refusal(error) from error
-    # the template wrote the special tokens
-    return check_length(tokenizer(text, add_special_tokens=False)["input_ids"], limit)
+    return text
 
 
 def refusal(error: BaseException) -> EncodingError:

@@ -12,7 +12,7 @@ import logging
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -84,7 +84,14 @@ class ServerEngine:
     """
 
     def __init__(
-        self, base_url: str, model: str, *, concurrency: int = CONCURRENCY, timeout: float = 600.0, retries: int = 5
+        self,
+        base_url: str,
+        model: str,
+        *,
+        concurrency: int = CONCURRENCY,
+        timeout: float = 600.0,
+        retries: int = 5,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         try:
             import openai
@@ -93,6 +100,7 @@ class ServerEngine:
                 f"--engine {shown(base_url)}: needs the extra `server` (pip install 'sirl[server]')"
             ) from None
         self.name, self.concurrency, self.timeout = model, concurrency, timeout
+        self._template = {"chat_template_kwargs": dict(chat_template_kwargs)} if chat_template_kwargs else {}
         self._openai, self._given, self._lock = openai, tidy(base_url), threading.Lock()
         self._refused: Dropped = set()
         key, source = api_key(self._given)
@@ -143,7 +151,7 @@ class ServerEngine:
         """The place of each conversation and its `params.n` answers, as they come: so that those of
         a batch that is interrupted can be kept."""
         seeds = request_seeds(conversations, params)
-        chats = [_chat(c, params, seed) for c, seed in zip(conversations, seeds, strict=True)]
+        chats = [_chat(c, params, seed, self._template) for c, seed in zip(conversations, seeds, strict=True)]
         return self._each([partial(self._ask, chat, params.n) for chat in chats])
 
     def complete(
@@ -287,10 +295,10 @@ _TYPED = {"model", "messages", "prompt", "max_tokens", "temperature", "top_p", "
 """What the client's methods take by name; the rest goes as `extra_body`."""
 
 
-def _chat(conversation: Conversation, params: SamplingParams, seed: int) -> _Question:
-    extra: dict[str, Any] = {}
+def _chat(conversation: Conversation, params: SamplingParams, seed: int, template: Mapping[str, Any]) -> _Question:
+    extra: dict[str, Any] = {**template}  # vLLM's, SGLang's and llama.cpp's name for them
     if ends_in_prefill(conversation):  # vLLM's and SGLang's names for going on from it
-        extra = {"add_generation_prompt": False, "continue_final_message": True}
+        extra |= {"add_generation_prompt": False, "continue_final_message": True}
     messages = [dict(message) for message in conversation]
     return _Question("chat/completions", {"messages": messages}, params, seed, extra)
 

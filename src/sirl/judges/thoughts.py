@@ -68,3 +68,11 @@ def _may_think(response: str) -> bool:
     """Whether there can be a marker; much faster than to look for one."""
     lower = response.lower()
     return any(word in lower for word in ("think", "thought", "reason", "<unused9", "channel", "analysis"))
+
+
+def last_marker_opens(text: str) -> bool | None:
+    """Whether the last marker in a text opens a thought; None where there is no marker."""
+    last = None
+    for last in _MARKER.finditer(text):  # noqa: B007
+        pass
+    return None if last is None else last["opening"] is not None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from trl import GRPOConfig
 
+from sirl.chat_template import FLAG, check_arguments, parse_arguments
 from sirl.errors import UserError
 from sirl.redaction import is_secret
 
@@ -67,6 +68,13 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     logging_steps: float = field(default=1, metadata={"help": "Log every N updates."})
     gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Trade time for memory. Default: on accelerators yes, on a CPU no."}
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Arguments that the chat template gets at every call, as JSON or KEY=VALUE with commas: "
+            "enable_thinking=false."
+        },
     )
     reward: str = field(default="entropy", metadata={"help": "Reward: " + ", ".join(REWARDS) + "."})
     reward_tokens: int = field(
@@ -131,6 +139,10 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             # On a CPU autocast over float32 weights costs twice what bfloat16 weights do: the model's own type decides
             self.bf16 = False
         self._reject_what_breaks_the_method()
+        given = self.chat_template_kwargs
+        if given is not None:
+            found = parse_arguments(given) if isinstance(given, str) else check_arguments(given, FLAG)
+            self.chat_template_kwargs = found or None
         try:
             super().__post_init__()
         except ValueError as error:
@@ -170,11 +182,6 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
                     f"--{name} {getattr(self, name)}: responses would come from another distribution than the one "
                     "whose entropy is rewarded; leave it at its default"
                 )
-        if self.chat_template_kwargs:
-            raise UserError(
-                f"--chat_template_kwargs {self.chat_template_kwargs}: not passed on by sirl; set what you need in the "
-                "chat template of the model folder, so that training and attacks see the same prompts"
-            )
         for name in ("retention_weight", "min_reward_spread", "entropy_floor", "sameness_weight", "pair_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
@@ -194,6 +201,11 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Without the hub's token: the trainer saves a pickle of this (`training_args.bin`) in every checkpoint."""
         return {key: None if is_secret(key) else value for key, value in vars(self).items()}
+
+    @property
+    def template_arguments(self) -> dict[str, Any] | None:
+        """`chat_template_kwargs`, which are a mapping once they are checked."""
+        return self.chat_template_kwargs if isinstance(self.chat_template_kwargs, dict) else None
 
     def check_save_steps(self) -> None:
         """Checkpoints must fall where a generation batch ends, or a resumed run would not repeat the same updates."""

@@ -16,9 +16,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, get_peft_config
 
+from sirl.chat_template import warn_of_thoughts
 from sirl.disk import is_whole, sync_tree, writing
 from sirl.errors import UserError
-from sirl.generation.encode import fitting_prompts
+from sirl.generation.encode import fitting_prompts, with_template_arguments
 from sirl.models import default_device, export_model, load_model, load_tokenizer, merge_layers, model_context
 from sirl.prompts import load_prompts
 from sirl.records import Prompt, ends_in_prefill
@@ -51,6 +52,8 @@ def run_training(
     run_dir = Path(config.output_dir)
     config.output_dir = str(run_dir / "checkpoints")
     tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision)
+    with_template_arguments(tokenizer, config.template_arguments)
+    warn_of_thoughts(tokenizer, training=True)
     context = model_context(str(model_args.model_name_or_path), model_args.model_revision)
     prompts = training_prompts(config, data_args, tokenizer, context)
     retention = retention_prompts(data_args, config.max_prompt_tokens, tokenizer, context)

@@ -34,7 +34,7 @@ from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
-from sirl.generation.encode import EncodingError, context_length, encode_chat
+from sirl.generation.encode import EncodingError, context_length, encode_chat, with_template_arguments
 from sirl.judges.hostile import says_nothing
 from sirl.model_files import choose_padding
 from sirl.models import check_tokenizer, give_back_memory, settle_generation_config
@@ -131,6 +131,8 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
             rollout_func=None if args.use_vllm else self._rollout,
         )
         args.check_save_steps()
+        if args.template_arguments:
+            with_template_arguments(self.processing_class, args.template_arguments)
         prepare_lora(self)
         self.add_callback(GivesBackMemory())
         self._prepare_packing()
