@@ -132,6 +132,7 @@ def test_metrics_rows(tmp_path: Path, prompt_files: DataConfig, model_folder: An
         "repetition_rate",
         "distinct_response_rate",
         "refusal_rate",
+        "empty_rate",
         "retention_kl",
         "kl",
         "loss",
@@ -143,10 +144,12 @@ def test_metrics_rows(tmp_path: Path, prompt_files: DataConfig, model_folder: An
     }
     for row in rows:
         assert expected <= set(row)
-        assert row["reward"] == pytest.approx(-row["rollout_entropy"], abs=1e-4)
+        if not row["empty_rate"]:  # else the entropy is that of all answers drawn, the reward of those that earn one
+            assert row["reward"] == pytest.approx(-row["rollout_entropy"], abs=1e-4)
         assert 0 <= row["truncated_rate"] <= 1
         assert 1 <= row["completion_length"] <= 10
         assert row["advantage_spread"] > 0.5
+    assert {row["empty_rate"] == 0 for row in rows} == {True, False}
 
 
 def test_every_update_has_a_row(tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:
