@@ -44,6 +44,14 @@ def test_lists_on_the_command_line() -> None:
     assert training.model.lora_target_modules == ["q_proj", "v_proj"]
 
 
+@pytest.mark.parametrize(
+    ("given", "read"), [("q_proj", ["q_proj"]), ("all-linear", "all-linear"), (".*_proj", ".*_proj")]
+)
+def test_one_target_module(given: str, read: Any) -> None:
+    """PEFT takes a word alone for a pattern of whole names, which no module has."""
+    assert parse_training(["--lora_target_modules", given], NEEDED).model.lora_target_modules == read
+
+
 def test_lora_has_no_dropout_by_default() -> None:
     assert parse_training([], NEEDED).model.lora_dropout == 0
 

@@ -61,6 +61,7 @@ class World:
         # first: this imports the module, which must not bind the stand-in below for good
         monkeypatch.setattr("sirl.training.run.run_training", self.train)
         monkeypatch.setattr("sirl.models.load_tokenizer", lambda *_, **__: None)
+        monkeypatch.setattr(pipeline, "announce", lambda *_: None)  # of a model that there is none of
         monkeypatch.setattr(pipeline, "export_base", lambda _, target: target.mkdir())
         monkeypatch.setattr(pipeline, "load_engine", lambda name, **_: self.engines[Path(name).name])
 

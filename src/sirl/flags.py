@@ -119,6 +119,9 @@ def parse_training(
         known = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"{unknown[0]} is no known flag of sirl train{suggestion(unknown[0], known)}")
     data, config, model, *rest = parsed
+    targets = model.lora_target_modules
+    if isinstance(targets, str) and targets.isidentifier():  # TRL takes it out of its list, and PEFT then for a pattern
+        model.lora_target_modules = [targets]
     return Training(data, config, model, rest[0] if rest else argparse.Namespace())
 
 

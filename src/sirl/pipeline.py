@@ -22,6 +22,7 @@ from sirl.generation.local import LocalEngine
 from sirl.judges import refusal_judge
 from sirl.lock import sole_writer
 from sirl.manifest import Manifest, check_writable
+from sirl.memory import announce
 from sirl.plan import Plan, gap_prompts, prepare
 from sirl.progress import BarMaker, no_bar
 from sirl.records import Phase, write_json
@@ -39,6 +40,9 @@ def run_pipeline(
     folder = config.run_dir
     check_writable(folder)
     plan = prepare(config)  # whatever can be wrong is found before any work
+    found = None if overwrite else Manifest.read(folder)
+    if found is None or not found.done("train"):
+        announce(plan.training, config.model_name_or_path)
     with sole_writer(folder):
         manifest = Manifest.open(
             folder, config=config.as_dict(), seed=config.seed, command=list(command), overwrite=overwrite

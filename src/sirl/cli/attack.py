@@ -96,6 +96,8 @@ def _attack(
     stage = f"attack_{args.phase}"
     if not args.overwrite:
         _check_other_phase(args.output_dir, args.phase, settings, attacks)
+    # before the folder is written, or cleared: a model that cannot be used must leave no trace
+    engine = load_engine(args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs)
     manifest = Manifest.join(
         args.output_dir,
         stage,
@@ -106,7 +108,6 @@ def _attack(
         reopen=args.retry_errors,
         blank=not stages.has_answers(args.output_dir / "attempts.jsonl", args.phase),
     )
-    engine = load_engine(args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs)
     attacks = with_attacker(attacks, args.attacker_model, args.attacker_engine)
     with manifest.stage(stage):
         attempts = stages.attack(

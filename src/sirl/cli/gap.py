@@ -68,13 +68,14 @@ def run(args: argparse.Namespace) -> Outcome:
         settings = {k: v for k, v in vars(args).items() if k not in left_out}
         check_writable(args.output_dir)
         with sole_writer(args.output_dir):
+            # first of all: a model that cannot be used leaves no trace
+            engine = load_engine(
+                args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs
+            )
             manifest = Manifest.join(
                 args.output_dir, "gap", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
             )
             with manifest.stage("gap"):
-                engine = load_engine(
-                    args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs
-                )
                 result = measure_gap(engine, judge, chosen, config, args.output_dir, terminal_bar)
             manifest.finish()
 

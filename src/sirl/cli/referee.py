@@ -72,10 +72,10 @@ def _examine(args: argparse.Namespace, referee: Referee, program: str) -> dict[s
     from sirl.referees import Served, run_program
     from sirl.referees.server import EngineServer, serving
 
-    _clear(args.output_dir, args.overwrite)
     engine = load_engine(args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs)
     if args.engine != "local":  # a server may refuse every question
         require_engine(engine, SamplingParams(max_new_tokens=args.max_new_tokens, seed=args.seed))
+    _clear(args.output_dir, args.overwrite)  # a model that cannot be used leaves earlier findings alone
     name = re.sub(r"[^\w.-]+", "-", args.model_name_or_path).strip("-.") or "model"
     server = EngineServer(engine, name, max_new_tokens=args.max_new_tokens, seed=args.seed)
     served = Served(server.url, server.key, name, args.max_new_tokens, args.seed)

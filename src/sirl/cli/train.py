@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.generation.encode import with_template_arguments
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
+    from sirl.memory import announce
     from sirl.models import load_tokenizer, model_context
     from sirl.training.run import retention_prompts, training_prompts
 
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> Outcome:
     context = model_context(str(training.model.model_name_or_path), training.model.model_revision)
     training_prompts(training.config, training.data, tokenizer, context, None)
     retention_prompts(training.data, training.config.max_prompt_tokens, tokenizer, context, None)
+    announce(training, str(training.model.model_name_or_path), say=first)
     with contextlib.ExitStack() as held:
         manifest, failed = None, None
         if first:

