@@ -288,6 +288,12 @@ def prompts() -> list[tuple[Kind, Prompt]]:
     return [*rows, *[("harmful", Prompt(name, name)) for name in ("crash", "silent", "blind")]]
 
 
+def test_a_model_that_answers_nothing_stops() -> None:
+    everything: list[tuple[Kind, Prompt]] = [("harmful", Prompt("a", "crash")), ("benign", Prompt("b", "crash too"))]
+    with pytest.raises(UserError, match=r"none of 6 requests was answered; the reason: boom"):
+        sample_gap(ScriptedEngine(), RefusalJudge(), everything, GapConfig(k=3))
+
+
 def test_sample_gap_end_to_end() -> None:
     engine, seen = ScriptedEngine(), []
     config = GapConfig(k=4, max_new_tokens=9, temperature=0.7, seed=5, n_bootstrap=200)

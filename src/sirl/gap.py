@@ -27,6 +27,7 @@ import numpy as np
 from sirl.errors import UserError
 from sirl.gap_view import explain, gap_svg, render_gap_table
 from sirl.generation.base import Engine, SamplingParams
+from sirl.generation.unanswered import is_failed, no_answer
 from sirl.judges.base import Judge, JudgeItem, Judgement, judge_items
 from sirl.records import SAID, Completion, Conversation, FinishReason, Label, Prompt
 from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, mean_of, spearman
@@ -194,7 +195,7 @@ def sample_gap(
     """Draw `config.k` responses to every prompt and judge them: the samples in the order of the prompts.
 
     Raises:
-        UserError: there are no prompts.
+        UserError: there are no prompts, or the model answers none of them.
         ValueError: an unknown kind, or an engine or judge that breaks its contract.
     """
     if not prompts:
@@ -208,6 +209,9 @@ def sample_gap(
     if len(answers) != len(prompts) or any(len(group) != config.k for group in answers):
         raise ValueError(f"engine {engine.name!r} must return {config.k} responses for each of {len(prompts)} prompts")
     drawn = [(kind, prompt, c) for (kind, prompt), group in zip(prompts, answers, strict=True) for c in group]
+    failures = [c.error or "no reason given" for _, _, c in drawn if is_failed(c)]
+    if len(failures) == len(drawn):
+        raise no_answer(engine, failures)
     judged = [JudgeItem(p.text, c.text) for _, p, c in drawn if c.finish_reason != "error"]
     judgements = iter(judge_items(judge, judged))
     failed = Judgement("unscored", "generation failed")

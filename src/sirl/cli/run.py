@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_table
+from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_reasons, print_table
 from sirl.errors import UserError
 
 GO_ON = "the same command goes on from the stage it was in"
@@ -96,7 +96,18 @@ def show_summary(summary: dict[str, Any], run_dir: Path) -> None:
         rows.append(line("refusals of benign prompts in the attacks' wrappings", summary, "wrapped_refusal"))
     print()
     print_table(["", "before", "after"], rows)
+    print_reasons(_reasons(run_dir))
     seconds = summary.get("seconds") or {}
     print(f"\ntime    {sum(seconds.values()):.0f} s ({', '.join(f'{k} {v:.0f}' for k, v in seconds.items())})")
     print(f"model   {summary.get('checkpoint')}")
     print(f"report  {run_dir / 'report.html'}")
+
+
+def _reasons(run_dir: Path) -> list[dict[str, Any]]:
+    """Why answers of a run have no verdict, over all that was asked."""
+    from sirl.judges.run import why_unscored
+    from sirl.records import Verdict, read_jsonl
+
+    files = (run_dir / f"{kind}verdicts.jsonl" for kind in ("", "benign_", "wrapped_"))
+    verdicts = [verdict for file in files if file.is_file() for verdict in read_jsonl(file, Verdict)]
+    return why_unscored(verdicts, verdicts[0].judge) if verdicts else []
