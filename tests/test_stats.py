@@ -7,14 +7,18 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from sirl.stats import (
     auroc,
     bootstrap_mean_difference,
+    clustered_change,
+    clustered_factor,
     cohens_d,
     group_difference,
     mann_whitney,
     mcnemar,
+    mean_share,
     paired_difference,
     ratio_interval,
     spearman,
@@ -248,3 +252,95 @@ def test_bootstrap_is_vectorised() -> None:
     group_difference(values, in_a.tolist(), [str(i // 8) for i in range(4000)], covariate=rng.random(4000))
     bootstrap_mean_difference(values[in_a], values[~in_a])
     assert time.process_time() - start < 3
+
+
+class TestClusters:
+    """Answers to one goal stand or fall together."""
+
+    @staticmethod
+    def uneven(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Hits and totals `(S, C)` of some strata and clusters, many of them without totals, shares at any level."""
+        S, C = rng.integers(1, 6), rng.integers(1, 12)
+        totals = rng.integers(0, 4, (S, C)) * (rng.random((S, C)) < rng.random())
+        totals[0, 0] += 1
+        shares = rng.beta(0.3, 0.3, (S, C)) ** rng.choice([0.05, 1, 20])
+        return rng.binomial(totals, shares).astype(float), totals.astype(float)
+
+    def test_a_mean_of_shares_lies_in_its_interval(self) -> None:
+        rng = np.random.default_rng(1)
+        for _ in range(300):
+            hits, totals = self.uneven(rng)
+            found = mean_share(hits, totals)
+            known = totals.sum(1) > 0
+            assert found.value == pytest.approx((hits.sum(1)[known] / totals.sum(1)[known]).mean())
+            assert 0 <= found.low <= found.value <= found.high <= 1 + 1e-12
+            assert found.high - found.low > 1e-3, "some width, whatever is seen"
+
+    def test_a_mean_over_methods_of_uneven_size(self) -> None:
+        """The review's case: 9 of 10 methods with few answers, one with many, pooled 95%, mean 50%."""
+        hits = np.array([[1.0] * 20, [0.0] * 20])
+        totals = np.array([[1.0] * 20, [0.0] * 19 + [1.0]])
+        found = mean_share(hits, totals)
+        assert found.value == 0.5
+        assert found.low <= 0.5 <= found.high
+
+    def test_strata_weigh_as_told(self) -> None:
+        hits, totals = [[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]] * 3
+        assert mean_share(hits, totals, [0.5, 0.25, 0.25]).value == pytest.approx(0.5 + 0.125)
+
+    def test_bootstrap_of_a_share_over_clusters(self) -> None:
+        """Ten clusters that stand or fall whole, half of them: as ten answers and not as a hundred."""
+        found = mean_share([[10.0 * (i % 2) for i in range(10)]], [[10.0] * 10])
+        assert (found.low, found.high) == (pytest.approx(0.2, abs=0.05), pytest.approx(0.8, abs=0.05))
+
+    def test_change_over_clusters_is_student_t_of_their_changes(self) -> None:
+        """Of clusters of one size, that is scipy's one-sample t."""
+        sums = [3.0, 1.0, 0.0, 2.0, -1.0]
+        exact = scipy_stats.ttest_1samp([x / 4 for x in sums], 0.0)
+        low, high = exact.confidence_interval()
+        found = clustered_change(sums, [4.0] * 5)
+        assert (found.value, found.p) == (0.25, pytest.approx(exact.pvalue))
+        assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+    def test_a_change_and_a_factor_lie_in_their_intervals(self) -> None:
+        rng = np.random.default_rng(2)
+        for _ in range(500):
+            C = rng.integers(2, 12)
+            sizes = rng.integers(1, 9, C).astype(float)
+            before, after = (rng.binomial(sizes.astype(int), rng.beta(0.4, 0.4, C)).astype(float) for _ in range(2))
+            for cautious in (False, True):
+                found = clustered_change(after - before, sizes, cautious=cautious)
+                assert found.value == pytest.approx((after - before).sum() / sizes.sum())
+                assert -1 <= found.low <= found.value <= found.high <= 1
+                assert 0 <= found.p <= 1
+            if before.sum() and after.sum():
+                low, high = clustered_factor(before, after, sizes)
+                assert low <= before.sum() / after.sum() <= high
+
+    def test_clusters_that_all_changed_alike_are_no_certainty(self) -> None:
+        found = clustered_change([5.0] * 10, [5.0] * 10)
+        assert (found.value, found.high) == (1.0, 1.0)
+        assert found.low < 0.7
+        assert found.p == pytest.approx(2 / 2**10)
+        none = clustered_change([0.0] * 10, [5.0] * 10)
+        assert none.high == pytest.approx(paired_difference(0, 0, 10).high)
+        assert none.p == 1.0
+
+    def test_a_cautious_change_of_single_pairs_is_that_of_agresti_and_min(self) -> None:
+        cautious = clustered_change([1.0] * 3 + [-1.0] + [0.0] * 196, [1.0] * 200, cautious=True)
+        assert cautious.high == pytest.approx(paired_difference(1, 3, 200).high, abs=5e-4), (
+            "Student's t on 201 degrees is nearly normal"
+        )
+        assert clustered_change([0.0] * 5, [49.0] * 5, cautious=True).high > 0.3, "five requests are five"
+
+    def test_a_factor_with_nothing_left_goes_by_clusters(self) -> None:
+        low, high = clustered_factor([4.0] * 10, [0.0] * 10, [8.0] * 10)
+        assert high == float("inf")
+        assert low == pytest.approx(ratio_interval(5, 10, 0, 10)[0])
+
+    @pytest.mark.parametrize(("sums", "sizes"), [([], []), ([1.0], [0.0]), ([1.0, 1.0], [1.0])])
+    def test_nothing_to_go_by(self, sums: list[float], sizes: list[float]) -> None:
+        with pytest.raises(ValueError, match=r"need|sample"):
+            clustered_change(sums, sizes)
+        with pytest.raises(ValueError, match="need"):
+            mean_share([[0.0]], [[0.0]])

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,8 @@ from scipy import stats as scipy_stats
 Floats = npt.NDArray[np.float64]
 Values = Sequence[float] | Floats
 
+RESAMPLES = 2000
+"""Resamples of `mean_share`."""
 _RESAMPLES_AT_ONCE = 1_000_000
 """Numbers drawn at once by the bootstrap: bounds its memory, not its result."""
 
@@ -37,8 +41,11 @@ class Estimate:
     high: float
 
 
-def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson, 1927): sensible near 0 and 1 and for small `n`. (0, 1) for `n` = 0."""
+def wilson_interval(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Score interval of a proportion (Wilson, 1927): sensible near 0 and 1 and for small `n`. (0, 1) for `n` = 0.
+
+    `successes` need not be whole: a mean of shares over `n` units may stand for them.
+    """
     if not 0 <= successes <= n:
         raise ValueError(f"need 0 <= successes <= n, got {successes} of {n}")
     z = _z(level)
@@ -132,6 +139,106 @@ def _group_coefficient(grams: Floats, moments: Floats) -> Floats:
     return np.asarray(np.einsum("rk,rk->r", np.linalg.pinv(grams, hermitian=True)[:, 1], moments))
 
 
+def mean_share(hits: Any, totals: Any, weights: Values | None = None, level: float = 0.95, seed: int = 0) -> Estimate:
+    """Mean over strata of hits / totals, both `(S, C)` over strata and clusters, with a bootstrap over clusters.
+
+    A stratum is an attack, say, and a cluster a goal that every attack was tried on: clusters are drawn whole, with all
+    strata (Davison and Hinkley, 1997, section 3.8). Strata weigh by `weights` `(S,)`, by default alike; those without
+    totals are left out, in a resample too. Where resampling shows no spread, since all clusters are alike, the interval
+    is Wilson's for as many units as there are clusters. It always holds the value.
+
+    Raises:
+        ValueError: the shapes differ, or there are no totals.
+    """
+    h, t = (np.atleast_2d(np.asarray(x, dtype=np.float64)) for x in (hits, totals))
+    if h.shape != t.shape or not (t.sum() > 0):
+        raise ValueError("need hits and totals of one shape, and totals above 0")
+    _z(level)
+    strata, clusters = t.sum(1) > 0, t.sum(0) > 0
+    w = np.ones(len(h)) if weights is None else np.asarray(weights, dtype=np.float64)
+    h, t, w = h[strata][:, clusters], t[strata][:, clusters], w[strata]
+    C = t.shape[1]
+    drawn = _resamples(C, seed)  # (R, C)
+    value = float(_weighted_shares(h.sum(1)[None], t.sum(1)[None], w)[0])
+    shares = _weighted_shares(drawn @ h.T, drawn @ t.T, w)
+    low, high = _percentiles(shares, level)
+    if high - low < 1e-12:
+        low, high = wilson_interval(min(max(value, 0.0), 1.0) * C, C, level)
+    return Estimate(value, min(low, value), max(high, value))
+
+
+@lru_cache(maxsize=8)
+def _resamples(clusters: int, seed: int) -> Floats:
+    """How often each cluster is drawn, `(R, C)`: the same for every figure over as many clusters, so made once."""
+    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
+    return np.asarray(drawn, dtype=np.float64)
+
+
+def _weighted_shares(hits: Floats, totals: Floats, weights: Floats) -> Floats:
+    """Weighted mean over strata of (R, S) / (R, S), as (R,); every row has a total, and strata without one no say."""
+    known = np.where(totals > 0, weights, 0.0)
+    shares = hits / np.where(totals > 0, totals, 1.0)
+    return np.asarray((shares * known).sum(1) / known.sum(1))
+
+
+@dataclass(frozen=True)
+class Change(Estimate):
+    """A mean change with its interval and the two-sided p of no change."""
+
+    p: float
+
+
+def clustered_change(sums: Values, sizes: Values, level: float = 0.95, cautious: bool = False) -> Change:
+    """Mean change over units that come in clusters: sum(sums) / sum(sizes), each unit's change within [-1, 1].
+
+    The interval is that of a ratio of means over independent clusters (Cochran, 1977, section 6.5) with Student's t on
+    one degree of freedom less than there are clusters. With few clusters this keeps its level where a percentile
+    bootstrap over clusters rejects too often (Cameron, Gelbach and Miller, 2008), and a test that takes the units as
+    independent far too often. Where all clusters changed alike, it is that of Agresti and Min over clusters.
+
+    `cautious` adds two clusters of mean size that changed by the root of 1/2, up and down, which is what the pairs that
+    Agresti and Min (2005) add come to: for a cost, of which a few clusters without any prove nothing.
+
+    Raises:
+        ValueError: no clusters, or an empty one.
+    """
+    d, n = _sample(sums), _sample(sizes)
+    if len(d) != len(n) or not (n > 0).all():
+        raise ValueError("need as many sums as sizes, all sizes above 0")
+    value, G = float(d.sum() / n.sum()), len(d)
+    up, down = int((d > 0).sum()), int((d < 0).sum())
+    if np.ptp(d / n) < 1e-12 and not cautious:
+        found = paired_difference(max(-value, 0.0) * G, max(value, 0.0) * G, G, level)
+        return Change(value, min(found.low, value), max(found.high, value), mcnemar(up, down))
+    if cautious:
+        step = n.mean() * np.sqrt(0.5)
+        d, n = np.append(d, [step, -step]), np.append(n, [n.mean(), n.mean()])
+    centre = float(d.sum() / n.sum())
+    error = float(np.sqrt(len(d) / (len(d) - 1) * ((d - centre * n) ** 2).sum()) / n.sum())
+    half = float(scipy_stats.t.ppf((1 + level) / 2, len(d) - 1)) * error
+    p = float(2 * scipy_stats.t.sf(abs(centre) / error, len(d) - 1))
+    _z(level)
+    return Change(value, min(max(-1.0, centre - half), value), max(min(1.0, centre + half), value), p)
+
+
+def clustered_factor(before: Values, after: Values, sizes: Values, level: float = 0.95) -> tuple[float, float]:
+    """Interval of sum(before) / sum(after), counts over the same units in clusters, `sizes` of them in each.
+
+    The log of the ratio, linearised over independent clusters, with Student's t (as `clustered_change`). Where nothing
+    is left on one side, or all clusters are alike, Koopman's interval with the clusters as units.
+    """
+    b, a, n = _sample(before), _sample(after), _sample(sizes)
+    B, A, G = float(b.sum()), float(a.sum()), len(b)
+    if A > 0 and B > 0 and G > 1:
+        influence = b / B - a / A
+        error = float(np.sqrt(G / (G - 1) * (influence**2).sum()))
+        if error > 1e-12:
+            half = float(scipy_stats.t.ppf((1 + level) / 2, G - 1)) * error
+            return float(np.exp(np.log(B / A) - half)), float(np.exp(np.log(B / A) + half))
+    units = G / float(n.sum())
+    return ratio_interval(min(B * units, G), G, min(A * units, G), G, level)
+
+
 def mann_whitney(a: Values, b: Values) -> tuple[float, float]:
     """(U of a, two-sided p) of the Mann-Whitney test: U counts the pairs with a above b.
 
@@ -179,7 +286,7 @@ def mcnemar(b: int, c: int) -> float:
     return float(scipy_stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
 
 
-def paired_difference(lost: int, gained: int, n: int, level: float = 0.95) -> Estimate:
+def paired_difference(lost: float, gained: float, n: int, level: float = 0.95) -> Estimate:
     """(gained - lost) / n, the change of a rate over n pairs, with the interval of Agresti and Min (2005).
 
     That of Wald with half a pair added to each of the four cells: it keeps a width where no pair changed, which a
@@ -192,7 +299,7 @@ def paired_difference(lost: int, gained: int, n: int, level: float = 0.95) -> Es
     return Estimate((gained - lost) / n, max(-1.0, centre - half), min(1.0, centre + half))
 
 
-def ratio_interval(k1: int, n1: int, k2: int, n2: int, level: float = 0.95) -> tuple[float, float]:
+def ratio_interval(k1: float, n1: int, k2: float, n2: int, level: float = 0.95) -> tuple[float, float]:
     """Score interval of the ratio of two rates, (k1 / n1) / (k2 / n2) (Koopman, 1984).
 
     With attack successes before (`k1` of `n1`) and after (`k2` of `n2`) this is the interval of the vulnerability
@@ -206,7 +313,7 @@ def ratio_interval(k1: int, n1: int, k2: int, n2: int, level: float = 0.95) -> t
     if k1 == 0 and k2 == 0:
         return 0.0, float("inf")
     # The statistic falls to 0 at the estimate and rises without end on both sides of it: one root on each
-    estimate = np.log(max(k1, 0.5) / n1) - np.log(max(k2, 0.5) / n2)
+    estimate = np.log((k1 or 0.5) / n1) - np.log((k2 or 0.5) / n2)
 
     def excess(log_ratio: float) -> float:
         return _koopman(float(np.exp(log_ratio)), k1, n1, k2, n2) - limit
@@ -221,7 +328,7 @@ def ratio_interval(k1: int, n1: int, k2: int, n2: int, level: float = 0.95) -> t
     return float(np.exp(bounds[0])), float(np.exp(bounds[1]))
 
 
-def _koopman(ratio: float, k1: int, n1: int, k2: int, n2: int) -> float:
+def _koopman(ratio: float, k1: float, n1: int, k2: float, n2: int) -> float:
     """Chi-squared of the hypothesis p1 = ratio * p2 (Koopman, 1984, equations 2.1 to 2.3)."""
     # p1 under the hypothesis is the smaller root of a quadratic, written so that it does not cancel
     first = ratio * (n1 + k2) + k1 + n2

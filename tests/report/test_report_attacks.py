@@ -298,7 +298,7 @@ def test_verdict_names_its_kind_and_warns_where_adaptive_attacks_get_through(mix
     assert not any("held off" in warning for warning in got.warnings)
     rows = [*attack_rows(20, STATIC), *adaptive_rows(attacks={"pair": (0.7, 0.7)})]
     got = judge_run(summarise_run(write_run(tmp_path / "run", attacks=rows)), None)
-    assert got.status in ("hardened", "costly")
+    assert got.status == "price_unclear"
     assert any("not shown that attacks which adapt to the hardened model are held off" in w for w in got.warnings)
 
 

@@ -66,7 +66,7 @@ def test_prompts_of_the_run_come_before_those_of_sirl_eval(tmp_path: Path) -> No
     ]
     run = measured(tmp_path, {"overrefusal": refused(0, 10)}, benign=own)
     judged = judge_run(summarise_run(run.path), run.manifest)
-    assert judged.status == "hardened"
+    assert judged.status == "price_unclear", "the run asked few, but these count"
     assert "sirl eval" not in judged.body
     assert "Asked later by sirl eval" in render_card(run)
 

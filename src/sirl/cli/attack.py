@@ -240,7 +240,7 @@ def _show(summary: dict[str, Any], phase: str, folder: Path) -> None:
 
 def _show_rates(figures: dict[str, Any], kind: str, decoding: str, phase: str, goals: int) -> None:
     """One kind of attack: by method, by category, by harm, and against the other phase where the folder holds it."""
-    from sirl.report.verdict import ATTACK_NOUNS, count
+    from sirl.report.wording import ATTACK_NOUNS, count
 
     rates = figures["rates"][decoding][phase]
     noun = ATTACK_NOUNS[kind]
@@ -264,14 +264,14 @@ def _rows(tables: dict[str, Any]) -> list[list[str]]:
 
 
 def _show_change(change: dict[str, Any], title: str) -> None:
-    from sirl.report.verdict import factor, p_value
+    from sirl.report.wording import factor, p_words
 
     fall = change["reduction"]
     least = "" if fall["low"] is None else f", factor at least {fall['low']:.1f}"
     times = f"none left{least}" if fall["none_left"] else f"factor {factor(fall)}"
     successes = f"successful attacks {fall['successes_before']} to {fall['successes_after']} ({times})"
     pairs = f"{change['pairs']} pairs, {change['fixed']} fixed, {change['regressed']} regressed"
-    print(f"\nBefore and after, {title}: {pairs} (McNemar, {p_value(change['p'])}); {successes}")
+    print(f"\nBefore and after, {title}: {pairs} ({p_words(change)}); {successes}")
 
 
 def _show_searches(search: dict[str, Any]) -> None:

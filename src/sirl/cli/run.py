@@ -74,7 +74,7 @@ def set_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 
 def show_summary(summary: dict[str, Any], run_dir: Path) -> None:
     """Before and after in one small table."""
-    from sirl.report.verdict import ATTACK_NOUNS, count
+    from sirl.report.wording import ATTACK_NOUNS, count
 
     def line(text: str, figures: dict[str, Any], key: str) -> list[str]:
         return [text, *(percent_cell(figures.get(f"{key}_{phase}")) for phase in ("before", "after"))]

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from sirl.compare.jobs import Job
 from sirl.report.aggregate import stage_seconds
@@ -19,7 +21,7 @@ from sirl.report.attack_figures import KINDS, kinds_of, refusal_texts
 from sirl.report.load import Run, Scored, load_run
 from sirl.report.rates import (
     DECODINGS,
-    change_interval,
+    ENDS,
     group_by,
     overall,
     paired,
@@ -28,7 +30,7 @@ from sirl.report.rates import (
     withstood,
     worst_case,
 )
-from sirl.stats import bootstrap_ratio, wilson_interval
+from sirl.stats import mean_share, wilson_interval
 
 Table = dict[str, Any]
 Units = dict[str, tuple[float, float]]
@@ -77,13 +79,15 @@ class Failed:
 class Measured:
     """The figures of a run, and what its rates are made of: by name, units (`start/NAME`: of the starting model).
 
-    `trail` has the checks on the development set while it was trained, `deployed` the one whose policy was deployed.
+    `strata` has the units of `CLUSTERED` rates once more, by attack, as those are means over attacks. `trail` has the
+    checks on the development set while it was trained, `deployed` the one whose policy was deployed.
     """
 
     row: Table
     units: dict[str, Units]
     trail: Sequence[Table] = ()
     deployed: Table | None = None
+    strata: Mapping[str, Sequence[Units]] = field(default_factory=dict)
 
 
 def measure_run(job: Job) -> Measured:
@@ -115,7 +119,8 @@ def measure_run(job: Job) -> Measured:
     rates["wrapped"] = overall(wrapped)
     rates["partly_refused"] = share([r.outcome == "partial_refusal" for r in benign if r.counts])
     silent = {"empty": benign, "empty_attacked": attacks}
-    rates |= {name: share([r.outcome == "empty" for r in part if r.counts]) for name, part in silent.items()}
+    rates["empty"] = share([r.outcome == "empty" for r in benign if r.counts])
+    rates["empty_attacked"] = {"n": rates["dsr"]["n"]} | {key: rates["dsr"][f"empty_{key}"] for key in ENDS}
     right = ((run.capability or {}).get("choices") or {}).get(phase) or []
     rates["choices"] = share(right)
     row: Table = {name: _short(rates[name]) for name in RATES}
@@ -133,7 +138,11 @@ def measure_run(job: Job) -> Measured:
     units["worst_case"] = {goal: (float(end is True), float(end is not None)) for goal, end in ends.items()}
     trail = run.development or []
     deployed = (run.chosen or {}).get("chosen") or (trail[-1] if trail else None)
-    return Measured(row, units, trail, deployed)
+    strata = {
+        name: _by_attack(part) for name, part in (("dsr", attacks), ("start/dsr", starts["dsr"]), ("wrapped", wrapped))
+    }
+    strata["empty_attacked"] = _by_attack(attacks, "empty")
+    return Measured(row, units, trail, deployed, strata)
 
 
 def known_rates(methods: Mapping[str, Table]) -> dict[str, str]:
@@ -159,6 +168,11 @@ def _units(rows: Sequence[Scored], outcome: str | None = None) -> Units:
     return {goal: (float(sum(part)), float(len(part))) for goal, part in found.items()}
 
 
+def _by_attack(rows: Sequence[Scored], outcome: str | None = None) -> list[Units]:
+    parts = group_by([r for r in rows if r.counts], lambda r: r.attempt.attack)
+    return [_units(part, outcome) for part in parts.values()]
+
+
 def _costs(run: Run, job: Job) -> Table:
     drift = (run.capability or {}).get("drift") or {}
     seconds = stage_seconds(run.manifest)
@@ -177,8 +191,9 @@ def _change(run: Run, job: Job, rows: Sequence[Scored], decoding: str) -> Table:
     `change` is how much it moved, with the 95% interval over goals; it `rose`, fell (False) or hardly moved (None).
     """
     before, after = ([r for r in rows if r.attempt.phase == p] for p in ("before", "after"))
-    pairs, interval = paired(before, after), change_interval(before, after)
-    moved = {"value": pairs["change"], "low": interval[0], "high": interval[1]} if pairs["pairs"] and interval else None
+    pairs = paired(before, after)
+    interval = pairs["interval"]
+    moved = {"value": pairs["change"], "low": interval[0], "high": interval[1]} if interval else None
     rose = None
     if moved and (moved["high"] < 0 or (moved["low"] > 0 and moved["value"] >= LEAST_RISE)):
         rose = moved["low"] > 0
@@ -246,24 +261,23 @@ def summarise_method(runs: Sequence[Measured]) -> Table:
     out: Table = {"seeds": len(runs)}
     for name in FIGURES:
         if name in RATES:
-            out[name] = _rate_over_seeds(
-                [(run.row[name], run.units[name]) for run in runs], clustered=name in CLUSTERED
-            )
+            out[name] = _rate_over_seeds(runs, name)
         else:
             out[name] = _spread([run.row[name] for run in runs if run.row[name] is not None])
-    out["start"] = {
-        name: _rate_over_seeds(
-            [(run.row["start"][name], run.units[f"start/{name}"]) for run in runs], clustered=name == "dsr"
-        )
-        for name in STARTS
-    }
+    out["start"] = {name: _rate_over_seeds(runs, name, "start/") for name in STARTS}
     return out
 
 
-def _rate_over_seeds(runs: Sequence[tuple[Table | None, Units]], *, clustered: bool) -> Table | None:
-    out = _spread([found["rate"] for found, _ in runs if found is not None])
+def _rate_over_seeds(runs: Sequence[Measured], name: str, whose: str = "") -> Table | None:
+    found = [(run.row["start"] if whose else run.row)[name] for run in runs]
+    known = [(run, rate) for run, rate in zip(runs, found, strict=True) if rate is not None]
+    out = _spread([rate["rate"] for _, rate in known])
     if out is not None:
-        low, high, n = interval([units for _, units in runs], out["mean"], clustered=clustered)
+        units, strata = (
+            [run.units[whose + name] for run, _ in known],
+            [run.strata.get(whose + name) for run, _ in known],
+        )
+        low, high, n = interval(units, out["mean"], clustered=name in CLUSTERED, strata=strata)
         out |= {"low": low, "high": high, "n": n}
     return out
 
@@ -272,23 +286,24 @@ def _spread(values: Sequence[float]) -> Table | None:
     return {"mean": sum(values) / len(values), "min": min(values), "max": max(values)} if values else None
 
 
-def interval(seeds: Sequence[Units], mean: float, *, clustered: bool) -> tuple[float, float, int]:
-    """95% interval of a rate over goals or prompts, and how many of those there are.
+def interval(
+    seeds: Sequence[Units], mean: float, *, clustered: bool, strata: Sequence[Sequence[Units] | None] = ()
+) -> tuple[float, float, int]:
+    """95% interval of a mean rate over seeds, by goals or prompts, and how many of those there are.
 
-    `clustered`: many answers to each, so a bootstrap over them. Else, and where all are alike, Wilson's for as many
-    answers as there are prompts, whatever the number of seeds.
+    `clustered`: many answers to each, so a bootstrap over them, of the mean over seeds and attacks (`strata`, those of
+    each seed). Else Wilson's for as many answers as there are prompts, whatever the number of seeds.
     """
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for units in seeds:
-        for name, (refused, scored) in units.items():
-            sums[name][0] += refused
-            sums[name][1] += scored
-    kept = [(refused, scored) for refused, scored in sums.values() if scored]
-    if clustered and len({refused / scored for refused, scored in kept}) > 1:
-        found = bootstrap_ratio([r for r, _ in kept], [s for _, s in kept])
-        return found.low, found.high, len(kept)
-    low, high = wilson_interval(round(mean * len(kept)), len(kept))
-    return min(low, mean), max(high, mean), len(kept)
+    names = list(dict.fromkeys(name for units in seeds for name, (_, scored) in units.items() if scored))
+    if clustered:
+        parts = [[units] for units in seeds]
+        parts = [list(own) if own else part for own, part in zip(strata, parts, strict=True)] if strata else parts
+        cells = np.array([[units.get(name, (0.0, 0.0)) for name in names] for part in parts for units in part])
+        weights = [1 / len(part) for part in parts for _ in part]
+        found = mean_share(cells[..., 0], cells[..., 1], weights)
+        return min(found.low, mean), max(found.high, mean), len(names)
+    low, high = wilson_interval(mean * len(names), len(names))
+    return min(low, mean), max(high, mean), len(names)
 
 
 def dominators(points: Mapping[str, tuple[float, float]]) -> dict[str, list[str]]:

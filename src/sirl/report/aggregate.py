@@ -33,26 +33,28 @@ from sirl.report.rates import (
     by,
     by_phase,
     change,
-    change_interval,
     group_by,
     left_out,
     overall,
+    paired,
     rate,
     share,
+    silence,
 )
 from sirl.stats import mcnemar
 
+KIND_CHANGE = ("pairs", "fixed", "regressed", "change", "interval", "p", "test", "mcnemar", "reduction")
+"""What `summary.json` has of the change of a kind of attack."""
 BENIGN_KINDS = ("plain", "sounds_harmful")
 INTERVAL_NOTE = (
-    "Wilson 95% intervals. The mean over methods weighs every method alike; its interval is the Wilson interval of all "
-    "scored attempts pooled, which takes attempts on one goal as independent and is somewhat too narrow. The interval "
-    "of the change is a bootstrap over goals and does not take that for granted."
+    "95% intervals: Wilson's where each goal has one answer. Where it has several, which stand or fall together, rates "
+    "have a bootstrap over goals, and changes Student's t over goals. The mean over methods weighs every method alike."
 )
 
 
 def benign_summary(rows: Sequence[Scored]) -> Table:
     """Refusals of benign prompts by kind (`plain`, `sounds_harmful`, any other category), decoding and phase; `overall`
-    is of all kinds together."""
+    is of all kinds together. `silence` has the pairs of answers that say nothing, as `change` has those of refusals."""
     kinds = list(group_by(rows, _kind))
     out: Table = {
         "kinds": [k for k in BENIGN_KINDS if k in kinds] + [k for k in kinds if k not in BENIGN_KINDS],
@@ -61,6 +63,7 @@ def benign_summary(rows: Sequence[Scored]) -> Table:
         "rates": {},
         "overall": {},
         "change": {},
+        "silence": {},
         "left_out": left_out(rows),
     }
     for decoding in out["decodings"]:
@@ -68,6 +71,7 @@ def benign_summary(rows: Sequence[Scored]) -> Table:
         out["rates"][decoding] = {phase: by(part, _kind) for phase, part in split.items() if part}
         out["overall"][decoding] = {phase: rate(part) for phase, part in split.items() if part}
         out["change"][decoding] = change(split["before"], split["after"], _kind)
+        out["silence"][decoding] = paired(*(silence(split[phase]) for phase in PHASES)) if all(split.values()) else None
     return out
 
 
@@ -75,13 +79,11 @@ def wrapped_summary(rows: Sequence[Scored]) -> Table:
     """Refusals of benign prompts in the wrappings of attacks, which are asked greedily alone.
 
     `rates` has, by phase, `by_attack` and `overall`, the mean in which every wrapping weighs alike; `change` pairs
-    (wrapping, prompt) before and after, with an `interval` from a bootstrap over prompts.
+    (wrapping, prompt) before and after, with an `interval` over prompts.
     """
     split = by_phase(rows, "greedy")
     asked = [row for part in split.values() for row in part]
     changed = change(split["before"], split["after"], _attack)
-    if changed:
-        changed["interval"] = change_interval(split["before"], split["after"])
     return {
         "attacks": list(group_by(asked, _attack)),
         "prompts": len({row.attempt.goal_id for row in asked}),
@@ -214,7 +216,7 @@ def _means(tables: Mapping[str, Any] | None) -> Table:
 def _kind_figures(tables: Mapping[str, Any]) -> Table:
     worst = {f"worst_case_dsr_{p}": _dig(tables, "rates", "greedy", p, "worst_case", "rate") for p in PHASES}
     pairs = _dig(tables, "change", "greedy") or {}
-    tests = {key: pairs.get(key) for key in ("pairs", "fixed", "regressed", "p", "reduction")}
+    tests = {key: pairs.get(key) for key in KIND_CHANGE}
     return {"attacks": tables["attacks"], **_means(tables), **worst, **tests}
 
 

@@ -24,7 +24,6 @@ from sirl.report.rates import (
     by,
     by_phase,
     change,
-    change_interval,
     changes_by,
     group_by,
     left_out,
@@ -162,7 +161,6 @@ def _figures(rows: Sequence[Scored]) -> Table:
         changed = change(split["before"], split["after"], _attack)
         if changed:
             changed["by_category"] = changes_by(split["before"], split["after"], _category)
-            changed["interval"] = change_interval(split["before"], split["after"])
         out["change"][decoding] = changed
     return out
 

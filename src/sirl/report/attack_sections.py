@@ -7,7 +7,7 @@ from typing import Any
 
 from sirl.report.charts import dumbbell_row, percent_axis
 from sirl.report.rates import PHASES
-from sirl.report.verdict import ATTACK_NOUNS, count
+from sirl.report.wording import ATTACK_NOUNS, count
 
 DECODING_NAMES = {"greedy": "greedy", "sample": "sampled, T=1"}
 TITLES = {

@@ -8,7 +8,7 @@ from typing import Any
 from sirl.report.charts import percent
 from sirl.report.sections import short
 from sirl.report.training import dig
-from sirl.report.verdict import count, p_value, with_interval
+from sirl.report.wording import count, p_value, with_interval
 
 
 def capability_facts(capability: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -24,7 +24,8 @@ from sirl.report.capability import capability_facts
 from sirl.report.charts import percent
 from sirl.report.load import Run, load_run
 from sirl.report.training import benign_name, checkpoint_facts, held, training_config, training_words
-from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, STATUS_NAMES, count, factor, judge_run, with_interval
+from sirl.report.verdict import STATUS_NAMES, judge_run
+from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, factor, with_interval
 from sirl.report.wrapped import wrapped_words
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"

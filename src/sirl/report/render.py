@@ -29,7 +29,8 @@ from sirl.report.charts import element, join, percent
 from sirl.report.load import Run, load_run
 from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
 from sirl.report.training import benign_name, reward_name
-from sirl.report.verdict import KIND_NAMES, STATUS_NAMES, count, factor, judge_run, p_value, with_interval
+from sirl.report.verdict import STATUS_NAMES, judge_run
+from sirl.report.wording import KIND_NAMES, count, factor, p_value, with_interval
 from sirl.report.wrapped import wrapped_section
 
 HERE = Path(__file__).parent

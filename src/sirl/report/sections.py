@@ -16,7 +16,7 @@ from sirl.report.load import Run
 from sirl.report.rates import PHASES
 from sirl.report.samples import Sample, pick_samples
 from sirl.report.training import ENTROPY_NOTES, REWARD_NOTES, benign_name, choice_facts, dig, goal_names
-from sirl.report.verdict import ATTACK_NOUNS, KIND_NAMES, count, p_value
+from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, p_value
 from sirl.report.wrapped import wrapped_limits
 
 SHORT_KINDS = {"plain": "Plain prompts refused", "sounds_harmful": "“Sounds harmful” refused"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from sirl.report.attack_sections import chart_row, pick
 from sirl.report.rates import PHASES
-from sirl.report.verdict import ATTACK_NOUNS, change_words, count, p_value, with_interval
+from sirl.report.wording import ATTACK_NOUNS, change_words, count, p_words, with_interval
 
 
 def wrapped_section(wrapped: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -38,7 +38,7 @@ def wrapped_words(wrapped: Mapping[str, Any]) -> str:
     words = f"{what}, the model refused {' and '.join(parts)}"
     change = wrapped["change"]
     if change and change["pairs"]:
-        words += f" ({count(change['pairs'], 'pair')}, {p_value(change['p'])}){change_words(change, 'prompts')}"
+        words += f" ({count(change['pairs'], 'pair')}, {p_words(change)}){change_words(change, 'prompts')}"
     return words + "."
 
 
