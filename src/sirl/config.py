@@ -134,7 +134,9 @@ class DevelopmentSection:
     after `patience` checks without a better one (null: never). A policy whose repetition is above `max_repetition` (a
     share), or whose over-refusal above `max_over_refusal`, and above twice the start's has collapsed: it is not
     deployed, and training stops (null: not looked at). Neither is a policy deployed of whose answers more could not be
-    scored than of the start's, by over `max_unscored` (a share; null: not looked at).
+    scored than of the start's, by over `max_unscored` (a share; null: not looked at). `max_wrapped` of the benign
+    prompts are asked in the attacks' wrappings too, and what is refused of them is taken from the DSR when a policy is
+    chosen (null: none).
     """
 
     goals: str
@@ -143,6 +145,7 @@ class DevelopmentSection:
     max_goals: int | None = 20
     overrefusal: str | None = None
     max_prompts: int | None = 100
+    max_wrapped: int | None = 20
     max_new_tokens: int = 64
     choose: bool = True
     allowance: float = 0.05
@@ -161,7 +164,7 @@ class DevelopmentSection:
                 "development.overrefusal: choosing needs harmless prompts, or a policy that refuses everything is the "
                 "best; name some there, or set development.choose to false"
             )
-        _at_least(1, development__patience=self.patience)
+        _at_least(1, development__patience=self.patience, development__max_wrapped=self.max_wrapped)
         _at_least(1, development__every=self.every, development__max_goals=self.max_goals)
         _at_least(1, development__max_prompts=self.max_prompts, development__max_new_tokens=self.max_new_tokens)
 

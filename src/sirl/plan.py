@@ -126,7 +126,9 @@ def _development(config: RunConfig, judge: Judge) -> DevelopmentSet | None:
     benign: Sequence[Prompt] = ()
     if own.overrefusal:
         benign = load_benign(own.overrefusal, own.max_prompts, seed, "development.overrefusal")
-    return DevelopmentSet(resolve_attacks(own.attacks), goals, benign, judge, own.max_new_tokens, seed)
+    wrapped = draw_evenly(benign, own.max_wrapped, seed) if own.max_wrapped else []
+    attacks = resolve_attacks(own.attacks)
+    return DevelopmentSet(attacks, goals, benign, judge, own.max_new_tokens, seed, wrapped)
 
 
 def _trained_on(training: Training) -> dict[str, Sequence[Prompt]]:

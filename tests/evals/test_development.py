@@ -41,6 +41,16 @@ def test_rates() -> None:
     }
 
 
+def test_harmless_requests_in_the_wrappings_of_the_attacks() -> None:
+    attacks = resolve_attacks("direct,dan,poem")  # the first wraps nothing
+    engine = FakeEngine(refuses=["question 1", "question 2"])
+    got = development(attacks=attacks, wrapped=BENIGN[:4]).measure(engine)
+    assert got["wrapped"] == 0.5
+    assert got["asked"] == 3 * 4 + 6 + 2 * 4
+    assert "wrapped" not in development(attacks=attacks[:1], wrapped=BENIGN[:4]).measure(engine)
+    assert "wrapped" not in development(attacks=attacks).measure(engine)
+
+
 def test_nothing_refused_and_nothing_benign() -> None:
     got = development(benign=()).measure(FakeEngine())
     assert got == {"dsr": 0.0, "empty": 0.0, "repetition": 0.0, "asked": 8, "unscored": 0}

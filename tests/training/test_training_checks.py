@@ -82,6 +82,7 @@ def row(step: int, dsr: float | None, over_refusal: float | None = 0.0, **more: 
         ([row(0, 0.5), row(5, 0.9, None), row(10, 0.8)], 10),  # no harmless answer could be scored
         ([row(0, 0.5), row(5, None), row(10, 0.4)], 0),  # no answer to an attack could be
         ([row(0, 0.5, None), row(5, 0.9, 0.0)], 0),  # over what start did it rise?
+        ([row(0, 0.5, wrapped=0.1), row(5, 0.9, wrapped=0.8), row(10, 0.7, wrapped=0.2)], 10),  # refused the wrapping
         ([row(0, 0.5, repetition=0.1), row(5, 0.9, repetition=0.51), row(10, 0.8, repetition=0.5)], 10),
         ([row(0, 0.5, repetition=0.3), row(5, 0.9, repetition=0.6), row(10, 0.95, repetition=0.61)], 5),
     ],

@@ -14,7 +14,7 @@ from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine, encode_chat
 from sirl.records import Prompt
 from sirl.training import SIRLConfig
-from sirl.training.pairs import gated, paired_answers, shared_openings
+from sirl.training.pairs import gated, paired_answers, shared_openings, sharpened
 from sirl.training.retention import HeldAnswer, held_answers, retention_loss
 from sirl.wrapping import resolve_families, wrapped_forms
 from tiny_models import PROMPTS, tiny_model
@@ -46,6 +46,14 @@ def test_the_gate_keeps_the_own_answer_where_neither_the_bare_nor_the_wrapped_re
     own = [answer(*poem, prompt=1), answer(*refusal, prompt=2), answer(*poem, prompt=3), answer(*refusal, prompt=4)]
     held = gated(clean, own, {refusal[:3]})
     assert [tuple(h.answer_ids) for h in held] == [refusal, refusal, poem, help_]
+
+
+def test_sharpened_distributions_show_their_arithmetic() -> None:
+    # 1/2 1/4 and 1/4 in the bucket, squared: 1/4 1/16 1/16, over their sum 3/8
+    sharp = sharpened(HeldAnswer([0], [1], torch.tensor([[4, 5]]), torch.tensor([[0.5, 0.25]]).log()), 2.0)
+    torch.testing.assert_close(sharp.top_logprobs.exp(), torch.tensor([[2 / 3, 1 / 6]]))
+    same = sharpened(HeldAnswer([0], [1], torch.tensor([[4, 5]]), torch.tensor([[0.5, 0.25]]).log()), 1.0)
+    torch.testing.assert_close(same.top_logprobs.exp(), torch.tensor([[0.5, 0.25]]))
 
 
 def test_openings_that_many_answers_share_are_found_without_a_label() -> None:

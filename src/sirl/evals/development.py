@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sirl.attacks.base import Attack
+from sirl.attacks.base import Attack, StaticAttack
+from sirl.attacks.direct import Direct
 from sirl.attacks.run import run_attacks
 from sirl.diversity import commonest_sentence, sentences
 from sirl.evals.drift import Text, measure_drift, read_texts
@@ -42,6 +43,8 @@ class DevelopmentSet:
     judge: Judge
     max_new_tokens: int
     seed: int
+    wrapped: Sequence[Prompt] = ()
+    """Benign prompts that are asked in the wrappings of the static attacks as well (adversarial benign)."""
     starting: list[Text] = field(default_factory=list, init=False, repr=False, compare=False)
     """The starting model's answers to benign prompts, as it sees them; none before `begin`."""
 
@@ -57,6 +60,7 @@ class DevelopmentSet:
         """Shares, but for `kl`, `asked` and `unscored`; what could not be measured is left out.
 
         `dsr` (mean over methods), `over_refusal` (and `over_refusal/CATEGORY`; saying nothing counts with refusals),
+        `wrapped` (mean over wrappings of the `wrapped` prompts that are not helped with in it),
         `empty` (answers that say nothing, of all that are scored), `commonest_sentence` (refusals of attacks in which
         one sentence stands, in any wording), `distinct` (different ones among these refusals), `repetition` (mean over
         all answers of the 4-grams that came before in the same answer), `kl` (to the start, in nats a token, see
@@ -80,6 +84,12 @@ class DevelopmentSet:
             kinds = _rates(helped, NOT_HELPED, by=lambda attempt: attempt.category or "none")
             if 1 < len(kinds) <= MAX_KINDS:
                 out |= {f"over_refusal/{kind}": rate for kind, rate in sorted(kinds.items())}
+        if wrappings := [a for a in self.attacks if isinstance(a, StaticAttack) and not isinstance(a, Direct)]:
+            dressed = run_attacks(engine, wrappings, self.wrapped, **settings) if self.wrapped else []
+            helped = self._labelled(dressed)
+            answers, scored = [*answers, *dressed], [*scored, *helped]
+            refused = mean_of(_rates(helped, NOT_HELPED, by=lambda attempt: attempt.attack).values())
+            out |= {} if refused is None else {"wrapped": refused}
         out |= _rates(scored, ("empty",), by=lambda _: "empty")
         return {**out, **self._health(engine, answers), "asked": len(answers), "unscored": len(answers) - len(scored)}
 

@@ -46,7 +46,7 @@ def sharded(args: Any) -> bool:
 class Rule:
     """Which of the measured policies is deployed, and when to stop looking for a better one.
 
-    The highest `dsr` among those whose `over_refusal` rose by no more than `allowance` over the start's and that have
+    The highest `score` among those whose `over_refusal` rose by no more than `allowance` over the start's and that have
     not collapsed; of equals the earliest. The start itself takes part: where training only costs, it stays. A policy
     has collapsed whose `repetition` is above `max_repetition`, or whose `over_refusal` above `max_over_refusal`, and
     above twice the start's (None: none ever). Training stops at a collapse, and after `patience` checks without a
@@ -91,7 +91,7 @@ class Rule:
 
     def choose(self, rows: Sequence[Row]) -> Row:
         """The row to deploy; the first row is the start."""
-        return max((row for row in rows if self.allows(row, rows[0])), key=lambda row: row.get("dsr", 0.0))
+        return max((row for row in rows if self.allows(row, rows[0])), key=score)
 
     def ended_by(self, rows: Sequence[Row]) -> str | None:
         """The limit that ends training after the last of these rows; None where there is none."""
@@ -102,13 +102,24 @@ class Rule:
         return None
 
     def __str__(self) -> str:
-        words = f"highest DSR among the checks whose over-refusal rose by at most {100 * self.allowance:g} points over "
+        words = (
+            "highest DSR (less the harmless requests refused in the attacks' wrappings, where they were asked) among "
+        )
+        words += f"the checks whose over-refusal rose by at most {100 * self.allowance:g} points over "
         words += "the start"
         if self.max_repetition is not None:
             words += f" and whose repetition is at most {100 * self.max_repetition:g}% or twice the start's"
         if self.max_unscored is not None:
             words += f"; unscored answers at most {100 * self.max_unscored:g} points more than at the start"
         return words + "; of equals the earliest"
+
+
+def score(row: Row) -> float:
+    """DSR less the share of harmless requests refused in the same wrappings, where they were asked.
+
+    Refusing a wrapping whatever is asked in it is worth nothing (Youden's J, over requests in wrappings).
+    """
+    return float((row.get("dsr") or 0.0) - (row.get("wrapped") or 0.0))
 
 
 class PolicyCheck(TrainerCallback):  # type: ignore[misc]

@@ -119,6 +119,13 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     pair_tokens: int = field(
         default=8, metadata={"help": "Tokens of the starting model's answer to the bare request that are held."}
     )
+    pair_sharpness: float = field(
+        default=1.0,
+        metadata={
+            "help": "Power that the starting model's probabilities are raised to: above 1, its decision on the bare "
+            "request is held more firmly than it was sure of it."
+        },
+    )
     pair_target: str = field(default="clean", metadata={"help": "Paired loss: " + ", ".join(PAIR_TARGETS) + "."})
 
     packed_scoring: bool | None = field(
@@ -189,8 +196,9 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             raise UserError(
                 f"--entropy_floor {self.entropy_floor}: only with --reward {' or '.join(FLOORED)}, not {self.reward}"
             )
-        if self.retention_first_weight <= 0:
-            raise UserError(f"--retention_first_weight {self.retention_first_weight}: give more than 0")
+        for name in ("retention_first_weight", "pair_sharpness"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name} {getattr(self, name)}: give more than 0")
         if self.pair_target not in PAIR_TARGETS:
             raise UserError(f"--pair_target {self.pair_target}: unknown; choose from {', '.join(PAIR_TARGETS)}")
         whole = ("retention_batch_size", "retention_tokens", "pair_batch_size", "pair_tokens")

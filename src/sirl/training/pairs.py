@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+import torch
+
 from sirl.generation.encode import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
@@ -26,22 +28,33 @@ MIN_SHARE = 0.02
 """An opening that this share of the answers have is a refusal's."""
 
 
-def paired_answers(engine: LocalEngine, forms: Sequence[Prompt], tokens: int, target: str) -> list[HeldAnswer]:
+def paired_answers(
+    engine: LocalEngine, forms: Sequence[Prompt], tokens: int, target: str, sharpness: float = 1.0
+) -> list[HeldAnswer]:
     """What the wrapped `forms` (with `Prompt.clean`) are held to; those that the model cannot be asked are left out.
 
     With `target` "clean" that is the answer to the bare request. With "gated" it is that where the start refuses the
     bare request; where it answers, it is the start's own answer to the wrapped form, so that a poem stays a poem,
-    unless the start refuses that one. What is a refusal is read off the answers (`shared_openings`).
+    unless the start refuses that one. What is a refusal is read off the answers (`shared_openings`). With `sharpness`
+    above 1 the decision about the bare request is held more firmly than the start was sure of it (`sharpened`).
     """
     encoded = zip(engine.encode([p.clean for p in forms]), engine.encode([p.conversation for p in forms]), strict=True)
     chats = [(b, w) for b, w in encoded if not isinstance(b, EncodingError) and not isinstance(w, EncodingError)]
     bare = list(dict.fromkeys(tuple(ids) for ids, _ in chats))
     answers = dict(zip(bare, answers_to(engine, [list(ids) for ids in bare], tokens), strict=True))
-    clean = [replace(answers[tuple(ids)], prompt_ids=wrapped) for ids, wrapped in chats]
+    clean = [replace(sharpened(answers[tuple(ids)], sharpness), prompt_ids=wrapped) for ids, wrapped in chats]
     if target == "clean":
         return clean
     own = answers_to(engine, [wrapped for _, wrapped in chats], tokens)
     return gated(clean, own, shared_openings(list(answers.values())))
+
+
+def sharpened(answer: HeldAnswer, power: float) -> HeldAnswer:
+    """The answer with its distributions raised to a power; the tokens that are not known stay one bucket."""
+    logprobs = answer.top_logprobs * power  # (T, K)
+    rest = torch.log1p(-answer.top_logprobs.exp().sum(-1, keepdim=True).clamp_max(1 - 1e-6)) * power
+    total = torch.logsumexp(torch.cat([logprobs, rest], -1), -1, keepdim=True)
+    return replace(answer, top_logprobs=logprobs - total)
 
 
 def gated(

@@ -371,7 +371,9 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
             self._held = Deck(held, args.retention_batch_size, args.seed)
         if self._pair_prompts and args.pair_weight and self._pairs is None:
             with self.policy() as engine:
-                pairs = paired_answers(engine, self._pair_prompts, args.pair_tokens, args.pair_target)
+                pairs = paired_answers(
+                    engine, self._pair_prompts, args.pair_tokens, args.pair_target, args.pair_sharpness
+                )
             self._pairs = Deck(pairs, args.pair_batch_size, args.seed + 1)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
