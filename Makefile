@@ -1,20 +1,23 @@
 # PYTHON: 3.11 or newer. VENV: where the virtual environment goes. PIP_FLAGS: for pip, such as an index of CPU-only torch:
 #   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# SOAK_FLAGS: for the soak, such as "--kills 1000 --seed 1".
 # DEMO_FLAGS: for `sirl demo`, such as "--seed 1 --name demo-1".
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 DEMO_FLAGS ?=
+SOAK_FLAGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.sirl-setup
 
-.PHONY: help setup demo test check bench bench-quick clean
+.PHONY: help setup demo test check soak bench bench-quick clean
 
 help:
 	@echo "make setup   virtual environment with everything pinned, and the bundled model"
 	@echo "make demo    measure, harden, attack and report on the bundled model (2 CPU cores will do)"
 	@echo "make test    all tests"
 	@echo "make check   ruff and mypy"
+	@echo "make soak    kill sirl run, train and attack 200 times, resume and compare"
 	@echo "make bench   how fast it is, against TRL, transformers and CTranslate2 (bench-quick: one round)"
 	@echo "make clean   remove caches and build outputs (the environment and runs/ stay)"
 
@@ -37,6 +40,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: setup
+	cd tests && PYTHONPATH=. $(abspath $(BIN))/python -m faults.soak $(SOAK_FLAGS)
 
 bench: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[bench]"

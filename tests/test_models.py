@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM
 
 from sirl.errors import UserError
 from sirl.models import (
-    bfloat16_speedup,
     default_dtype,
     export_model,
     is_adapter,
@@ -74,10 +73,24 @@ def test_dtype(dtype: torch.dtype | None, model_folder: Any) -> None:
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="what a CPU is good at decides on CPUs alone")
-@pytest.mark.parametrize(("speedup", "expected"), [(0.4, torch.float32), (6.0, torch.bfloat16)])
-def test_default_dtype(speedup: float, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 0 < bfloat16_speedup() < 100
-    monkeypatch.setattr("sirl.models.bfloat16_speedup", lambda: speedup)
+@pytest.mark.parametrize(
+    ("avx512", "amx", "limit", "expected"),
+    [
+        (False, False, "", torch.float32),
+        (True, False, "", torch.bfloat16),
+        (True, True, "DEFAULT", torch.bfloat16),
+        (True, True, "AVX512_CORE_BF16", torch.bfloat16),
+        (True, True, "avx512_core", torch.float32),
+        (True, True, "AVX2", torch.float32),
+    ],
+)
+def test_default_dtype_is_what_the_processor_says(
+    avx512: bool, amx: bool, limit: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     assert default_dtype() == expected
 
 

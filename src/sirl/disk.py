@@ -105,6 +105,8 @@ def _cut_torn_line(handle: int) -> int:
     if is_whole(data[end:]):
         _write_all(handle, b"\n")
         return size + 1
+    if not is_torn(data[end:]):
+        raise OSError(errno.EINVAL, "its end is no record")
     os.ftruncate(handle, end)
     return end
 
@@ -126,15 +128,21 @@ def is_whole(line: bytes) -> bool:
         return False
 
 
+def is_torn(line: bytes) -> bool:
+    """Whether a last line without its newline can be the beginning of a record, or zeros after a power cut."""
+    return line.lstrip(b"\0 ")[:1] in (b"", b"{")
+
+
 def whole_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
     """The lines of a file of JSONL that are there to their end, without newline, with their numbers from 1.
 
-    What follows the last newline was torn by a crash (half a record, half a character, zeros) unless it is whole.
+    What follows the last newline was torn by a crash (half a record, half a character, zeros) unless it is whole. It is
+    kept where it was never a record: the file is not ours then.
     """
     lines = Path(path).read_bytes().split(b"\n")
     last = lines.pop()
     yield from enumerate(lines, 1)
-    if is_whole(last):
+    if is_whole(last) or not is_torn(last):
         yield len(lines) + 1, last
 
 

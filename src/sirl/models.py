@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import shutil
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -309,31 +308,30 @@ def default_device() -> torch.device:
 
 
 def default_dtype() -> torch.dtype:
-    """bfloat16 where matrix products are faster in it, else float32."""
+    """bfloat16 where there are instructions for products in it, which are two to eight times as fast; else float32.
+
+    What the processor says decides, and no stopwatch: a run that is resumed, or its other phase, must come to the same
+    answer on the same machine, and on a busy one a measurement comes to the other now and then.
+    """
     if default_device().type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if default_device().type == "cpu" and bfloat16_speedup() > WORTH_BFLOAT16:
+    if default_device().type == "cpu" and multiplies_bfloat16():
         return torch.bfloat16
     return torch.float32
 
 
-WORTH_BFLOAT16 = 1.5
-"""A processor that only imitates bfloat16 is slower in it, one with instructions for it two to eight times as fast."""
+_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""Limits that the user can set to the instructions of oneDNN, below those for bfloat16, which it then imitates."""
 
 
-@cache
-def bfloat16_speedup(size: int = 768, repeats: int = 4) -> float:
-    """How many times as fast this CPU multiplies matrices in bfloat16 as in float32: a few milliseconds, once."""
-    best = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(size, size, dtype=dtype)
-        seconds = []
-        for _ in range(repeats):  # the first builds the kernel
-            started = time.perf_counter()
-            torch.mm(a, a)
-            seconds.append(time.perf_counter() - started)
-        best[dtype] = min(seconds)
-    return best[torch.float32] / best[torch.bfloat16]
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for matrix products in bfloat16, and oneDNN may use them."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    if limit.upper() in _WITHOUT_BFLOAT16:
+        return False
+    cpu: Any = torch.cpu
+    known: dict[str, Any] = getattr(cpu, "get_capabilities", dict)()  # younger than the oldest torch that we take
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported() or known.get("bf16"))
 
 
 def contiguous_head(model: Any) -> None:

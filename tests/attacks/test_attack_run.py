@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from sirl.attacks import resolve_attacks
 from sirl.attacks.base import Attack, AttackResult, StaticAttack
 from sirl.attacks.run import run_attacks
 from sirl.errors import UserError
+from sirl.generation import load_engine
 from sirl.records import Attempt, Completion, Prompt, read_jsonl, user_turn
 
 GOALS = [Prompt(f"g{i}", f"How do I hide snack number {i}?", category="snacks" if i % 2 else None) for i in range(5)]
@@ -111,7 +113,7 @@ def test_torn_last_line_is_made_again_with_the_same_noise(tmp_path: Path) -> Non
     path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
     engine = FakeEngine()
     assert run_attacks(engine, ATTACKS, GOALS, **arguments) == whole
-    assert len(engine.asked) == 1
+    assert len(engine.asked) == len(whole), "all of the torn chunk: its draws and rounding depend on the others in it"
     assert read_jsonl(path, Attempt) == whole
 
 
@@ -312,3 +314,28 @@ def test_adaptive_attack_without_a_result_is_an_error() -> None:
 def test_adaptive_attack_that_answers_another_goal_is_a_bug() -> None:
     with pytest.raises(ValueError, match="'search' answered goal 'g9'"):
         run_attacks(FakeEngine(), [Search(result_for="g9")], GOALS[:2], phase="after")
+
+
+class Twin(StaticAttack):
+    """Sends what `direct` sends."""
+
+    name, source, description = "twin", "test", "the request again"
+
+    def render(self, goal: str, rng: random.Random):
+        return user_turn(goal)
+
+
+@pytest.mark.parametrize("kept", range(1, 8))
+def test_a_chunk_torn_between_equal_prompts_is_drawn_as_it_would_have_been(
+    tmp_path: Path, model_folder: Any, kept: int
+) -> None:
+    engine = load_engine(str(model_folder("llama")))
+    attacks = [*resolve_attacks("direct"), Twin()]
+    arguments: dict[str, Any] = {"phase": "before", "decodings": ("sample",), "max_new_tokens": 4}
+    path = tmp_path / "attempts.jsonl"
+    whole = run_attacks(engine, attacks, GOALS[:4], **arguments, path=path)
+    assert len({a.response for a in whole}) > 4, "an equal prompt is drawn anew"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:kept]))
+    assert run_attacks(engine, attacks, GOALS[:4], **arguments, path=path) == whole
+    assert path.read_text().splitlines(keepends=True) == lines

@@ -15,6 +15,7 @@ from sirl.generation.base import Engine
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
 from sirl.generation.local import LocalEngine
+from sirl.records import user_turn
 from tiny_models import FAMILIES, PROMPTS, chat_ids, reference_scores, tiny_model
 
 ANY_FAMILY = (*FAMILIES, "mistral", "sliding", "gpt2")
@@ -306,3 +307,13 @@ def test_which_models_take_the_decode_loop() -> None:
 def test_local_engine_is_an_engine(tokenizer: Any) -> None:
     engine: Engine = LocalEngine(tiny_model("llama"), tokenizer, name="tiny")
     assert engine.name == "tiny"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_that_overflows_gives_errors_and_no_answers(temperature: float, tokenizer: Any) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3] = float("inf")
+    ((answer,),) = LocalEngine(model, tokenizer).generate([user_turn("bread?")], SamplingParams(4, temperature))
+    assert answer.finish_reason == "error"
+    assert "not finite" in str(answer.error)

@@ -73,6 +73,8 @@ class _Run:
     done: dict[str, Attempt]
     total: int
     progress: Progress | None
+    last: str | None
+    """The attempt that a crash may have stopped behind: the last one of the file, of whatever call."""
 
     def params(self, decoding: Decoding, key: str) -> SamplingParams:
         """Decoding settings of one chunk. The seed leaves out the phase: before and after draw alike."""
@@ -161,11 +163,14 @@ def run_attacks(
         attack.check(engine)
     jobs = _plan(attacks, goals, phase, decodings, seed)
     done: dict[str, Attempt] = {}
+    last = None
     if path is not None and Path(path).exists():
         if retry_errors:
             _drop_errors(path, {job.id for job in jobs})
-        done = _already_done(path, jobs, seed, max_new_tokens)
-    run = _Run(engine, phase, seed, max_new_tokens, batch, path, done, len(jobs), progress)
+        old = read_records(path, Attempt)
+        done = _already_done(path, old, jobs, seed, max_new_tokens)
+        last = old[-1].id if old and not retry_errors else None
+    run = _Run(engine, phase, seed, max_new_tokens, batch, path, done, len(jobs), progress, last)
     _check_replays(run, attacks, decodings)
     run.report()
     for decoding in decodings:
@@ -247,12 +252,15 @@ def _run_chunk(run: _Run, chunk: Sequence[_Job]) -> None:
     """One engine call for what is missing of a chunk of static jobs.
 
     Chunks lie at fixed places of the plan and their seed comes from their first job, so that a resumed run draws the
-    samples that an uninterrupted one would have drawn.
+    samples that an uninterrupted one would have drawn. Where a crash tore a chunk, all of it is asked again and what is
+    missing is stored: draws depend on how often a prompt came before in the call, and rounding on the batch.
     """
     missing = [job for job in chunk if job.id not in run.done]
     if not missing:
         return
-    asked = [job for job in missing if job.error is None]
+    kept = len(chunk) - len(missing)
+    torn = kept > 0 and missing == list(chunk[kept:]) and chunk[kept - 1].id == run.last
+    asked = [job for job in (chunk if torn else missing) if job.error is None]
     first = chunk[0]
     answers: dict[str, Attempt] = {}
     if asked:
@@ -370,12 +378,12 @@ def _error_of(completion: Completion) -> str | None:
 
 
 def _already_done(
-    path: str | os.PathLike[str], jobs: Sequence[_Job], seed: int, max_new_tokens: int
+    path: str | os.PathLike[str], attempts: Sequence[Attempt], jobs: Sequence[_Job], seed: int, max_new_tokens: int
 ) -> dict[str, Attempt]:
     """Attempts of the file that are wanted, after making sure that they are the ones this run would make."""
     wanted = {job.id: job for job in jobs}
     done: dict[str, Attempt] = {}
-    for old in read_records(path, Attempt):
+    for old in attempts:
         job = wanted.get(old.id)
         if job is None:
             continue

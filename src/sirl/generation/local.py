@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -215,6 +216,8 @@ class LocalEngine:
         return out
 
     def _completion(self, rollout: Rollout) -> Completion:
+        if not all(map(math.isfinite, rollout.entropies)):
+            return Completion.failed("the model's output is not finite: it overflows in this dtype, or its weights do")
         return Completion(
             text=self.tokenizer.decode(rollout.token_ids, skip_special_tokens=True),
             token_ids=tuple(rollout.token_ids),
