@@ -10,11 +10,13 @@ import builtins
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,16 +37,19 @@ LIBRARIES = (
 class Fault:
     """What happens to a command: nothing, `signal` after `seconds`, at the `event`-th writing, or a limit on files.
 
-    A writing that is hit by SIGKILL is left half done. `bytes` is the size that no file may exceed, which the system
-    answers as it answers a full disk.
+    A writing that is hit by SIGKILL is left half done. `bytes` is the size that no file may exceed, `free` what is left
+    of a disk.
     """
 
     signal: int = 0
     seconds: float | None = None
     event: int | None = None
     bytes: int | None = None
+    free: int | None = None
 
     def __str__(self) -> str:
+        if self.free is not None:
+            return f"{self.free} bytes left on the disk"
         if self.bytes is not None:
             return f"files of at most {self.bytes} bytes"
         if not self.signal:
@@ -151,6 +156,40 @@ def _child(words: Sequence[str], fault: Fault, say: int, tell: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+@contextmanager
+def filled(disk: Path, free: int | None) -> Iterator[None]:
+    """The file system of a folder with a file on it that leaves so many bytes free."""
+    if free is None:
+        yield
+        return
+    filler, found = disk / "filler", os.statvfs(disk)
+    try:
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, found.f_bavail * found.f_frsize - free))
+        yield
+    finally:
+        filler.unlink(missing_ok=True)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int = 64) -> Iterator[str | None]:
+    """A file system of its own at a folder; gives the reason where this process may not have one."""
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        yield str(error)
+        return
+    if done.returncode:
+        yield done.stderr.strip() or f"mount: exit code {done.returncode}"
+        return
+    try:
+        yield None
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class Events:

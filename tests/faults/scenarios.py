@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from faults.harness import End, Fault, run
+from faults.harness import End, Fault, filled, run
 
 TIMES = {
     "seconds",
@@ -183,7 +183,8 @@ class Chain:
 
     def strike(self, fault: Fault, meanwhile: Callable[[], None] | None = None) -> bool:
         """Start or continue the command with a fault; whether the fault ended it."""
-        end = run(self.scenario.words(self.folder), fault, meanwhile)
+        with filled(self.folder.parent, fault.free):
+            end = run(self.scenario.words(self.folder), fault, meanwhile)
         self.history.append(f"{fault}: {end.code}")
         if end.code == 0:
             return False
@@ -213,18 +214,23 @@ def reference(scenario: Scenario, folder: Path) -> Reference:
     end = run(scenario.words(folder))
     if end.code:
         raise SystemExit(f"{scenario.name} does not run even without faults:\n{end.output}")
-    sizes = sorted({path.stat().st_size for path in folder.rglob("*") if path.is_file()})
+    sizes = [path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()]
     return Reference(snapshot(folder, scenario.ordered), end, sizes)
 
 
-def draw(rng: random.Random, reference: Reference) -> Fault:
-    """Some fault: half of them at a random time, a third at a random writing, the rest a disk that takes no more."""
+def draw(rng: random.Random, reference: Reference, disk: bool) -> Fault:
+    """Some fault: half of them at a random time, most of the rest at a random writing, else no room.
+
+    `disk` says that the disk can be filled.
+    """
     kind = rng.random()
     which = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     if kind < 0.5:
         return Fault(which, seconds=rng.uniform(0.0, reference.end.seconds))
-    if kind < 0.85:
+    if kind < 0.8:
         return Fault(which, event=rng.randint(1, max(1, reference.end.events)))
+    if kind < 0.9 and disk:
+        return Fault(free=rng.randint(0, sum(reference.sizes)))
     return Fault(bytes=max(1, rng.choice(reference.sizes) - 1))
 
 

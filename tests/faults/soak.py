@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from faults.harness import Fault, run, warm
+from faults.harness import Fault, run, small_disk, warm
 from faults.scenarios import Chain, GoingServer, Reference, Scenario, draw, prepare, reference, remove, served
 
 
@@ -38,11 +39,15 @@ def main() -> int:
     started = time.monotonic()
     warm()
     with tempfile.TemporaryDirectory() as place:
-        soak = Soak(Path(place), args.seed, args.keep)
-        rush(soak.scenarios, Path(place), args.starts)
-        while soak.kills < args.kills:
-            soak.chain(min(args.chain, args.kills - soak.kills))
-        soak.server.stop()
+        disk = Path(place) / "disk"
+        with small_disk(disk) as obstacle:
+            if obstacle:
+                _say(f"no disk is filled up, as none may be mounted here ({obstacle})")
+            soak = Soak(Path(place), disk, not obstacle, args.seed, args.keep)
+            rush(soak.scenarios, Path(place), args.starts)
+            while soak.kills < args.kills:
+                soak.chain(min(args.chain, args.kills - soak.kills))
+            soak.server.stop()
     minutes = (time.monotonic() - started) / 60
     print(
         f"soak: {soak.kills} kills, {soak.lost} lost, {soak.unequal} unequal, {soak.rude} ended badly, "
@@ -67,8 +72,8 @@ def rush(scenarios: Sequence[Scenario], place: Path, starts: int) -> None:
 class Soak:
     """What was found so far."""
 
-    def __init__(self, place: Path, seed: int, keep: Path | None) -> None:
-        self.place, self.rng, self.keep = place, random.Random(seed), keep
+    def __init__(self, place: Path, disk: Path, fills: bool, seed: int, keep: Path | None) -> None:
+        self.place, self.disk, self.fills, self.rng, self.keep = place, disk, fills, random.Random(seed), keep
         self.kills = self.lost = self.unequal = self.rude = self.chains = 0
         self.scenarios = prepare(place)
         self.server = GoingServer()
@@ -87,7 +92,7 @@ class Soak:
             self.references[scenario.name] = reference(scenario, folder)
             end = self.references[scenario.name].end
             _say(f"{scenario.name}: {end.seconds:.1f} s and {end.events} writings without faults")
-        found = Chain(scenario, self.place / f"{scenario.name}-{self.chains}", self.references[scenario.name])
+        found = Chain(scenario, self.disk / f"{scenario.name}-{self.chains}", self.references[scenario.name])
         for _ in range(self.rng.randint(1, most)):
             if not self._strike(found):
                 break
@@ -105,7 +110,7 @@ class Soak:
             struck = chain.strike(Fault(), go_away)
             self.server.start()
             return struck
-        return chain.strike(draw(self.rng, chain.reference))
+        return chain.strike(draw(self.rng, chain.reference, self.fills))
 
     def _count(self, chain: Chain) -> None:
         self.chains += 1
@@ -118,7 +123,7 @@ class Soak:
             _say(f"  {problem}")
         if chain.problems and self.keep:
             self.keep.mkdir(parents=True, exist_ok=True)
-            chain.folder.rename(self.keep / chain.folder.name)
+            shutil.move(chain.folder, self.keep / chain.folder.name)
         else:
             remove(chain.folder)
 

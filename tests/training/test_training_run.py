@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tiny_runs import HELD, tiny_config, trainable
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import ModelConfig
 
-from sirl.errors import UserError
+from sirl.errors import CannotWriteError, UserError
 from sirl.flags import DataConfig
 from sirl.generation import SamplingParams, load_engine
 from sirl.models import load_model
@@ -252,3 +253,56 @@ def test_retention_prompts(prompt_files: DataConfig) -> None:
 def test_unknown_dtype(tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:
     with pytest.raises(UserError, match="--dtype float7: unknown; give bfloat16"):
         run_training(tiny_config(tmp_path / "r"), model_args(model_folder("llama"), dtype="float7"), prompt_files)
+
+
+def test_killed_between_the_export_and_the_end_it_does_not_train_or_choose_again(
+    tmp_path: Path, model_folder: Any, prompt_files: DataConfig
+) -> None:
+    """The weights that were chosen are gone by then: choosing again would find the last ones alone."""
+    folder = tmp_path / "run"
+    config = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    run_training(tiny_config(folder, **config), model_args(model_folder("llama")), prompt_files)
+    exported = (folder / "model" / "model.safetensors").read_bytes()
+    (folder / "checkpoints" / "chosen-1.safetensors").touch()
+    shutil.rmtree(folder / "checkpoints" / "checkpoint-2")
+    before = (folder / "metrics.jsonl").read_bytes()
+    check = PolicyCheck(lambda _: {"dsr": 0.0, "over_refusal": 0.0}, 1, folder / "development.jsonl", Rule())
+    again = run_training(
+        tiny_config(folder, **config), model_args(model_folder("llama")), prompt_files, callbacks=[check]
+    )
+    assert (again / "model.safetensors").read_bytes() == exported
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert not list((folder / "checkpoints").glob("chosen-*"))
+
+
+def test_machines_that_share_no_disk(
+    tmp_path: Path, model_folder: Any, prompt_files: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sirl.training.run.gather_object", lambda own: [*own, ("elsewhere/checkpoint-8", False)])
+    with pytest.raises(UserError, match=r"find different checkpoints below .*; put it on a disk that all machines"):
+        run_training(tiny_config(tmp_path / "run"), model_args(model_folder("llama")), prompt_files)
+
+
+def test_a_checkpoint_whose_last_file_is_torn_is_no_checkpoint(tmp_path: Path) -> None:
+    for step, text in ((2, "{}"), (4, "{"), (6, "")):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_one_line(
+    tmp_path: Path, model_folder: Any, prompt_files: DataConfig
+) -> None:
+    """And with room again the training is resumed."""
+    folder = tmp_path / "run"
+    config = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, hard))
+    try:
+        with pytest.raises(CannotWriteError, match=r"checkpoints/checkpoint-1: cannot be written \("):
+            run_training(tiny_config(folder, **config), model_args(model_folder("llama")), prompt_files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert last_checkpoint(folder / "checkpoints") is None
+    run_training(tiny_config(folder, **config), model_args(model_folder("llama")), prompt_files)
+    assert (folder / "model" / "model.safetensors").is_file()
