@@ -51,7 +51,7 @@ def _lines(label: str) -> Iterator[Progress]:
 
 def _say(text: str) -> None:
     with suppress(OSError):  # nobody listens any more, or the disk with the log is full: no reason to stop
-        print(text, file=sys.stderr, flush=True)
+        print(f"{text}\n", end="", file=sys.stderr, flush=True)  # one write: Ctrl-C comes before a line or after it
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 def note(text: str) -> None:
     """A line for the person at the terminal; stdout stays free for results."""
     with suppress(OSError):  # see `sirl.progress`
-        print(redact_text(text), file=sys.stderr, flush=True)
+        print(f"{redact_text(text)}\n", end="", file=sys.stderr, flush=True)
 
 
 def close_match(name: str, known: Sequence[str]) -> str:
