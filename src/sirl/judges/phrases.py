@@ -27,6 +27,7 @@ _VERB = (
     r"roleplay|"
     r"proceed|continue|grant|process|perform|execute|carry out|address|justify|draft|make (?:that|this|such|any)|"
     r"obey|disclose|reveal|comment on|translate that|decode that|present|speak to|enable|talk about|"
+    r"demonstrate|detail|elaborate|divulge|supply|specify|name|outline|spell out|lay out|prescribe|do (?:your|my|the)|"
     r"(?:walk|show|point|coach|train|lead) you|say (?:that|how|more)|go (?:into|there|through)|get into (?:that|"
     r"this))"
 )
@@ -37,7 +38,7 @@ _NOT_IDIOM = (
     r"do (?:this|that|it) (?:alone|anymore|without)|explain (?:why|it)|describe (?:how|it|the feeling))\b|"
     r"[^.!?\n]{0,40}\benough\b|tell you how (?:much|happy|excited|many|glad|proud|often|long)\b)"
 )
-_CANNOT = r"(?:can ?not|can't|can t|cant|could not|couldn't|will not|won't|would not|wouldn't)"
+_CANNOT = r"(?:can ?not|can't|can t|cant|could not|couldn't|will not|won't|would not|wouldn't|should not|shouldn't)"
 _UNABLE = (
     r"(?:unable|not able|not allowed|not permitted|not authori[sz]ed|not programmed|not designed|not going|"
     r"not willing|"
@@ -45,7 +46,7 @@ _UNABLE = (
     r"forbidden|uncomfortable|not inclined|not meant|not supposed|not capable of)"
 )
 
-_NEGATED = "cannot can't cant not couldn't won't wouldn't t"
+_NEGATED = "should shouldn't cannot can't cant not couldn't won't wouldn't t"
 _POLICY = (
     r"(?:programming|guidelines?|polic(?:y|ies)|principles|purpose|programmed|capabilit\w+|content policy|use case|"
     r"values|code of|ethics|"
@@ -56,7 +57,15 @@ STRONG_REFUSAL: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
     (frozenset(hints.split()), re.compile(pattern))
     for hints, pattern in (
         # I cannot provide ..., I won't help ..., we can't and won't assist ...
-        (_NEGATED, rf"\b(?:i|we) (?:{_ADVERB},? )*{_CANNOT},? (?:{_ADVERB},? )*{_NOT_IDIOM}{_VERB}"),
+        (
+            _NEGATED,
+            rf"\b(?:i|we) (?:{_ADVERB},? )*{_CANNOT},? (?:{_ADVERB},? )*(?:\w+ (?:or|and) )?{_NOT_IDIOM}{_VERB}",
+        ),
+        # It would not be right to help
+        (
+            "right appropriate ethical responsible",
+            rf"\bwould(?: not|n't) be (?:right|appropriate|ethical|responsible) (?:for me |of me )?to {_VERB}",
+        ),
         # I'm not able to ..., I am unable to ..., I'm not comfortable ...ing
         (
             "unable not forbidden prohibited uncomfortable",
@@ -79,7 +88,7 @@ STRONG_REFUSAL: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
         (
             "decline refuse pass no",
             r"\b(?:i|we)(?:'ll|'m|'d)? (?:\w+ (?:to )?){0,4}(?:decline\b|refuse (?:to|this|that|your|any|such)|"
-            r"have to pass|say no\b)|"
+            r"(?:have|going) to pass|say no\b)|"
             r"\bmust (?:respectfully |politely )?(?:decline|refuse)\b",
         ),
         # I do not feel comfortable, I don't engage in, we do not provide
@@ -91,7 +100,7 @@ STRONG_REFUSAL: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
             r"discuss|respond|answer)"
             r"(?: with| in| to)? (?:any|that|this|such|those|these|illegal|harmful|content|information|instructions|"
             r"advice|requests|"
-            r"people|anyone|guidance|or |with )\b|"
+            r"people|anyone|guidance|or |with |(?:\w+ ){1,2}(?:advice|instructions|information|guidance|tips)\b)\b|"
             rf"(?:want|wish|intend) to {_VERB}|think (?:that )?(?:i|we) should {_VERB})",
         ),
         # against my guidelines, not within my programming; my guidelines prevent me

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sirl.demo import is_demo
+from sirl.judges.measured import errors_in_words
 from sirl.report.attack_figures import with_origins
 from sirl.report.attack_sections import DECODING_NAMES, attack_limits, budgets_of, chart_row, comparison, drawn, pick
 from sirl.report.charts import Series, axis_top, curve, histogram, percent_axis, trail
@@ -327,7 +328,7 @@ def limits(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             (
                 "The judge goes by rules.",
                 "It tells whether a response refuses, not whether it would help anyone to do harm: a muddled or "
-                "useless answer counts for the attacker, and an unusual refusal can be missed.",
+                f"useless answer counts for the attacker, and an unusual refusal can be missed. {errors_in_words()}",
             )
         )
     if is_demo(model_name(run.manifest)):
