@@ -27,7 +27,7 @@ def test_values_as_yaml_gives_them() -> None:
         "use_peft": True,
         "lora_target_modules": ["q_proj", "v_proj"],
         "report_to": ["none"],
-        "model_init_kwargs": {"a": 1},
+        "lr_scheduler_kwargs": {"a": 1},
         "run_name": None,
         "max_prompts": 3,
     }
@@ -35,12 +35,12 @@ def test_values_as_yaml_gives_them() -> None:
     assert training.config.learning_rate == 1e-4
     assert training.model.use_peft is True
     assert training.model.lora_target_modules == ["q_proj", "v_proj"]
-    assert training.config.model_init_kwargs == {"a": 1}
+    assert training.config.lr_scheduler_kwargs == {"a": 1}
     assert training.data.max_prompts == 3
 
 
 def test_lists_on_the_command_line() -> None:
-    training = parse_training(["--lora_target_modules", "q_proj", "v_proj"], NEEDED)
+    training = parse_training(["--use_peft", "--lora_target_modules", "q_proj", "v_proj"], NEEDED)
     assert training.model.lora_target_modules == ["q_proj", "v_proj"]
 
 
@@ -49,7 +49,7 @@ def test_lists_on_the_command_line() -> None:
 )
 def test_one_target_module(given: str, read: Any) -> None:
     """PEFT takes a word alone for a pattern of whole names, which no module has."""
-    assert parse_training(["--lora_target_modules", given], NEEDED).model.lora_target_modules == read
+    assert parse_training(["--use_peft", "--lora_target_modules", given], NEEDED).model.lora_target_modules == read
 
 
 def test_lora_has_no_dropout_by_default() -> None:

@@ -22,6 +22,7 @@ from trl.scripts.utils import TrlParser
 from sirl.config import suggestion
 from sirl.errors import UserError
 from sirl.training import SIRLConfig
+from sirl.training.inherited import refuse_ignored
 
 JOINED = ("dataset_name", "retention_dataset_name")
 """Flags that take several values with commas between; in a file they may be a list."""
@@ -119,10 +120,18 @@ def parse_training(
         known = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"{unknown[0]} is no known flag of sirl train{suggestion(unknown[0], known)}")
     data, config, model, *rest = parsed
+    values = {**vars(data), **vars(config), **vars(model)}
+    refuse_ignored([*options, *_named(argv)], values, (SIRLConfig, ModelConfig))
     targets = model.lora_target_modules
     if isinstance(targets, str) and targets.isidentifier():  # TRL takes it out of its list, and PEFT then for a pattern
         model.lora_target_modules = [targets]
     return Training(data, config, model, rest[0] if rest else argparse.Namespace())
+
+
+def _named(argv: Sequence[str]) -> list[str]:
+    """Names of the flags on a command line."""
+    words = [word.partition("=")[0] for word in argv if word.startswith("--")]
+    return [word[2:].replace("-", "_") for word in words]
 
 
 def _as_flags(parser: TrainingParser, options: Mapping[str, Any], source: str) -> list[str]:

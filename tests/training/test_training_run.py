@@ -21,7 +21,7 @@ from sirl.generation import SamplingParams, load_engine
 from sirl.models import load_model
 from sirl.records import Message
 from sirl.training.checks import PolicyCheck, Rule
-from sirl.training.run import last_checkpoint, retention_prompts, run_training, training_prompts
+from sirl.training.run import last_checkpoint, retention_prompts, run_training, starting_model, training_prompts
 from tiny_models import PROMPTS, tiny_tokenizer
 
 IDS = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -248,6 +248,33 @@ def test_retention_prompts(prompt_files: DataConfig) -> None:
     assert retention_prompts(DataConfig(dataset_name="x")) == []
     with pytest.raises(UserError, match="--retention_dataset_name"):
         retention_prompts(DataConfig(retention_dataset_name="/nowhere/benign.jsonl"))
+
+
+def test_attention_is_as_asked_for(model_folder: Any) -> None:
+    folder = model_folder("llama")
+    for name in ("eager", "sdpa"):
+        model, _ = starting_model(model_args(folder, attn_implementation=name))
+        assert model.config._attn_implementation == name
+    with pytest.raises(UserError, match=r"cannot be loaded; .*lash"):
+        starting_model(model_args(folder, attn_implementation="flash_attention_2"))
+
+
+def test_checkpoints_are_pushed_under_the_name_of_the_run(
+    tmp_path: Path, prompt_files: DataConfig, model_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not `checkpoints`, the folder that they lie in, where every run would overwrite every other's."""
+    names = []
+
+    def stop(config: Any, *_: Any, **__: Any) -> None:
+        names.append(config.hub_model_id)
+        raise Killed
+
+    monkeypatch.setattr("sirl.training.run.build_trainer", stop)
+    for given in (None, "lab/mine"):
+        config = tiny_config(tmp_path / "hard-7b", push_to_hub=True, hub_model_id=given)
+        with pytest.raises(Killed):
+            run_training(config, model_args(model_folder("llama")), prompt_files)
+    assert names == ["hard-7b", "lab/mine"]
 
 
 def test_unknown_dtype(tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:

@@ -18,7 +18,7 @@ from sirl.errors import UserError
 from sirl.generation.decode import Rollout, common_prefix
 from sirl.judges.hostile import says_nothing
 from sirl.models import load_model
-from sirl.training import SIRLTrainer
+from sirl.training import SIRLTrainer, batching
 from sirl.training.config import REWARDS
 from sirl.training.retention import Deck
 from sirl.training.rewards import reward_function
@@ -315,6 +315,49 @@ def test_retention_holds(tmp_path: Path, model_folder: Any) -> None:
         assert logged[0] == pytest.approx(0, abs=1e-5)
         ends[weight] = sum(logged[-4:])
     assert ends[3.0] < 0.5 * ends[1e-6]
+
+
+def test_evaluation_groups_by_its_own_number_of_responses(tmp_path: Path, model_folder: Any) -> None:
+    """And takes texts and several data sets, as training does; nothing of the policy changes."""
+    trainer = SIRLTrainer(
+        str(model_folder("llama")),
+        tiny_config(tmp_path, num_generations_eval=2, per_device_eval_batch_size=4, sameness_weight=0.5),
+        Dataset.from_dict({"prompt": list(PROMPTS)}),
+        {"few": Dataset.from_dict({"prompt": list(PROMPTS[:2]), "label": [0, 1]})},
+        processing_class=tiny_tokenizer(),
+    )
+    assert trainer.model.dtype == torch.float32
+    before, groups, rows = trainable(trainer), [], []
+    level = batching.level_flat_groups
+
+    def noted(rewards: Any, group: int, spread: float) -> Any:
+        groups.append(group)
+        rows.append(len(rewards))
+        return level(rewards, group, spread)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sirl.training.trainer.level_flat_groups", noted)
+        metrics = trainer.evaluate()
+        more = trainer.evaluate(Dataset.from_dict({"prompt": list(PROMPTS[:4])}))
+    assert set(groups) == {2}
+    assert sum(rows) == 2 * 2 + 2 * 4, "each prompt twice"
+    assert metrics["eval_reward"] < 0
+    assert more["eval_reward"] < 0
+    assert "eval_few_loss" in metrics
+    assert all(torch.equal(weight, before[name]) for name, weight in trainable(trainer).items())
+
+
+def test_settings_may_be_left_out(model_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with any trainer of TRL's; the folder is named after the model."""
+    monkeypatch.chdir(tmp_path)
+    model = load_model(str(model_folder("llama")), dtype=torch.float32)
+    rows = Dataset.from_dict({"prompt": list(PROMPTS)})
+    trainer = SIRLTrainer(model, train_dataset=rows, processing_class=tiny_tokenizer())
+    assert (trainer.args.output_dir, trainer.args.num_generations) == ("llama-SIRL", 4)
+    with pytest.raises(UserError, match="train_dataset: give the prompts"):
+        SIRLTrainer(model, processing_class=tiny_tokenizer())
+    with pytest.raises(UserError, match=r"give a datasets\.Dataset, not list"):
+        SIRLTrainer(model, train_dataset=list(PROMPTS), processing_class=tiny_tokenizer())
 
 
 # -- what it refuses ---------------------------------------------------------------------------------------------------

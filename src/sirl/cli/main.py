@@ -30,7 +30,7 @@ COMMANDS = {
     "demo": "the whole story on the bundled model: sirl run with its own configuration",
     "run": "gap, train, attack, judge and report from one YAML file",
     "gap": "is there an instinct to train? entropy of refusals against that of compliance",
-    "train": "harden a model with its own confidence (flags as in `trl grpo`)",
+    "train": "harden a model with its own confidence (flags of TRL's GRPO)",
     "attack": "put jailbreaks to a model and judge its answers",
     "eval": "what hardening costs: capability and over-refusal, before and after",
     "judge": "label responses from anywhere as refusal or compliance",

@@ -3,8 +3,9 @@
     sirl train --model_name_or_path Qwen/Qwen2.5-3B-Instruct --dataset_name prompts.jsonl --output_dir hardened
     accelerate launch -m sirl.cli.main train --config train.yaml --learning_rate 2e-6
 
-All flags of TRL's GRPOConfig and ModelConfig are taken, on the command line or from --config (flags win). The entropy
-gap is checked first: where refusals are not the more confident answers, there is nothing to train on.
+Flags are those of TRL's GRPOConfig and ModelConfig, on the command line or from --config (flags win); one that would do
+nothing here is refused with a reason. The entropy gap is checked first: where refusals are not the more confident
+answers, there is nothing to train on.
 """
 
 from __future__ import annotations

@@ -18,11 +18,20 @@ from sirl.records import user_turn
 
 def as_chats(dataset: Dataset, column: str = "prompt") -> Dataset:
     """A data set of nothing but conversations in `prompt`: every other column, labels included, is dropped unread."""
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"train_dataset, eval_dataset: give a datasets.Dataset, not {type(dataset).__name__}")
     if column not in dataset.column_names:
         raise UserError(f"train_dataset: no column `{column}`; it has {', '.join(dataset.column_names) or 'none'}")
     prompts = dataset.select_columns([column])[column]
     chats = [list(user_turn(p) if isinstance(p, str) else p) for p in prompts]
     return Dataset.from_dict({"prompt": chats})
+
+
+def eval_chats(dataset: Any) -> Any:
+    """As `as_chats`, for what `eval_dataset` may be: one data set, several by name, the name of one, or none."""
+    if isinstance(dataset, dict):
+        return {name: as_chats(one) for name, one in dataset.items()}
+    return dataset if dataset is None or isinstance(dataset, str) else as_chats(dataset)
 
 
 def group_runs(chats: Sequence[Sequence[int]], first_row: int, group: int) -> dict[tuple[int, int], list[int]]:

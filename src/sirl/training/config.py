@@ -138,7 +138,7 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         on_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if self.gradient_checkpointing is None:
+        if self.gradient_checkpointing is None and self.activation_checkpointing is None:  # transformers' newer name
             self.gradient_checkpointing = not on_cpu
         if on_cpu:
             self.dataloader_pin_memory = False  # there is no device to pin for, and torch would say so at every start

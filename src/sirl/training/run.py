@@ -51,6 +51,8 @@ def run_training(
     """
     run_dir = Path(config.output_dir)
     config.output_dir = str(run_dir / "checkpoints")
+    if config.push_to_hub and not config.hub_model_id:
+        config.hub_model_id = run_dir.resolve().name  # transformers would take `checkpoints`, for every run the same
     tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision)
     with_template_arguments(tokenizer, config.template_arguments)
     warn_of_thoughts(tokenizer, training=True)

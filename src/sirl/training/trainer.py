@@ -19,13 +19,13 @@ import inspect
 import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from transformers.trainer_callback import TrainerCallback
 from trl import GRPOTrainer
 
 from sirl.diversity import sameness
@@ -37,10 +37,18 @@ from sirl.generation.decode import Rollout
 from sirl.generation.encode import EncodingError, context_length, encode_chat, with_template_arguments
 from sirl.judges.hostile import says_nothing
 from sirl.model_files import choose_padding
-from sirl.models import check_tokenizer, give_back_memory, settle_generation_config
+from sirl.models import check_tokenizer, load_model, load_tokenizer, settle_generation_config
 from sirl.records import Prompt
 from sirl.stats import mean_of
-from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs, widest_spread
+from sirl.training.batching import (
+    EpochSampler,
+    as_chats,
+    eval_chats,
+    group_runs,
+    level_flat_groups,
+    pad_pairs,
+    widest_spread,
+)
 from sirl.training.config import SIRLConfig
 from sirl.training.lean import enable_packing
 from sirl.training.lora import prepare_lora
@@ -49,7 +57,7 @@ from sirl.training.packed import pack_rows, packed_scores
 from sirl.training.pairs import paired_answers
 from sirl.training.retention import Deck, held_answers, retention_loss, token_weight
 from sirl.training.rewards import RewardFunction, reward_function
-from sirl.training.watched import Watched
+from sirl.training.watched import GivesBackMemory, Watched
 
 MEASURED = ("mean_entropy", "first_entropy", "mean_logprob", "reward_seed")
 """Columns that rewards are made of: None where a completion earns none."""
@@ -80,13 +88,14 @@ def check_hooks() -> None:
 class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
     """GRPO on unlabeled prompts with an entropy reward.
 
-    Use it as `trl.GRPOTrainer`, without `reward_funcs`: the reward is `args.reward`. `train_dataset` holds prompts
-    (texts, or conversations, which may end with the beginning of an answer) in a `prompt` column; no other column is
-    looked at.
+    As `trl.GRPOTrainer`, but for these: the reward is `args.reward`, so there are no `reward_funcs`; a text is a chat
+    of one user turn (plain text in TRL); no column but `prompt` is looked at, which holds texts or conversations, and
+    these may end with the beginning of an answer; a model by name is read by `load_model`, in float32 where all of it
+    is trained; no tools, environments, other rollout functions or quantised weights. `eval_dataset`: one or several.
     `retention_prompts` are benign prompts on which the policy is held to the model it started from. `pair_prompts` are
     wrapped forms of bare requests (`sirl.wrapping`), on which it is held to what that model says to the bare one.
-    `reward` is for
-    those who compare with other rewards: a TRL reward function that takes `prompts` and `completion_ids`.
+    `reward` is for those who compare with other rewards: a TRL reward function that takes `prompts` and
+    `completion_ids`.
 
     Source: Shen et al., arXiv 2510.01088; group-relative advantages: Shao et al., arXiv 2402.03300.
     """
@@ -97,8 +106,9 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
     def __init__(
         self,
         model: Any,
-        args: SIRLConfig,
-        train_dataset: Dataset,
+        args: SIRLConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         *,
         processing_class: Any = None,
         retention_prompts: Sequence[Prompt | str] = (),
@@ -109,6 +119,12 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         reward: RewardFunction | None = None,
     ) -> None:
         check_hooks()
+        if train_dataset is None:
+            raise UserError("train_dataset: give the prompts to train on")
+        if isinstance(model, str):
+            processing_class = processing_class or load_tokenizer(model)
+            model = load_model(model, dtype=None if peft_config else torch.float32)
+        args = args or SIRLConfig(f"{Path(model.config._name_or_path or 'model').name}-SIRL")
         self._reward = reward or reward_function(args.reward, args.entropy_floor)
         if processing_class is not None:
             check_tokenizer(processing_class, getattr(processing_class, "name_or_path", "model"))
@@ -116,14 +132,13 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         settle_generation_config(model)
         if getattr(peft_config, "lora_dropout", None):
             raise UserError("--lora_dropout: dropout makes the entropy reward noisy; leave it at 0")
-        os.environ.setdefault(
-            "TRL_EXPERIMENTAL_SILENCE", "1"
-        )  # we pin the TRL version that rollout_func is tested with
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is tested with the TRL that we pin
         super().__init__(
             model=model,
             reward_funcs=[self._reward],
             args=args,
             train_dataset=as_chats(train_dataset),
+            eval_dataset=eval_chats(eval_dataset),
             processing_class=processing_class,
             peft_config=peft_config,
             callbacks=callbacks,
@@ -238,12 +253,13 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         if entropies:
             self._log_metric("rollout_entropy", sum(entropies) / len(entropies))
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        group = self.num_generations if self.model.training else self.num_generations_eval
         if self.args.sameness_weight:
             together = gather_object(texts)  # of all processes, in the order of the rewards
-            shares = sameness(together, [i // self.num_generations for i in range(len(together))])
+            shares = sameness(together, [i // group for i in range(len(together))])
             self._log_metric("sameness", sum(shares) / len(shares))
             rewards = rewards - self.args.sameness_weight * rewards.new_tensor(shares).unsqueeze(-1)
-        return level_flat_groups(rewards, self.num_generations, self.args.min_reward_spread)
+        return level_flat_groups(rewards, group, self.args.min_reward_spread)
 
     def _score_rollouts(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completion_ids: list[list[int]]
@@ -376,6 +392,11 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
                 )
             self._pairs = Deck(pairs, args.pair_batch_size, args.seed + 1)
 
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """See `transformers.Trainer.evaluate`. Prompts are answered `num_generations_eval` times and rewarded."""
+        found: dict[str, float] = super().evaluate(eval_chats(eval_dataset), *args, **kwargs)
+        return found
+
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
         return EpochSampler(
             data_source=self.train_dataset if dataset is None else dataset,
@@ -385,13 +406,6 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
             shuffle=self.shuffle_dataset,
             seed=self.args.seed,
         )
-
-
-class GivesBackMemory(TrainerCallback):  # type: ignore[misc]
-    """Gives freed memory back with every checkpoint, see `sirl.models.give_back_memory`."""
-
-    def on_save(self, *_: Any, **__: Any) -> None:
-        give_back_memory()
 
 
 def _unpacked(values: Tensor, mask: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerState
+from transformers.trainer_callback import TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from trl.models import unwrap_model_for_generation
 
 from sirl.disk import sync_folder, sync_tree, writing
 from sirl.generation.local import LocalEngine
+from sirl.models import give_back_memory
 
 
 class Watched:
@@ -64,3 +65,10 @@ class Watched:
                 return TrainOutput(state.global_step, 0.0, {})
         self.before_training()
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+
+
+class GivesBackMemory(TrainerCallback):  # type: ignore[misc]
+    """Gives freed memory back with every checkpoint, see `sirl.models.give_back_memory`."""
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        give_back_memory()
