@@ -19,6 +19,9 @@ from torch import Tensor
 ROWS_PER_SLICE = 16
 """Positions whose distributions are held in float32 at once: few enough to stay in a processor's cache."""
 
+BYTES_PER_SLICE = 256 << 20
+"""The same on accelerators, where it is each slice that costs time."""
+
 BYTES_PER_PRODUCT = 128 << 20
 """Memory of the logits that are held at once. Less costs matrix-multiply speed."""
 
@@ -37,7 +40,7 @@ def entropy_from_logits(logits: Tensor, temperature: float = 1.0) -> Tensor:
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     flat = logits.reshape(-1, logits.shape[-1])  # (N, V)
-    parts = [_distribution(rows, temperature)[0] for rows in flat.split(ROWS_PER_SLICE)]
+    parts = [_distribution(rows, temperature)[0] for rows in flat.split(_slice_rows(flat))]
     joined = torch.cat(parts) if parts else flat.new_zeros(0, dtype=torch.float32)
     return joined.reshape(logits.shape[:-1])
 
@@ -54,12 +57,25 @@ def _distribution(rows: Tensor, temperature: float) -> tuple[Tensor, Tensor, Ten
     x.sub_(top[:, None])
     weights = x.exp()
     total = weights.sum(-1)
+    on_host = _on_host(x)
+    if not on_host:  # at once, since to look for NaN, as below, would wait for the device
+        x.clamp_min_(FLOOR)
     # -sum p log p with log p = x - log Z
     entropy = total.log() - x.mul_(weights).sum(-1) / total
-    if entropy.isnan().any():  # -inf logits make 0 * -inf; what is NaN for another reason stays NaN
+    if on_host and entropy.isnan().any():  # -inf logits make 0 * -inf; what is NaN for another reason stays NaN
         x = (rows.to(torch.float32) / temperature).sub_(top[:, None]).clamp_min_(FLOOR)
         entropy = total.log() - x.mul_(weights).sum(-1) / total
     return entropy, top, total, weights
+
+
+def _on_host(x: Tensor) -> bool:
+    """Whether a look at a value waits for nothing."""
+    return x.device.type == "cpu"
+
+
+def _slice_rows(logits: Tensor) -> int:
+    """Rows of `(N, V)` logits that are reduced at once."""
+    return ROWS_PER_SLICE if _on_host(logits) else max(ROWS_PER_SLICE, BYTES_PER_SLICE // (4 * logits.shape[-1]))
 
 
 def sample_with_entropy(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +86,8 @@ def sample_with_entropy(logits: Tensor, uniforms: Tensor, temperature: float) ->
     are shared with the entropy. Exact up to float32 rounding of the sums.
     """
     drawn, entropies, logprobs = [], [], []
-    for rows, u in zip(logits.split(ROWS_PER_SLICE), uniforms.split(ROWS_PER_SLICE), strict=True):
+    size = _slice_rows(logits)
+    for rows, u in zip(logits.split(size), uniforms.split(size), strict=True):
         entropy, _, total, weights = _distribution(rows, temperature)
         token = _inverse_cdf(weights, u)
         drawn.append(token)
@@ -102,7 +119,7 @@ def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
 def greedy_with_entropy(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Most likely token a row, with entropy and log-probability at temperature 1: `(B, V) -> (B,), (B,), (B,)`."""
     drawn, entropies, totals = [], [], []
-    for rows in logits.split(ROWS_PER_SLICE):
+    for rows in logits.split(_slice_rows(logits)):
         entropy, _, total, weights = _distribution(rows, 1.0)
         blocks = _blocks(weights)
         # the first of the largest, by block and then inside it: argmax over the vocabulary is slow on a CPU
@@ -201,8 +218,9 @@ def _products(hidden: Tensor, head: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def _slices(part: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """The logits of `part` by slices, and which places those are."""
-    for start in range(part.start, part.stop, ROWS_PER_SLICE):
-        rows = slice(start, min(start + ROWS_PER_SLICE, part.stop))
+    size = _slice_rows(logits)
+    for start in range(part.start, part.stop, size):
+        rows = slice(start, min(start + size, part.stop))
         yield rows, logits[start - part.start : rows.stop - part.start]
 
 

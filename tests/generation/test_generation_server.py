@@ -4,18 +4,22 @@ against a stand-in for its module."""
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig
 
 from openai_server import Server
 from sirl.cli.main import main
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine
 from sirl.generation.base import Engine, request_seeds
+from sirl.generation.vllm import parallel_size
+from sirl.judges.model import judge_engine
 from sirl.records import Attempt, read_jsonl, user_turn
 
 
@@ -150,6 +154,64 @@ class FakeLLM:
             )
             for m, p in zip(messages, sampling_params, strict=True)
         ]
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "devices", "size"),
+    [
+        (32, 8, 8, 8),  # Llama-3.1-8B
+        (28, 4, 8, 4),  # Qwen2.5-7B: 7 would divide the query heads alone
+        (12, 2, 8, 6),
+        (14, 2, 8, 2),
+        (32, 8, 6, 4),
+        (32, 32, 1, 1),
+        (32, 32, 0, 1),
+        (7, 7, 4, 1),
+    ],
+)
+def test_vllm_shares_heads_evenly(heads: int, kv_heads: int, devices: int, size: int, tmp_path: Path) -> None:
+    LlamaConfig(hidden_size=heads * 2, num_attention_heads=heads, num_key_value_heads=kv_heads).save_pretrained(
+        tmp_path
+    )
+    assert parallel_size(str(tmp_path), None, devices) == size
+
+
+def test_vllm_without_a_readable_configuration(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert parallel_size(str(tmp_path / "none"), None, 8) == 1
+    assert "on one GPU of 8" in caplog.text
+
+
+def test_vllm_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("vllm")
+    module.LLM = FakeLLM  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    engine: Any = load_engine("org/model", engine="vllm?tensor_parallel_size=2&gpu_memory_utilization=0.4")
+    assert engine._llm.settings["tensor_parallel_size"] == 2
+    assert engine._llm.settings["gpu_memory_utilization"] == 0.4
+    assert "max_model_len" not in engine._llm.settings
+    engine = load_engine("org/model", engine="vllm?max_model_len=8192")
+    assert (engine._llm.settings["max_model_len"], engine._llm.settings["tensor_parallel_size"]) == (8192, 1)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("vllm?tensor_parallel=2", "vllm has no option 'tensor_parallel'; it has tensor_parallel_size, gpu_memory"),
+        ("vllm?tensor_parallel_size=0", "tensor_parallel_size is a whole number above 0, not '0'"),
+        ("vllm?max_model_len=", "max_model_len is a whole number above 0, not ''"),
+        ("vllm?gpu_memory_utilization=1.5", "is a number above 0, up to 1, not '1.5'"),
+        ("local?max_cache_gb=nan", "max_cache_gb is a number above 0, not 'nan'"),
+        ("local?max_cache_gb=inf", "max_cache_gb is a number above 0, not 'inf'"),
+        ("local?max_model_len=5", "local has no option 'max_model_len'; it has max_cache_gb"),
+        ("warp?x=1", "--engine warp?x=1: unknown; choose from"),
+    ],
+)
+def test_wrong_options(engine: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_engine("org/model", engine=engine)
+    if "warp" not in engine:
+        with pytest.raises(UserError, match=re.escape(f"--judge ...@{engine}#org/model: ")):
+            judge_engine(f"{engine}#org/model", chat=True)
 
 
 def test_vllm(monkeypatch: pytest.MonkeyPatch) -> None:

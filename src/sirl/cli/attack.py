@@ -88,11 +88,14 @@ def _attack(
     from sirl import stages
     from sirl.attacks.attacker import with_attacker
     from sirl.generation import load_engine
+    from sirl.generation.options import split_engine
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
 
     left_out = ("output_dir", "overwrite", "retry_errors", "json", "command", "judge")
     settings = {k: v for k, v in vars(args).items() if k not in left_out}
+    for name in ("engine", "attacker_engine"):  # its options may change with the machine that the run goes on upon
+        settings[name] = split_engine(settings[name])[0]
     stage = f"attack_{args.phase}"
     if not args.overwrite:
         _check_other_phase(args.output_dir, args.phase, settings, attacks)

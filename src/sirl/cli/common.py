@@ -79,7 +79,10 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         help="hub id, folder, or demo for the bundled model (docs/demo-model.md: demo@SCALE)",
     )
     parser.add_argument(
-        "--engine", default="local", help="local, vllm, or the address of an OpenAI-compatible server (default: local)"
+        "--engine",
+        default="local",
+        help="local, vllm, or the address of an OpenAI-compatible server (default: local). Options go behind a ?: "
+        "local?max_cache_gb=8, or 'vllm?tensor_parallel_size=4&gpu_memory_utilization=0.5&max_model_len=8192'",
     )
     parser.add_argument("--seed", type=int, default=0)
     add_template_flag(parser)

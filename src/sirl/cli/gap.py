@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> Outcome:
     """Measure the gap."""
     from sirl.gap import GapConfig, render_gap_table
     from sirl.generation import load_engine
+    from sirl.generation.options import split_engine
     from sirl.judges import refusal_judge
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.prompts import load_prompts
     from sirl.stages import gap_prompts, measure_gap
 
-    if args.engine != "local":
+    if split_engine(args.engine)[0] != "local":
         raise UserError(f"--engine {args.engine}: gives no entropies; sirl gap needs --engine local")
     config = GapConfig(k=args.k, max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed)
     judge = refusal_judge(args.judge)

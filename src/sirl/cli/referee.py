@@ -67,13 +67,14 @@ def run(args: argparse.Namespace) -> Outcome:
 def _examine(args: argparse.Namespace, referee: Referee, program: str) -> dict[str, Any]:
     """Serve the model to the tool; returns the content of `referee.json`."""
     from sirl.generation import SamplingParams, load_engine
+    from sirl.generation.options import split_engine
     from sirl.generation.unanswered import commonest, require_engine
     from sirl.records import write_json
     from sirl.referees import Served, run_program
     from sirl.referees.server import EngineServer, serving
 
     engine = load_engine(args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs)
-    if args.engine != "local":  # a server may refuse every question
+    if split_engine(args.engine)[0] != "local":  # a server may refuse every question
         require_engine(engine, SamplingParams(max_new_tokens=args.max_new_tokens, seed=args.seed))
     _clear(args.output_dir, args.overwrite)  # a model that cannot be used leaves earlier findings alone
     name = re.sub(r"[^\w.-]+", "-", args.model_name_or_path).strip("-.") or "model"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, TextEngine
+from sirl.generation.options import split_engine
 
 if TYPE_CHECKING:
     from sirl.generation.local import LocalEngine
@@ -31,7 +32,8 @@ def load_engine(
 ) -> TextEngine:
     """An engine that answers with the model of that name, folder or hub id (`demo` is the bundled one).
 
-    `engine` is a key of `ENGINES` or the address of a server, which has its own name for the model. A model that is
+    `engine` is a key of `ENGINES`, maybe with options (`sirl.generation.options`), or the address of a server, which
+    has its own name for the model. A model that is
     asked in plain text alone (`TextEngine.complete`) needs no chat template: `chat=False`. `chat_template_kwargs` go to
     its template at every call.
     """
@@ -39,14 +41,20 @@ def load_engine(
         from sirl.generation.server import ServerEngine
 
         return ServerEngine(engine, model_name_or_path, chat_template_kwargs=chat_template_kwargs)
-    if engine == "vllm":
+    kind, options = split_engine(engine)
+    if kind == "vllm":
         from sirl.generation.vllm import VLLMEngine
 
-        return VLLMEngine(model_name_or_path, revision=revision, chat_template_kwargs=chat_template_kwargs)
-    if engine != "local":
+        return VLLMEngine(model_name_or_path, revision=revision, chat_template_kwargs=chat_template_kwargs, **options)
+    if kind != "local":
         raise UserError(f"--engine {engine}: unknown; choose from {', '.join(ENGINES)}")
     return load_local(
-        model_name_or_path, adapter=adapter, revision=revision, chat=chat, chat_template_kwargs=chat_template_kwargs
+        model_name_or_path,
+        adapter=adapter,
+        revision=revision,
+        chat=chat,
+        chat_template_kwargs=chat_template_kwargs,
+        max_cache_gb=options.get("max_cache_gb"),
     )
 
 
@@ -57,6 +65,7 @@ def load_local(
     revision: str | None = None,
     chat: bool = True,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    max_cache_gb: float | None = None,
 ) -> LocalEngine:
     """As `load_engine` with the engine `local`, for what needs more of it than answers."""
     from sirl.chat_template import warn_of_thoughts
@@ -70,4 +79,4 @@ def load_local(
     if chat:
         warn_of_thoughts(tokenizer)
     model = load_model(model_name_or_path, adapter=adapter, revision=revision)
-    return LocalEngine(model, tokenizer, name=model_name_or_path)
+    return LocalEngine(model, tokenizer, name=model_name_or_path, max_cache_gb=max_cache_gb)

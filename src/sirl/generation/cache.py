@@ -28,12 +28,27 @@ def grouped_attention(
     """Scaled dot-product attention `(B, H, Q, D)`, `(B, H_kv, K, D)` twice `-> (B, Q, H, D)`.
 
     transformers' own repeats keys and values for the query heads that share them, which at each decoded token copies
-    the whole cache; torch's function can share them itself.
+    the whole cache; on a CPU torch's function can share them itself. Elsewhere it can do so without a mask alone, and
+    takes a slow kernel with one. There the query heads that share keys become rows of one query, as in transformers'
+    `integrations/sdpa_attention.py`; in a prefill, which is wide and comes once, keys are repeated.
     """
+    batch, heads, width, _ = query.shape
+    each = heads // key.shape[1]
+    shares = each > 1 and (mask is None or shares_under_mask(key))
+    if each > 1 and not shares:
+        if width == 1:
+            query = query.reshape(batch, key.shape[1], each, -1)
+        else:
+            key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
     out = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None and query.shape[2] > 1, scale=scaling, enable_gqa=True
+        query, key, value, attn_mask=mask, is_causal=mask is None and width > 1, scale=scaling, enable_gqa=shares
     )
-    return out.transpose(1, 2).contiguous(), None
+    return out.reshape(batch, heads, width, -1).transpose(1, 2).contiguous(), None
+
+
+def shares_under_mask(key: Tensor) -> bool:
+    """Whether torch's attention is fast where query heads share keys and there is a mask: on a CPU."""
+    return key.device.type == "cpu"
 
 
 AttentionInterface.register(ATTENTION, grouped_attention)

@@ -159,18 +159,19 @@ class _Batch:
         self.scores = torch.zeros(2, size, steps, device=device)  # entropies, log-probabilities
         self.rows = torch.arange(size, device=device)  # which completion each row of the running batch belongs to
         self.alive = torch.ones_like(self.rows, dtype=torch.bool)
+        self.n_alive = size
         self.eos = torch.tensor(list(eos_ids), device=device)
         self.progress = progress or (lambda _: None)
 
     def record(self, step: int, drawn: Tensor, entropy: Tensor, logprob: Tensor) -> int:
         """Keep one drawn token a row; returns how many rows go on."""
-        going = self.rows[self.alive]
-        self.tokens[going, step] = drawn[self.alive]
-        self.scores[:, going, step] = torch.stack([entropy, logprob])[:, self.alive]
+        # no selection by `alive`, whose size only the device knows: the count below is the one thing waited for
+        self.tokens[self.rows, step] = torch.where(self.alive, drawn, -1)
+        self.scores[:, self.rows, step] = torch.where(self.alive, torch.stack([entropy, logprob]), 0.0)
         self.alive = self.alive & ~torch.isin(drawn, self.eos)
-        n_alive = int(self.alive.sum())
-        self.progress(len(going) - (0 if step == self.tokens.shape[1] - 1 else n_alive))
-        return n_alive
+        going, self.n_alive = self.n_alive, int(self.alive.sum())
+        self.progress(going - (0 if step == self.tokens.shape[1] - 1 else self.n_alive))
+        return self.n_alive
 
     def drop_finished(self) -> Tensor:
         """Leave finished rows behind; returns the places of those that stay."""

@@ -28,13 +28,12 @@ from sirl.generation.encode import (
     spread,
 )
 from sirl.generation.fused import fused
+from sirl.generation.memory import cache_bytes
 from sirl.generation.scoring import check_pairs, continuation_scores, one_hot_gradients, printable_pieces
 from sirl.models import contiguous_head
 from sirl.records import Completion, Conversation
 
 MAX_ROWS = 256
-MAX_CACHE_BYTES = 2 << 30
-"""Memory that keys and values of a batch may take."""
 
 
 class LocalEngine:
@@ -45,12 +44,22 @@ class LocalEngine:
     goes through `transformers.generate` with the entropy read from its logits.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str = "local", max_rows: int = MAX_ROWS) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str = "local",
+        max_rows: int = MAX_ROWS,
+        max_cache_gb: float | None = None,
+    ) -> None:
+        """`max_cache_gb` (GiB) bounds the keys and values of a batch; by default see `cache_bytes`."""
         contiguous_head(model)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.max_rows = max_rows
+        self.max_cache_gb = max_cache_gb
         self.context = context_length(model.config)
         """Tokens that the model takes, its answer included; None: no limit."""
         self.eos_ids = eos_token_ids(model, tokenizer)
@@ -115,7 +124,7 @@ class LocalEngine:
         # the loop keeps n rows a prompt; a group larger than a batch would break the memory bound
         limit = max(self.max_rows, params.n)
         draws = self._uniforms(prompts, params, first_sample)
-        cells = MAX_CACHE_BYTES // bytes_per_token(self.model)
+        cells = cache_bytes(self.model.device, self.max_cache_gb) // bytes_per_token(self.model)
         fast = supports_decode_cache(self.model.config)
         run = decode_batch if fast else generate_batch
         with shared_keys(self.model) if fast else nullcontext():

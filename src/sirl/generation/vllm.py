@@ -6,11 +6,13 @@ extra `vllm`. Written against vLLM's documented `LLM.chat`; tested against a scr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
 from sirl.demo import demo_scale
 from sirl.errors import UserError
@@ -19,9 +21,11 @@ from sirl.generation.encode import TEMPLATE_FAILURES, EncodingError, attempted, 
 from sirl.models import is_adapter
 from sirl.records import Completion, Conversation, ends_in_prefill, user_turn
 
+log = logging.getLogger(__name__)
+
 
 class VLLMEngine:
-    """A folder or hub id in transformers format, on all GPUs of this machine by tensor parallelism."""
+    """A folder or hub id in transformers format, by tensor parallelism on as many GPUs as divide its heads."""
 
     def __init__(
         self,
@@ -42,9 +46,10 @@ class VLLMEngine:
             raise UserError("--engine vllm: needs the extra `vllm` (pip install 'sirl[vllm]')") from None
         self.name = model
         self._template = {"chat_template_kwargs": dict(chat_template_kwargs)} if chat_template_kwargs else {}
+        if "tensor_parallel_size" not in options:
+            options["tensor_parallel_size"] = parallel_size(model, revision, torch.cuda.device_count())
         settings = {
             "dtype": "auto",
-            "tensor_parallel_size": max(torch.cuda.device_count(), 1),
             "enable_prefix_caching": True,  # attacks share their templates
             "trust_remote_code": False,
             **options,
@@ -98,6 +103,26 @@ class VLLMEngine:
         if progress is not None:
             progress(len(texts))
         return [group[0] for group in groups]
+
+
+def parallel_size(model: str, revision: str | None, devices: int) -> int:
+    """The most of `devices` that vLLM can share a model's attention heads among.
+
+    Each takes as many query heads as the others; of the keys' heads as many too, or copies of one.
+    """
+    if devices < 2:
+        return 1
+    try:  # vLLM takes models that `sirl.model_files.read_config` refuses: quantised ones, and more kinds
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError) as error:
+        log.warning(
+            "--engine vllm: on one GPU of %d, the configuration of %s cannot be read (%s)", devices, model, error
+        )
+        return 1
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    fits = (n for n in range(devices, 1, -1) if heads % n == 0 and 0 in (kv_heads % n, n % kv_heads))
+    return next(fits, 1)
 
 
 def _answers(

@@ -146,7 +146,8 @@ class LazyEngine:
 
 
 def judge_engine(where: str, *, chat: bool) -> TextEngine:
-    """The model behind a judge: `MODEL` (in this process), `vllm#MODEL` or `http://HOST:PORT/v1#MODEL`.
+    """The model behind a judge: `MODEL` (in this process), `vllm#MODEL` or `http://HOST:PORT/v1#MODEL`; `vllm` and
+    `local` may have options (`vllm?max_model_len=8192#MODEL`).
 
     What is cheap to find out is found out now: whether the server is there and has the model, or whether the model's
     tokenizer can be loaded. Weights are loaded when there is something to judge.
@@ -154,12 +155,18 @@ def judge_engine(where: str, *, chat: bool) -> TextEngine:
     Raises:
         UserError: no model is named, or it cannot be reached.
     """
+    from sirl.generation import load_engine
+    from sirl.generation.options import split_engine
+
     kind, hash_, model = where.partition("#")
-    if not kind.startswith(("http://", "https://")) and kind not in ("vllm", "local"):
+    try:
+        name = split_engine(kind)[0]
+    except UserError as error:
+        raise _of_judge(error, where) from error
+    if not kind.startswith(("http://", "https://")) and name not in ("vllm", "local"):
         kind, hash_, model = "local", "#", where
     if not hash_ or not model:
         raise UserError(f"--judge ...@{where}: no model named; write {kind}#MODEL")
-    from sirl.generation import load_engine
 
     def make() -> TextEngine:
         try:
@@ -169,7 +176,7 @@ def judge_engine(where: str, *, chat: bool) -> TextEngine:
 
     if kind.startswith("http"):
         return make()
-    if kind == "vllm":
+    if name == "vllm":
         if importlib.util.find_spec("vllm") is None:
             raise UserError(f"--judge ...@{where}: needs the extra `vllm` (pip install 'sirl[vllm]')")
     else:
