@@ -141,6 +141,7 @@ def _child(words: Sequence[str], fault: Fault, say: int, tell: int) -> None:
         sys.stdout = sys.__stdout__
         sys.stderr = sys.__stderr__
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if fault.bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault.bytes, fault.bytes))
         events = Events(fault)

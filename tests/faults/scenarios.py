@@ -28,8 +28,9 @@ TIMES = {
     "resumed",
     "commands",
     "command",
+    "git_commit",
 }
-"""Keys that no two runs have alike: times, and in the manifest how often it was continued."""
+"""Keys that no two runs have alike: times, how often a run was continued, and the commit, should it change meanwhile."""
 
 PATHS = {
     "output_dir",

@@ -11,6 +11,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -37,6 +38,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="keep the folders of failed chains here")
     args = parser.parse_args()
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the disk is unmounted and the server stopped
     warm()
     with tempfile.TemporaryDirectory() as place:
         disk = Path(place) / "disk"
@@ -44,10 +46,12 @@ def main() -> int:
             if obstacle:
                 _say(f"no disk is filled up, as none may be mounted here ({obstacle})")
             soak = Soak(Path(place), disk, not obstacle, args.seed, args.keep)
-            rush(soak.scenarios, Path(place), args.starts)
-            while soak.kills < args.kills:
-                soak.chain(min(args.chain, args.kills - soak.kills))
-            soak.server.stop()
+            try:
+                rush(soak.scenarios, Path(place), args.starts)
+                while soak.kills < args.kills:
+                    soak.chain(min(args.chain, args.kills - soak.kills))
+            finally:
+                soak.server.stop()
     minutes = (time.monotonic() - started) / 60
     print(
         f"soak: {soak.kills} kills, {soak.lost} lost, {soak.unequal} unequal, {soak.rude} ended badly, "
