@@ -30,7 +30,7 @@ TIMES = {
     "command",
     "git_commit",
 }
-"""Keys that no two runs have alike: times, how often a run was continued, and the commit, should it change meanwhile."""
+"""Keys that no two runs have alike: times, how often a run was continued, and the commit, should it change."""
 
 PATHS = {
     "output_dir",
