@@ -38,6 +38,23 @@ WITH_COMMAS = (
 _NUMBER = re.compile(r"\A[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
+RECHECK_TIMES = 4
+"""The limit of a refusal that is asked again, in multiples of the first limit, where none is given."""
+
+
+def recheck_limit(given: int | None, max_new_tokens: int, flag: str) -> int | None:
+    """Tokens that a refusal may have which is asked again; None where `given` is 0: none is.
+
+    Raises:
+        UserError: it is no more than the limit that cut the refusal off.
+    """
+    if given == 0:
+        return None
+    if given is not None and given <= max_new_tokens:
+        raise UserError(f"{flag} {given}: must be above max_new_tokens ({max_new_tokens}), or 0 to ask for none again")
+    return given or RECHECK_TIMES * max_new_tokens
+
+
 @dataclass(frozen=True)
 class GapSection:
     """The gap check. `dataset_name` holds harmful requests; null takes the training prompts, as they are unlabeled.
@@ -74,7 +91,8 @@ class AttackSection:
     """Which attacks on which goals, how answers are decoded and judged. `template_file` adds the user's templates.
 
     Adaptive attacks spend at most `budget` model calls a goal (null: each its own default). `attacker_model` writes
-    prompts for those that have a second model (null: the target itself), run as `attacker_engine` says.
+    prompts for those that have a second model (null: the target itself), run as `attacker_engine` says. Refusals that
+    `max_new_tokens` cut off are asked again with `recheck_tokens` (null: four times as many; 0: they are not).
     """
 
     attacks: str | tuple[str, ...] = "static"
@@ -82,6 +100,7 @@ class AttackSection:
     goals: str = "demo/behaviours"
     max_goals: int | None = None
     max_new_tokens: int = 64
+    recheck_tokens: int | None = None
     decoding: tuple[Decoding, ...] = ("greedy", "sample")
     judge: str = "refusal"
     attacker_model: str | None = None
@@ -91,10 +110,16 @@ class AttackSection:
     def __post_init__(self) -> None:
         _at_least(1, attack__max_new_tokens=self.max_new_tokens, attack__max_goals=self.max_goals)
         _at_least(1, attack__budget=self.budget)
+        recheck_limit(self.recheck_tokens, self.max_new_tokens, "attack.recheck_tokens")
         if not self.attacks:
             raise UserError("attack.attacks: name at least one attack, or static, adaptive or all")
         if not self.decoding or len(set(self.decoding)) < len(self.decoding):
             raise UserError("attack.decoding: expected greedy, sample or both, each once")
+
+    @property
+    def recheck_limit(self) -> int | None:
+        """Tokens that a refusal may have which is asked again; None: none is."""
+        return recheck_limit(self.recheck_tokens, self.max_new_tokens, "attack.recheck_tokens")
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,8 @@ def attack(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
     attacks = with_attacker(plan.attacks, config.attack.attacker_model, config.attack.attacker_engine)
     if phase == "after" and "greedy" in config.attack.decoding:  # what a search settled on is its greedy attempt
         attacks = with_replays(attacks)
-    stages.attack(engine, attacks, plan.goals, config.run_dir, phase=phase, max_new_tokens=tokens, **shared)
+    found = stages.attack(engine, attacks, plan.goals, config.run_dir, phase=phase, max_new_tokens=tokens, **shared)
+    stages.recheck(engine, found, plan.judges[0], config.run_dir, config.attack.recheck_limit, bar=bar)
     if plan.benign:
         tokens = config.evals.max_new_tokens
         stages.ask_benign(engine, plan.benign, config.run_dir, phase=phase, max_new_tokens=tokens, **shared)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sirl.attacks.base import Attack
+from sirl.attacks.recheck import recheck as recheck_refusals
 from sirl.attacks.run import run_attacks
 from sirl.chat_template import SWITCH_OFF
 from sirl.errors import UserError
@@ -38,6 +39,9 @@ from sirl.records import (
 )
 
 log = logging.getLogger(__name__)
+
+ANSWERS = ("", "benign_", "wrapped_", "rechecked_")
+"""What the names of the files of attempts and of their verdicts begin with."""
 
 
 def gap_prompts(
@@ -146,6 +150,25 @@ def has_answers(path: Path, phase: Phase) -> bool:
     return path.is_file() and any(a.error is None and a.phase == phase for a in read_records(path, Attempt))
 
 
+def recheck(
+    engine: Engine,
+    attempts: Sequence[Attempt],
+    judge: Judge,
+    folder: Path,
+    max_new_tokens: int | None,
+    *,
+    retry_errors: bool = False,
+    bar: BarMaker = no_bar,
+) -> None:
+    """Refusals that were cut off are asked again, into `rechecked_attempts.jsonl`; not where there is no limit."""
+    if max_new_tokens is not None:
+        path = folder / "rechecked_attempts.jsonl"
+        with bar("recheck") as progress:
+            recheck_refusals(
+                engine, attempts, judge, max_new_tokens, path, retry_errors=retry_errors, progress=progress
+            )
+
+
 def ask_benign(engine: Engine, prompts: Sequence[Prompt], folder: Path, **settings: Any) -> list[Attempt]:
     """Benign prompts, asked plainly, into `benign_attempts.jsonl`; settings as of `attack`."""
     return attack(engine, [Benign()], prompts, folder, kind="benign_", title="benign prompts", **settings)
@@ -194,11 +217,18 @@ def _both_scored(before: Sequence[bool | None], after: Sequence[bool | None]) ->
 def judge_all(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> list[Verdict]:
     """Verdicts of every judge beside every file of attempts in a folder; those of an earlier go are kept."""
     out: list[Verdict] = []
-    for kind in ("", "benign_", "wrapped_"):
+    for kind in ANSWERS:
         path = folder / f"{kind}attempts.jsonl"
         if path.is_file():
             out += judge_file(read_jsonl(path, Attempt), judges, folder, kind, bar)
     return out
+
+
+def judge_rechecked(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> None:
+    """Verdicts on the answers of `recheck`, where there are any."""
+    path = folder / "rechecked_attempts.jsonl"
+    if path.is_file():
+        judge_file(read_jsonl(path, Attempt), judges, folder, "rechecked_", bar)
 
 
 def _warn_of_thoughts(verdicts: Sequence[Verdict]) -> None:

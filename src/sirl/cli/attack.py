@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 
 GO_ON = "the same command goes on from here"
 
-SAME_IN_BOTH = ("seed", "goals", "prompt_column", "max_goals", "max_new_tokens", "decoding", "chat_template_kwargs")
+SAME_IN_BOTH = (
+    "seed",
+    "goals",
+    "prompt_column",
+    "max_goals",
+    "max_new_tokens",
+    "recheck_tokens",
+    "decoding",
+    "chat_template_kwargs",
+)
 """Flags that must be the same before and after: else the answers are not to the same prompts, or not made alike."""
 SAME_BUDGET = ("attack_budget", "attack_seconds")
 """The same for what both phases search for."""
@@ -53,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phase", choices=("before", "after"), default="before", help="which side of a comparison")
     parser.add_argument("--decoding", default="greedy", help="greedy, sample (temperature 1), or greedy,sample")
     parser.add_argument("--max_new_tokens", type=positive_int, default=64)
+    parser.add_argument(
+        "--recheck_tokens",
+        type=int,
+        help="refusals that --max_new_tokens cut off are asked again with so many (default: four times as many; 0: no)",
+    )
     add_judges_flag(parser)
     parser.add_argument("--attacker_model", help="who writes prompts for pair, tap and the like (default: the target)")
     parser.add_argument("--attacker_engine", default="local", help="how it is run, as --engine")
@@ -125,8 +139,18 @@ def _attack(
             retry_errors=args.retry_errors,
             bar=terminal_bar,
         )
+        stages.recheck(
+            engine,
+            attempts,
+            judges[0],
+            args.output_dir,
+            _recheck_limit(args),
+            retry_errors=args.retry_errors,
+            bar=terminal_bar,
+        )
         del engine  # a judge's model may need the room
         verdicts = stages.judge_file(attempts, judges, args.output_dir, bar=terminal_bar)
+        stages.judge_rechecked(judges, args.output_dir, terminal_bar)
     manifest.finish()
     return _summary(args.output_dir, judges[0].name, verdicts)
 
@@ -152,7 +176,14 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[s
         args.goals, column=args.prompt_column, limit=args.max_goals, seed=args.seed, flag="--goals", with_category=True
     )
     check_unseen(goals, args.output_dir, args.model_name_or_path, "--goals")
+    _recheck_limit(args)
     return attacks, judges, decodings, goals
+
+
+def _recheck_limit(args: argparse.Namespace) -> int | None:
+    from sirl.config import recheck_limit
+
+    return recheck_limit(args.recheck_tokens, args.max_new_tokens, "--recheck_tokens")
 
 
 def _seconds(text: str) -> float:
@@ -213,12 +244,15 @@ def _summary(folder: Path, judge: str, verdicts: Sequence[Verdict]) -> dict[str,
     from sirl.judges.validate import judge_agreement
     from sirl.records import Attempt, Verdict, read_jsonl
     from sirl.report.attack_figures import attack_summary
-    from sirl.report.load import join
+    from sirl.report.load import join, rechecked_records
+    from sirl.report.truncated import truncation_summary
 
     found = read_jsonl(folder / "attempts.jsonl", Attempt)
     judged = read_jsonl(folder / "verdicts.jsonl", Verdict)
+    rows = join(found, judged, judge)
     return {
-        **attack_summary(join(found, judged, judge)),
+        **attack_summary(rows),
+        "truncation": truncation_summary(rows, join(*rechecked_records(folder), judge)),
         "agreement": judge_agreement(verdicts),
         "reasons": why_unscored(verdicts, judge),
     }
@@ -236,6 +270,7 @@ def _show(summary: dict[str, Any], phase: str, folder: Path) -> None:
         known = f"{worst['n']} goals" + (f", {worst['undecided']} undecided" if worst["undecided"] else "")
         cells = [percent_cell(worst[key]) for key in ("rate", "low", "high")]
         print(f"\nWithstood every attack, {decoding}: {cells[0]} ({cells[1]} to {cells[2]}) of {known}")
+    _show_truncation(summary["truncation"], phase)
     print_agreement(summary["agreement"])
     print_reasons(summary["reasons"])
     print(f"\n{folder / 'attempts.jsonl'}")
@@ -260,6 +295,28 @@ def _show_rates(figures: dict[str, Any], kind: str, decoding: str, phase: str, g
         change = figures.get(part, {}).get(decoding)
         if change:
             _show_change(change, title)
+
+
+def _show_truncation(truncation: dict[str, Any], phase: str) -> None:
+    """Refusals that the token limit cut off, by kind of attack; nothing where there are none."""
+    from sirl.report.truncated import NAMES
+
+    tables = {kind: phases[phase]["overall"] for kind, phases in truncation.items() if phase in phases}
+    if not any(table["cut"] for table in tables.values()):
+        return
+    print("\nRefusals that the token limit cut off (greedy), and those asked again with a larger limit")
+    head = ["attacks", "refusals", "cut", "asked again", "no refusal then", "DSR", "DSR after the recheck"]
+    rows = [
+        [
+            NAMES[kind],
+            str(t["refusals"]),
+            f"{t['cut']} ({percent_cell(t['cut_rate'])})",
+            *(str(t[key]) for key in ("asked_again", "recanted")),
+            *(percent_cell(t[key]) for key in ("dsr", "dsr_rechecked")),
+        ]
+        for kind, t in tables.items()
+    ]
+    print_table(head, rows)
 
 
 def _rows(tables: dict[str, Any]) -> list[list[str]]:

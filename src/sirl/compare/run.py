@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 FAILURE = "failure.txt"
 """The traceback of a run that failed, in its folder."""
 GAP = ("gap.json", "gap_samples.jsonl", "gap.svg")
-BEFORE = tuple(f"{kind}{part}.jsonl" for part in ("attempts", "verdicts") for kind in ("", "benign_", "wrapped_"))
+BEFORE = tuple(f"{kind}{part}.jsonl" for part in ("attempts", "verdicts") for kind in stages.ANSWERS)
 """Files of the starting model, which a run takes over from `none`."""
 
 

@@ -41,6 +41,7 @@ from sirl.report.rates import (
     share,
     silence,
 )
+from sirl.report.truncated import truncation_summary
 from sirl.stats import mcnemar
 
 KIND_CHANGE = ("pairs", "fixed", "regressed", "change", "interval", "p", "test", "mcnemar", "reduction")
@@ -144,6 +145,7 @@ def summarise(run: Run) -> Table:
         "agreement": run.agreement,
         "gap": run.gap,
         "attack": attack_summary(run.attacks) if run.attacks else None,
+        "truncation": truncation_summary(run.attacks, run.rechecked) if run.attacks else None,
         "benign": benign_summary(run.benign) if run.benign else None,
         "wrapped": wrapped_summary(run.wrapped) if run.wrapped else None,
         "capability": capability_summary(run.capability or {}, run.benchmarks),
@@ -177,8 +179,9 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
     `dsr_*` are means over the attacks of one kind, which `dsr_covers` names, `harm_dsr_*` the same by harm scores (None
     without them); `kinds` has both for each kind, never mixed. `worst_case_dsr_*` is over all attacks. `*_refusal_*`
     are rates of full refusals and empty answers of benign prompts by kind, `benign_refusal_*` of all of them, and
-    `wrapped_refusal_*` the mean over the wrappings of attacks that they were put in; `empty_*` and `benign_empty_*` are
-    shares of answers that say nothing; `base` and `checkpoint` are absolute paths, so that they load from any working
+    `wrapped_refusal_*` the mean over the wrappings of attacks that they were put in; `cut_refusals_*` the share of
+    refusals under attack that the token limit cut off, `rechecked_dsr_*` the DSR after those were asked again;
+    `empty_*` and `benign_empty_*` are shares of answers that say nothing; `base` and `checkpoint` are absolute paths, so that they load from any working
     directory.
     """
     run = load_run(run_dir)
@@ -195,6 +198,9 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
         out[f"benign_empty_{phase}"] = _dig(summary, "benign", "overall", "greedy", phase, "empty_rate")
         out[f"benign_refusal_{phase}"] = _dig(summary, "benign", "overall", "greedy", phase, "rate")
         out[f"wrapped_refusal_{phase}"] = _dig(summary, "wrapped", "rates", phase, "overall", "rate")
+        cut = _dig(summary, "truncation", out["dsr_covers"] or "", phase, "overall")
+        out[f"cut_refusals_{phase}"] = _dig(cut, "cut_rate")
+        out[f"rechecked_dsr_{phase}"] = _dig(cut, "dsr_rechecked")
     out["reduction"] = _dig(attack, "change", "greedy", "reduction")
     out["kinds"] = {kind: _kind_figures(tables) for kind, tables in (_dig(attack, "kinds") or {}).items()}
     out["gap"] = _gap_figures(run.gap)

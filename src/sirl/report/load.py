@@ -97,6 +97,7 @@ class Run:
     attacks: list[Scored] | None
     benign: list[Scored] | None
     wrapped: list[Scored] | None
+    rechecked: list[Scored]
     judges: tuple[str, ...]
     agreement: list[dict[str, Any]]
 
@@ -125,9 +126,16 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         attacks=join(attempts, verdicts) if attempts else None,
         benign=join(benign, benign_verdicts, harmless=True) if benign else None,
         wrapped=join(wrapped, wrapped_verdicts, harmless=True) if wrapped else None,
+        rechecked=join(*rechecked_records(path), next((v.judge for v in verdicts), None)),
         judges=tuple(dict.fromkeys(v.judge for v in [*verdicts, *benign_verdicts, *wrapped_verdicts])),
         agreement=judge_agreement(verdicts),
     )
+
+
+def rechecked_records(path: Path) -> tuple[list[Attempt], list[Verdict]]:
+    """Refusals that were cut off and asked again, with their verdicts; empty where none were."""
+    parts = (path / "rechecked_attempts.jsonl", path / "rechecked_verdicts.jsonl")
+    return _records(parts[0], Attempt) or [], _records(parts[1], Verdict) or []
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ from sirl.report.charts import element, join, percent
 from sirl.report.load import Run, load_run
 from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
 from sirl.report.training import benign_name, reward_name
+from sirl.report.truncated import truncation_rows
 from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import KIND_NAMES, count, factor, p_value, with_interval
 from sirl.report.wrapped import wrapped_section
@@ -108,6 +109,7 @@ def context(run: Run) -> dict[str, Any]:
         "status_names": STATUS_NAMES,
         "kind_names": KIND_NAMES,
         "attack": attack_section(summary["attack"]),
+        "truncation": truncation_rows(summary["truncation"]),
         "benign": sections.benign_section(summary["benign"]),
         "wrapped": wrapped_section(summary["wrapped"]),
         "asked": sections.benign_section((summary["capability"] or {}).get("overrefusal")),

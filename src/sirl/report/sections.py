@@ -17,6 +17,7 @@ from sirl.report.load import Run
 from sirl.report.rates import PHASES
 from sirl.report.samples import Sample, pick_samples
 from sirl.report.training import ENTROPY_NOTES, REWARD_NOTES, benign_name, choice_facts, dig, goal_names
+from sirl.report.truncated import truncation_limits
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, p_value
 from sirl.report.wrapped import wrapped_limits
 
@@ -314,7 +315,7 @@ def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def limits(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the figures do not show, each as a lead and its explanation."""
-    out = attack_limits(summary["attack"]) + wrapped_limits(summary)
+    out = attack_limits(summary["attack"]) + truncation_limits(summary["truncation"]) + wrapped_limits(summary)
     if run.metrics and not run.development:
         out.append(
             (
