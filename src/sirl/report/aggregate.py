@@ -181,8 +181,8 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
     are rates of full refusals and empty answers of benign prompts by kind, `benign_refusal_*` of all of them, and
     `wrapped_refusal_*` the mean over the wrappings of attacks that they were put in; `cut_refusals_*` the share of
     refusals under attack that the token limit cut off, `rechecked_dsr_*` the DSR after those were asked again;
-    `empty_*` and `benign_empty_*` are shares of answers that say nothing; `base` and `checkpoint` are absolute paths, so that they load from any working
-    directory.
+    `empty_*` and `benign_empty_*` are shares of answers that say nothing; `base` and `checkpoint` are absolute paths,
+    so that they load from any working directory.
     """
     run = load_run(run_dir)
     summary = summarise(run)
