@@ -139,11 +139,12 @@ def whole_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
     What follows the last newline was torn by a crash (half a record, half a character, zeros) unless it is whole. It is
     kept where it was never a record: the file is not ours then.
     """
-    lines = Path(path).read_bytes().split(b"\n")
-    last = lines.pop()
-    yield from enumerate(lines, 1)
-    if is_whole(last) or not is_torn(last):
-        yield len(lines) + 1, last
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield number, line[:-1]
+            elif is_whole(line) or not is_torn(line):
+                yield number, line
 
 
 @contextmanager

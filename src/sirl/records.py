@@ -156,24 +156,46 @@ class Verdict:
 R = TypeVar("R", bound="Prompt | Attempt | Verdict")
 
 
-def read_jsonl(path: str | os.PathLike[str], record: type[R]) -> list[R]:
-    """Records of a JSONL file that this package wrote. Unknown keys are ignored, so newer files stay readable."""
+def iter_records(path: str | os.PathLike[str], record: type[R], lean: bool = False) -> Iterator[R]:
+    """Records of a JSONL file that this package wrote, one at a time. Unknown keys are ignored, so newer files stay
+    readable.
+
+    With `lean` an attempt has no entropies and the first of its tokens alone (whether there were any), and texts that
+    come again are held once: the two lists are nearly all of a file's memory, and few readers look at them.
+    """
     names = {f.name for f in fields(record)}
-    out: list[R] = []
+    seen: dict[str, str] = {}
     for row in iter_json_lines(path):
         kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in names}
-        out.append(record(**kept))
-    return out
+        if lean:
+            kept = {key: _lean(key, value, seen) for key, value in kept.items()}
+        yield record(**kept)
 
 
-def read_records(path: str | os.PathLike[str], record: type[R]) -> list[R]:
+def _lean(key: str, value: Any, seen: dict[str, str]) -> Any:
+    """The value of a field as `iter_records` keeps it where it is lean."""
+    if key == "entropies":
+        return ()
+    if key == "tokens":
+        return value[:1]
+    if key == "messages" and isinstance(value, tuple):
+        return tuple({k: _lean("", v, seen) for k, v in turn.items()} for turn in value)
+    return seen.setdefault(value, value) if isinstance(value, str) and key not in ("id", "response") else value
+
+
+def read_jsonl(path: str | os.PathLike[str], record: type[R], lean: bool = False) -> list[R]:
+    """All records of a file, see `iter_records`."""
+    return list(iter_records(path, record, lean))
+
+
+def read_records(path: str | os.PathLike[str], record: type[R], lean: bool = False) -> list[R]:
     """As `read_jsonl`, for a file that a run goes on with.
 
     Raises:
         UserError: it is no file of such records.
     """
     try:
-        return read_jsonl(path, record)
+        return read_jsonl(path, record, lean)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a file of {record.__name__.lower()}s ({error}); move it away") from error
 

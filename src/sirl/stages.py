@@ -147,7 +147,7 @@ def attack(
 
 def has_answers(path: Path, phase: Phase) -> bool:
     """Whether a file holds an attempt of that phase that was answered: from then on its settings bind who goes on."""
-    return path.is_file() and any(a.error is None and a.phase == phase for a in read_records(path, Attempt))
+    return path.is_file() and any(a.error is None and a.phase == phase for a in read_records(path, Attempt, lean=True))
 
 
 def recheck(
@@ -191,7 +191,7 @@ def measure_capability(
     from sirl.evals.drift import measure_drift, read_texts, starting_answers
 
     asked = folder / "benign_attempts.jsonl"
-    answers = starting_answers(read_jsonl(asked, Attempt)) if drift and asked.is_file() else []
+    answers = starting_answers(read_jsonl(asked, Attempt, lean=True)) if drift and asked.is_file() else []
     out: dict[str, Any] = {"drift": None, "choices": None}
     if answers or questions:
         start = load_local(str(folder / "base"), chat_template_kwargs=chat_template_kwargs)
@@ -220,7 +220,7 @@ def judge_all(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> 
     for kind in ANSWERS:
         path = folder / f"{kind}attempts.jsonl"
         if path.is_file():
-            out += judge_file(read_jsonl(path, Attempt), judges, folder, kind, bar)
+            out += judge_file(read_jsonl(path, Attempt, lean=True), judges, folder, kind, bar)
     return out
 
 
@@ -228,7 +228,7 @@ def judge_rechecked(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_ba
     """Verdicts on the answers of `recheck`, where there are any."""
     path = folder / "rechecked_attempts.jsonl"
     if path.is_file():
-        judge_file(read_jsonl(path, Attempt), judges, folder, "rechecked_", bar)
+        judge_file(read_jsonl(path, Attempt, lean=True), judges, folder, "rechecked_", bar)
 
 
 def _warn_of_thoughts(verdicts: Sequence[Verdict]) -> None:

@@ -89,8 +89,12 @@ def bootstrap_ratio(
         raise ValueError("need as many denominators as numerators, all above 0")
     _z(level)
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(x), (n_resamples, len(x)))
-    low, high = _percentiles(x[drawn].sum(axis=1) / y[drawn].sum(axis=1), level)
+    rows = max(1, _RESAMPLES_AT_ONCE // len(x))
+    parts = []
+    for start in range(0, n_resamples, rows):
+        drawn = rng.integers(0, len(x), (min(rows, n_resamples - start), len(x)))
+        parts.append(x[drawn].sum(axis=1) / y[drawn].sum(axis=1))
+    low, high = _percentiles(np.concatenate(parts), level)
     return Estimate(float(x.sum() / y.sum()), low, high)
 
 

@@ -46,7 +46,7 @@ def recheck(
     done and how many there are.
     """
     wanted = cut_refusals(attempts, judge)
-    old = read_records(path, Attempt) if path.is_file() else []
+    old = read_records(path, Attempt, lean=True) if path.is_file() else []
     done = {a.id for a in old if a.error is None or not retry_errors}
     missing = [a for a in wanted if a.id not in done]
     for start in range(0, len(missing), BATCH):

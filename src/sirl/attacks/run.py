@@ -75,6 +75,8 @@ class _Run:
     progress: Progress | None
     last: str | None
     """The attempt that a crash may have stopped behind: the last one of the file, of whatever call."""
+    stored: list[Attempt] | None = None
+    """What searches found by themselves according to the file, once it was looked at."""
 
     def params(self, decoding: Decoding, key: str) -> SamplingParams:
         """Decoding settings of one chunk. The seed leaves out the phase: before and after draw alike."""
@@ -112,10 +114,12 @@ class _Run:
     def found(self, phase: Phase, attack: str) -> dict[str, Attempt]:
         """What an attack settled on for each goal, under greedy decoding, in this call or in the file."""
         start = f"{phase}/greedy/{attack}/"
-        stored = read_records(self.path, Attempt) if self.path is not None and Path(self.path).exists() else []
-        return {
-            a.goal_id: a for a in (*stored, *self.done.values()) if a.id == start + a.goal_id and a.seed == self.seed
-        }
+        if self.stored is None:  # read once: what comes later is among those done
+            exists = self.path is not None and Path(self.path).exists()
+            old = read_records(self.path, Attempt, lean=True) if self.path is not None and exists else []
+            self.stored = [a for a in old if a.decoding == "greedy" and a.seed == self.seed]
+        known = (*self.stored, *self.done.values())
+        return {a.goal_id: a for a in known if a.id == start + a.goal_id and a.seed == self.seed}
 
     def store(self, attempts: Sequence[Attempt]) -> None:
         """Keep finished attempts, on disk first."""

@@ -219,7 +219,9 @@ def _check_other_phase(folder: Path, phase: str, settings: Mapping[str, Any], at
     searches = {attack.name for attack in attacks if attack.kind == "adaptive" and not isinstance(attack, Replay)}
     attempts = folder / "attempts.jsonl"
     if searches and attempts.is_file():
-        found = {a.attack for a in read_records(attempts, Attempt) if a.phase == other and a.queries is not None}
+        found = {
+            a.attack for a in read_records(attempts, Attempt, lean=True) if a.phase == other and a.queries is not None
+        }
         flags += SAME_BUDGET if searches & found else ()
     for flag in flags:
         theirs, ours = old.get(flag), settings[flag]
@@ -247,7 +249,7 @@ def _summary(folder: Path, judge: str, verdicts: Sequence[Verdict]) -> dict[str,
     from sirl.report.load import join, rechecked_records
     from sirl.report.truncated import truncation_summary
 
-    found = read_jsonl(folder / "attempts.jsonl", Attempt)
+    found = read_jsonl(folder / "attempts.jsonl", Attempt, lean=True)
     judged = read_jsonl(folder / "verdicts.jsonl", Verdict)
     rows = join(found, judged, judge)
     return {

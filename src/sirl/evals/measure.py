@@ -128,7 +128,7 @@ def _judged(folder: Path, bar: BarMaker) -> Table:
     from sirl.report.aggregate import benign_summary
     from sirl.report.load import join
 
-    attempts = read_jsonl(folder / "benign_attempts.jsonl", Attempt)
+    attempts = read_jsonl(folder / "benign_attempts.jsonl", Attempt, lean=True)
     verdicts = stages.judge_file(attempts, [load_judge("refusal")], folder, "benign_", bar)
     return benign_summary(join(attempts, verdicts, harmless=True))
 

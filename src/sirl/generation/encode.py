@@ -8,6 +8,7 @@ the model's context. `encode_chat` raises `EncodingError` for all of them, and `
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +26,9 @@ TEMPLATE_FAILURES = (TemplateError, ValueError, TypeError, LookupError, Arithmet
 
 SCALED_BY_FACTOR = ("linear", "dynamic", "yarn")
 """Kinds of RoPE scaling by which a model takes more tokens than `max_position_embeddings` may say."""
+
+
+TOO_LONG = "the prompt has {} tokens, the model takes {}"
 
 
 class EncodingError(Exception):
@@ -93,8 +97,13 @@ def check_text(*texts: object) -> None:
 def check_length(ids: Sequence[int], limit: int | None) -> list[int]:
     """The ids, where they leave room for one token of an answer; else `EncodingError`."""
     if limit is not None and len(ids) >= limit:
-        raise EncodingError(f"the prompt has {len(ids)} tokens, the model takes {limit}")
+        raise EncodingError(TOO_LONG.format(len(ids), limit))
     return list(ids)
+
+
+def is_too_long(error: str | None) -> bool:
+    """Whether an error says that a prompt leaves no room for an answer."""
+    return error is not None and re.fullmatch(TOO_LONG.format(r"\d+", r"\d+"), error) is not None
 
 
 def attempted(encode: Callable[[T], R], items: Sequence[T]) -> list[R | EncodingError]:

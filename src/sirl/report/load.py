@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sirl.errors import UserError
 from sirl.judges.validate import judge_agreement
-from sirl.records import DEFENDED, NOT_HELPED, SAID, Attempt, Label, R, Verdict, iter_json_lines, read_jsonl
+from sirl.records import (
+    DEFENDED,
+    NOT_HELPED,
+    SAID,
+    Attempt,
+    Label,
+    R,
+    Verdict,
+    iter_json_lines,
+    iter_records,
+    read_jsonl,
+)
 from sirl.redaction import redact
 
 SCORED_LABELS = (*SAID, "empty")
@@ -132,6 +143,13 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     )
 
 
+def whole_attempts(path: Path, ids: Collection[str]) -> dict[str, Attempt]:
+    """Some attempts of a file with their tokens and entropies, which a loaded run does not have."""
+    if not path.is_file():
+        return {}
+    return {attempt.id: attempt for attempt in iter_records(path, Attempt) if attempt.id in ids}
+
+
 def rechecked_records(path: Path) -> tuple[list[Attempt], list[Verdict]]:
     """Refusals that were cut off and asked again, with their verdicts; empty where none were."""
     parts = (path / "rechecked_attempts.jsonl", path / "rechecked_verdicts.jsonl")
@@ -163,7 +181,7 @@ def _records(path: Path, record: type[R]) -> list[R] | None:
     if not path.is_file():
         return None
     try:
-        return read_jsonl(path, record)
+        return read_jsonl(path, record, lean=True)
     except ValueError as error:
         raise UserError(f"{error}; run its stage again") from None
     except (TypeError, AttributeError) as error:

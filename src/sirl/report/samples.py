@@ -9,12 +9,12 @@ from __future__ import annotations
 import bisect
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 
-from sirl.records import Conversation
+from sirl.records import Attempt, Conversation
 from sirl.report.load import Scored
 
 MAX_CHARS = 1_500
@@ -34,6 +34,9 @@ MARKED = (
     *range(0xFFF9, 0xFFFC),
     *range(0xE0000, 0xE0080),
 )
+
+Whole = Callable[[set[str]], Mapping[str, Attempt]]
+"""Attempts by id, with all that their file holds."""
 
 PICKS = {"fixed": 4, "still broken": 3, "regressed": 2, "held": 1}
 BENIGN_PICKS = {"newly refused": 3, "still answered": 2, "newly answered": 1, "still refused": 1}
@@ -204,10 +207,11 @@ def shown(row: Scored) -> Shown:
     )
 
 
-def pick_samples(rows: Sequence[Scored], *, benign: bool) -> list[Sample]:
+def pick_samples(rows: Sequence[Scored], *, benign: bool, whole: Whole | None = None) -> list[Sample]:
     """A few conversations of every outcome, drawn by a hash of their ids: nobody chose them, and they stay the same.
 
-    Attacks take turns and no goal comes twice while others are left.
+    Attacks take turns and no goal comes twice while others are left. `whole` gives the attempts of some ids with the
+    tokens and entropies that the rows lack.
     """
     decoding = "greedy" if any(r.attempt.decoding == "greedy" for r in rows) else "sample"
     pairs: dict[tuple[str, str], dict[str, Scored]] = {}
@@ -219,10 +223,21 @@ def pick_samples(rows: Sequence[Scored], *, benign: bool) -> list[Sample]:
     for key in sorted(pairs, key=_hash):
         by_status.setdefault(status_of(pairs[key]), []).append(pairs[key])
     used: set[str] = set()
-    chosen: list[Sample] = []
+    chosen: list[tuple[str, dict[str, Scored]]] = []
     for status, count in (BENIGN_PICKS if benign else PICKS).items():
-        chosen += [_sample(status, pair, benign) for pair in _take(by_status.get(status, []), count, used)]
-    return chosen
+        chosen += [(status, pair) for pair in _take(by_status.get(status, []), count, used)]
+    found = whole({row.attempt.id for _, pair in chosen for row in pair.values()}) if whole else {}
+    return [
+        _sample(status, {phase: _filled(row, found) for phase, row in pair.items()}, benign) for status, pair in chosen
+    ]
+
+
+def _filled(row: Scored, found: Mapping[str, Attempt]) -> Scored:
+    """The row with the tokens and entropies of its attempt, where they were found."""
+    attempt = found.get(row.attempt.id)
+    if attempt is None:
+        return row
+    return replace(row, attempt=replace(row.attempt, tokens=attempt.tokens, entropies=attempt.entropies))
 
 
 def _hash(key: tuple[str, str]) -> str:

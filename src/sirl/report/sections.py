@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -13,7 +14,7 @@ from sirl.judges.measured import errors_in_words
 from sirl.report.attack_figures import with_origins
 from sirl.report.attack_sections import DECODING_NAMES, attack_limits, budgets_of, chart_row, comparison, drawn, pick
 from sirl.report.charts import Series, axis_top, curve, histogram, percent_axis, trail
-from sirl.report.load import Run
+from sirl.report.load import Run, whole_attempts
 from sirl.report.rates import PHASES
 from sirl.report.samples import Sample, pick_samples
 from sirl.report.training import ENTROPY_NOTES, REWARD_NOTES, benign_name, choice_facts, dig, goal_names
@@ -273,7 +274,9 @@ def _cell(value: Any, form: str) -> str:
 
 def sample_section(run: Run) -> list[Sample]:
     """Conversations under attack, then benign ones."""
-    return pick_samples(with_origins(run.attacks or []), benign=False) + pick_samples(run.benign or [], benign=True)
+    attacks, benign = (partial(whole_attempts, run.path / f"{kind}attempts.jsonl") for kind in ("", "benign_"))
+    shown = pick_samples(with_origins(run.attacks or []), benign=False, whole=attacks)
+    return shown + pick_samples(run.benign or [], benign=True, whole=benign)
 
 
 def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from sirl.attacks.base import AttackResult, require_goal
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, ScoringEngine
+from sirl.generation.encode import is_too_long
 from sirl.judges.refusal import judge_response
 from sirl.records import Completion, Conversation, Prompt, SearchFacts, user_turn
 
@@ -249,13 +250,16 @@ class GoalSearch:
         return (yield from self.score(conversations, AFFIRMATIVE))
 
     def write(self, conversations: Sequence[Conversation], max_new_tokens: int) -> Steps[list[str]]:
-        """Texts by the attacker, sampled at temperature 1. Raises `SearchError` where it cannot be asked."""
+        """Texts by the attacker, sampled at temperature 1; nothing for a request that is longer than it takes.
+
+        Raises `SearchError` where it cannot be asked.
+        """
         chosen = conversations[: self.room()]
         answers: list[Completion] = yield Ask(chosen, max_new_tokens, 1.0, attacker=True)
         self.queries += len(chosen)
         self.written += len(chosen)
         for answer in answers:
-            if answer.error is not None or answer.finish_reason == "error":
+            if (answer.error is not None or answer.finish_reason == "error") and not is_too_long(answer.error):
                 raise SearchError(f"the attacker model gave no answer: {answer.error or 'no reason given'}")
         return [answer.text for answer in answers]
 
