@@ -105,6 +105,22 @@ def sentencepiece(folder: Path) -> Path:
     return save(folder, tiny_model(vocab_size=len(sentencepiece_tokenizer())), sentencepiece_tokenizer())
 
 
+def no_system_role(folder: Path) -> Path:
+    """Gemma 2."""
+    tokenizer = tiny_tokenizer()
+    refusal = "{{ raise_exception('System role not supported') }}"
+    tokenizer.chat_template = f"{{% if messages[0]['role'] == 'system' %}}{refusal}{{% endif %}}{TEMPLATE}"
+    return retokenised(folder, tokenizer)
+
+
+def thinks(folder: Path) -> Path:
+    """Qwen3: the template lets the model think, unless it is told not to."""
+    tokenizer = tiny_tokenizer()
+    closed = "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n' }}{% endif %}"
+    tokenizer.chat_template = TEMPLATE + "{% if add_generation_prompt %}" + closed + "{% endif %}"
+    return retokenised(folder, tokenizer)
+
+
 def sharded(folder: Path) -> Path:
     """Weights in several files with an index."""
     return save(folder, max_shard_size="50KB")

@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from sirl.errors import UserError
+from sirl.merging import merge_layers
 from sirl.models import (
     default_dtype,
     export_model,
@@ -23,7 +24,6 @@ from sirl.models import (
     load_model,
     load_tokenizer,
     merge_adapter,
-    merge_layers,
 )
 from tiny_models import FAMILIES, tiny_model, tiny_tokenizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def test_tied_embeddings_stay_tied_where_no_adapter_is_on_them(tmp_path: Path) -
 REFUSED: dict[odd.Change, str] = {
     odd.pickled: r"its weights are in pytorch_model\.bin, and sirl reads safetensors only; convert them: python -c",
     odd.missing_shard: r"1 of 4 files of its weights are missing \(model-00002-of-00004\.safetensors\); get the model",
-    odd.no_weights: r"cannot be loaded; .*no file named model\.safetensors",
+    odd.no_weights: r"cannot be loaded \(.*no file named model\.safetensors.*\); a file of it is missing, damaged or",
     odd.quantised: r"quantised \(bitsandbytes\).*give the unquantised model",
     odd.adapter_on_quantised: r"the adapter's base .*tiny is quantised \(bitsandbytes\); set base_model_name_or_path",
     odd.adapter_on_quantised_hub_id: r"is quantised \(by its name\).*unsloth/Llama-3\.2-1B-Instruct$",
@@ -203,6 +204,84 @@ def test_weights_of_another_shape(key: str, folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sirl.model_files._check_embedding", lambda *_: None)
     with pytest.raises(UserError, match=r"do not fit its config\.json \(.* in the weights, \(.*48.*\) by config"):
         load_model(str(folder))
+
+
+def pickle_bomb(folder: Path) -> Path:
+    """An adapter whose weights are a pickle that runs a command."""
+    made = odd.adapter_folder(folder)
+    (made / "adapter_model.safetensors").unlink()
+    torch.save({"x": _Bomb(folder.parent / "gone off")}, made / "adapter_model.bin")
+    return made
+
+
+class _Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def written(name: str, text: str) -> odd.Change:
+    """A file of the folder with that text instead of its own."""
+
+    def change(folder: Path) -> Path:
+        (folder / name).write_text(text)
+        return folder
+
+    return change
+
+
+def edited(name: str, **values: Any) -> odd.Change:
+    """A JSON file of the folder, or of an adapter on it, with other values."""
+
+    def change(folder: Path) -> Path:
+        made = odd.adapter_folder(folder) if name.startswith("adapter") else folder
+        odd.edit(made / name, **{k: str(made) if v == "ITSELF" else v for k, v in values.items()})
+        return made
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (written("config.json", "null"), "cannot be loaded .*; a file of it is missing, damaged"),
+        (written("generation_config.json", "[]"), "cannot be loaded .*TypeError"),
+        (written("tokenizer_config.json", "[]"), "cannot be loaded .*AttributeError"),
+        (written("tokenizer.json", "[]"), "cannot be loaded .*TypeError"),
+        (written("chat_template.jinja", "{% for %}"), "its chat template does not work .TemplateSyntaxError"),
+        (written("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), "is a pointer of Git LFS"),
+        (edited("config.json", hidden_size="32"), "cannot be loaded .*hidden_size.* expected int"),
+        (edited("config.json", hidden_act="fancy"), "cannot be loaded .KeyError: 'fancy'"),
+        (edited("config.json", num_hidden_layers=3), r"hold no weights for model\.layers\.2"),
+        (edited("config.json", quantization_config="x"), "cannot be loaded .AttributeError"),
+        (edited("config.json", compression_config={"quant_method": "compressed-tensors"}), "quantised .compressed-t"),
+        (edited("adapter_config.json", base_model_name_or_path="ITSELF"), "the adapter is its own base"),
+        (edited("adapter_config.json", base_model_name_or_path="org/gone"), "the base of this adapter cannot be used"),
+        (edited("adapter_config.json", lora_alpha="x"), "cannot be loaded on this base model .TypeError"),
+        (pickle_bomb, "cannot be loaded on this base model .*Weights only load failed"),
+    ],
+)
+def test_damaged_files_are_one_line(change: odd.Change, message: str, folder: Path) -> None:
+    name = change(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
+    assert str(name) in str(caught.value)
+    assert not (folder.parent / "gone off").exists()
+
+
+def test_tensors_that_are_not_used_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    odd.edit(folder / "config.json", num_hidden_layers=1)
+    load(folder)
+    assert re.search(r"\d+ tensors in its files are not used \(model\.layers\.1\.", caplog.text)
+
+
+def test_an_end_token_that_is_none(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": "2"}')
+    assert load(folder)[1].generation_config.eos_token_id is None
+    assert "eos_token_id '2' is no token id" in caplog.text
 
 
 def test_pickled_weights_are_converted_as_the_line_says(

@@ -20,7 +20,7 @@ from accelerate import PartialState
 
 from sirl.demo import demo_scale
 from sirl.errors import UserError
-from sirl.model_files import adapter_file, base_of, read_config
+from sirl.model_files import UNREADABLE, adapter_file, base_of, cannot_load, read_config
 from sirl.models import default_dtype
 from sirl.prompts import load_prompts
 from sirl.training.checks import sharded
@@ -120,14 +120,18 @@ def model_size(config: Any, peft_config: Any = None) -> ModelSize:
     """The figures of a model by its configuration, with the adapters that are to be trained; no weights are made.
 
     Raises:
-        UserError: the model has no modules of the names that the adapters are to be put on.
+        UserError: no model can be made of the configuration, or it has no modules of the names that adapters are to be
+            put on.
     """
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        try:
+            model = AutoModelForCausalLM.from_config(config)
+        except UNREADABLE as error:
+            raise cannot_load(config.name_or_path or "model", error) from error
         embeddings = {id(e.weight): e.weight.numel() for e in _ends(model)}
         if peft_config is not None:
             try:

@@ -10,9 +10,12 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from sirl.demo import DEMO
@@ -29,6 +32,17 @@ QUANTISED_NAME = re.compile(r"[-_](unsloth-)?(bnb-4bit|bnb-8bit|4bit|8bit|gptq|a
 CAUSAL = re.compile(r"(CausalLM|LMHeadModel|ForConditionalGeneration)$")
 """Names of classes that write text: the same files may hold a reward model, whose head is another."""
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers and peft raise for a file that they can make no sense of; they check few values before use."""
 SHARDS = "model.safetensors.index.json"
 
 
@@ -45,7 +59,7 @@ def read_config(name: str, revision: str | None = None) -> Any:
     check_name(name)
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise cannot_load(name, error) from error
     _check_kind(name, config)
     if Path(name).is_dir():
@@ -103,12 +117,24 @@ def base_of(name: str, path: Path) -> str:
     if not isinstance(base, str) or not base:
         raise UserError(f"{FLAG} {name}: {path.name} names no base model; set base_model_name_or_path in it")
     _check_mergeable(name, str(config.get("peft_type")))
+    _check_chain(name, base)
     if adapter_file(base) is None and (method := _quantisation(base)):
         raise UserError(
             f"{FLAG} {name}: the adapter's base {base} is quantised ({method}); set base_model_name_or_path in "
             f"{path.name} to the unquantised model{_unquantised(base)}"
         )
     return base
+
+
+@contextmanager
+def of_adapter(name: str | None) -> Iterator[None]:
+    """Name the adapter, if there is one, in what is wrong with its base."""
+    try:
+        yield
+    except UserError as error:
+        if name is None:
+            raise
+        raise UserError(f"{FLAG} {name}: the base of this adapter cannot be used: {error}") from error
 
 
 def has_tokenizer(name: str, revision: str | None = None) -> bool:
@@ -143,7 +169,7 @@ def read_tokenizer(name: str, revision: str | None = None, config: Any = None) -
         raise UserError(f"{FLAG} {name}: the folder holds no tokenizer; put {TOKENIZER_FILES[0]} of the model into it")
     try:
         return AutoTokenizer.from_pretrained(name, config=config, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except UNREADABLE as error:
         raise cannot_load(name, error) from error
     except Exception as error:
         if type(error) is not Exception:  # what tokenizers raises for a file that it cannot read
@@ -209,6 +235,11 @@ def cannot_load(name: str, error: BaseException) -> UserError:
             f"{FLAG} {name}: has no weights in safetensors, and sirl reads nothing else; if it has pytorch_model.bin, "
             f"convert it: {convert_command(name)}"
         )
+    if Path(name).is_dir():
+        return UserError(
+            f"{FLAG} {name}: cannot be loaded ({first_line(error)}); a file of it is missing, damaged or of another "
+            "version of transformers"
+        )
     return UserError(
         f"{FLAG} {name}: cannot be loaded; give a transformers model folder, a reachable hub id (org/name) or "
         f"`{DEMO}` ({first_line(error)})"
@@ -217,7 +248,10 @@ def cannot_load(name: str, error: BaseException) -> UserError:
 
 def first_line(error: BaseException) -> str:
     """The beginning of an exception's text, without line breaks."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyError | TypeError | AttributeError) or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:160]
 
 
 def _check_kind(name: str, config: Any) -> None:
@@ -229,7 +263,7 @@ def _check_kind(name: str, config: Any) -> None:
             f"{FLAG} {name}: its weights are quantised ({method}), and sirl needs to add to them; give the unquantised "
             f"model{_unquantised(name)}, or ask it behind --engine vllm or a server"
         )
-    kinds = config.architectures or ()
+    kinds = [config.architectures] if isinstance(config.architectures, str) else config.architectures or []
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False)
     if not causal or (kinds and not any(CAUSAL.search(kind) for kind in kinds)):
         raise UserError(
@@ -241,12 +275,17 @@ def _check_kind(name: str, config: Any) -> None:
 def _check_weights(folder: Path) -> None:
     """That the files of the weights are there, which transformers finds out one by one, after minutes of reading."""
     index = folder / SHARDS
+    for path in (*sorted(folder.glob("*.safetensors")), folder / "tokenizer.json"):
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
+            raise UserError(
+                f"{FLAG} {folder}: {path.name} is a pointer of Git LFS, not the file; run git lfs pull there"
+            )
     if (folder / "model.safetensors").exists():
         return
     if index.is_file():
         try:
-            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            named = sorted({str(file) for file in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise UserError(f"{FLAG} {folder}: {SHARDS} cannot be read; get the model again") from None
         missing = [file for file in named if not (folder / file).exists()]
         if missing:
@@ -303,6 +342,19 @@ def _check_mergeable(name: str, kind: str) -> None:
         )
 
 
+def _check_chain(name: str, base: str) -> None:
+    """That bases end in a model: an adapter may stand on another, and not on itself."""
+    seen = {os.path.realpath(name)}
+    while (path := adapter_file(base)) is not None:
+        if os.path.realpath(base) in seen:
+            raise UserError(f"{FLAG} {name}: the adapter is its own base; set base_model_name_or_path in {path}")
+        seen.add(os.path.realpath(base))
+        try:
+            base = str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        except (OSError, ValueError, LookupError, TypeError):  # told where that adapter is loaded
+            return
+
+
 def _quantisation(name: str) -> str | None:
     """By what method a model, a folder or hub id, is quantised, as far as its configuration can be had."""
     from transformers import PretrainedConfig
@@ -316,7 +368,8 @@ def _quantisation(name: str) -> str | None:
 def _method(config: dict[str, Any]) -> str | None:
     """The method of a `quantization_config`, at the top or in the part for text."""
     for part in (config, config.get("text_config") or {}):
-        found = part.get("quantization_config") if isinstance(part, dict) else None
+        part = part if isinstance(part, dict) else {}
+        found = part.get("quantization_config") or part.get("compression_config")
         if found:
             method = found.get("quant_method") if isinstance(found, dict) else None
             return str(getattr(method, "value", method) or "unknown method")

@@ -11,20 +11,22 @@ import logging
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from sirl.demo import demo_scale
 from sirl.disk import sync_folder, sync_tree, writing
 from sirl.errors import UserError
+from sirl.generation.encode import EncodingError, chat_text, context_length
+from sirl.merging import merge_layers
 from sirl.model_files import (
     FLAG,
+    UNREADABLE,
     adapter_file,
     base_of,
     cannot_load,
@@ -33,9 +35,11 @@ from sirl.model_files import (
     choose_padding,
     first_line,
     has_tokenizer,
+    of_adapter,
     read_config,
     read_tokenizer,
 )
+from sirl.records import user_turn
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +70,8 @@ def load_model(
 
         model = load_demo_model(dtype, scale)
     elif found := adapter_file(name_or_path, revision):
-        model = load_model(base_of(name_or_path, found), dtype=dtype, attn_implementation=attn_implementation)
+        with of_adapter(name_or_path):
+            model = load_model(base_of(name_or_path, found), dtype=dtype, attn_implementation=attn_implementation)
         model = merge_adapter(model, name_or_path, revision=revision)
     else:
         model = _from_pretrained(name_or_path, dtype, revision, attn_implementation)
@@ -92,7 +97,7 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_i
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, by name and size
         )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise cannot_load(name, error) from error
     for key, saved, configured in sorted(found["mismatched_keys"]):
         raise UserError(
@@ -104,6 +109,9 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_i
             f"{FLAG} {name}: its files hold no weights for {sorted(found['missing_keys'])[0]}; give a whole causal "
             "language model"
         )
+    if found["unexpected_keys"]:
+        unused = sorted(found["unexpected_keys"])
+        log.warning("%s: %d tensors in its files are not used (%s)", name, len(unused), unused[0])
     settle_generation_config(model)
     return model
 
@@ -115,6 +123,10 @@ def settle_generation_config(model: Any) -> None:
     them once anything else in them was changed. They were meant for sampling; sirl itself never uses them.
     """
     settings = model.generation_config
+    ends = settings.eos_token_id if isinstance(settings.eos_token_id, list | tuple) else [settings.eos_token_id]
+    if not all(end is None or isinstance(end, int) for end in ends):
+        log.warning("generation_config.json: eos_token_id %r is no token id, and left out", settings.eos_token_id)
+        settings.eos_token_id = None
     for change in ({}, {"do_sample": True}, {"do_sample": False, **dict.fromkeys(SAMPLING)}):
         for key, value in change.items():
             setattr(settings, key, value)
@@ -138,10 +150,12 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool
     found = adapter_file(name_or_path, revision)
     base = base_of(name_or_path, found) if found else name_or_path
     if found and not has_tokenizer(name_or_path, revision):
-        return load_tokenizer(base, chat=chat)
+        with of_adapter(name_or_path):
+            return load_tokenizer(base, chat=chat)
     config = None
     if demo_scale(base) is None and adapter_file(base) is None:  # an adapter may stand on another
-        config = read_config(base, None if found else revision)
+        with of_adapter(name_or_path if found else None):
+            config = read_config(base, None if found else revision)
     tokenizer = read_tokenizer(name_or_path, revision, config if found else None)
     vocab_size = config and getattr(config.get_text_config(), "vocab_size", None)
     choose_padding(tokenizer, vocab_size)
@@ -159,8 +173,6 @@ def model_context(name_or_path: str, revision: str | None = None) -> int | None:
     Raises:
         UserError: as `read_config`.
     """
-    from sirl.generation.encode import context_length
-
     if demo_scale(name_or_path) is not None:
         return None
     found = adapter_file(name_or_path, revision)
@@ -180,6 +192,11 @@ def check_tokenizer(tokenizer: Any, name: str, *, chat: bool = True) -> None:
         raise UserError(
             f"{FLAG} {name}: the tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json"
         )
+    if chat:
+        try:
+            chat_text(tokenizer, user_turn("Hello"))
+        except EncodingError as error:
+            raise UserError(f"{FLAG} {name}: its chat template does not work ({error}); correct it") from error
 
 
 def merge_adapter(model: Any, adapter: str | Path, scale: float = 1.0, *, revision: str | None = None) -> Any:
@@ -193,60 +210,12 @@ def merge_adapter(model: Any, adapter: str | Path, scale: float = 1.0, *, revisi
 
     try:
         with_adapter = PeftModel.from_pretrained(model, str(adapter), revision=revision)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (*UNREADABLE, RuntimeError, UnpicklingError) as error:
         raise UserError(f"adapter {adapter}: cannot be loaded on this base model ({first_line(error)})") from error
     for layer in with_adapter.modules():
         if isinstance(layer, LoraLayer):
             layer.scale_layer(scale)
     return merge_layers(with_adapter).requires_grad_(True)  # PEFT froze them, and full fine-tuning may come next
-
-
-def merge_layers(model: Any) -> Any:
-    """The base model of a PEFT model with its adapters added to the weights, which keep their types and devices.
-
-    Each sum is formed in float32 on the CPU, one layer at a time: a training that just fitted into its GPU must still
-    be able to save. All else (buffers, parameters that are kept in float32) stays as it is. Where input and output
-    embedding share one weight and an adapter changes one of them, they are separate afterwards, as they were to it.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    before = {_base_name(n): p.dtype for n, p in model.get_base_model().named_parameters() if _base_name(n)}
-    _untie_adapted(model.get_base_model())
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # PEFT: that layers are merged already; that embeddings are untied
-        for layer in [m for m in model.modules() if isinstance(m, BaseTunerLayer)]:
-            places = [(p, p.device, p.dtype) for p in layer.get_base_layer().parameters(recurse=False)]
-            for parameter in layer.parameters():
-                parameter.data = parameter.data.to("cpu", torch.float32)
-            layer.merge()
-            for parameter, device, dtype in places:
-                parameter.data = parameter.data.to(device, dtype)
-        merged = model.merge_and_unload()
-    for name, parameter in merged.named_parameters():  # PEFT trains whole modules (`modules_to_save`) in float32
-        parameter.data = parameter.data.to(before.get(name, parameter.dtype))
-    return merged
-
-
-def _base_name(name: str) -> str | None:
-    """The name that a parameter has without PEFT; None for a parameter of an adapter."""
-    if any(part in name for part in ("lora_", ".modules_to_save.")):
-        return None
-    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
-
-
-def _untie_adapted(model: Any) -> None:
-    """Give the output embedding a weight of its own where it shares the input's and an adapter is on either."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    if None in ends or not any(isinstance(e, BaseTunerLayer | AuxiliaryTrainingWrapper) for e in ends):
-        return
-    inner = [getattr(e, "original_module", e) for e in ends]
-    first, last = (e.get_base_layer() if isinstance(e, BaseTunerLayer) else e for e in inner)
-    if last.weight is first.weight or last.weight.data_ptr() == first.weight.data_ptr():
-        last.weight = torch.nn.Parameter(last.weight.detach().clone(), requires_grad=last.weight.requires_grad)
-        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> None:

@@ -22,6 +22,8 @@ WORKS = (
     odd.sampling_without_do_sample,
     odd.sentencepiece,
     odd.adapter_on_a_tied_head,
+    odd.no_system_role,
+    odd.thinks,
 )
 REFUSED = (odd.pickled, odd.adapter_on_quantised, odd.prompt_tuning, odd.newer_tokenizer, odd.smaller_vocabulary)
 """Some of those of `tests/test_odd_models.py`, for the way that a refusal takes through the commands."""
@@ -64,7 +66,10 @@ def written(tmp_path: Path, model: Path, **train: Any) -> Path:
 @pytest.mark.usefixtures("goals")
 @pytest.mark.parametrize("change", WORKS, ids=lambda change: change.__name__)
 def test_a_whole_run(change: odd.Change, sirl: Any, folder: Path, tmp_path: Path) -> None:
-    result = sirl("run", "--config", written(tmp_path, change(folder)), "--json")
+    config = written(tmp_path, change(folder))
+    more = ("--set", "chat_template_kwargs={enable_thinking: false}") if change is odd.thinks else ()
+    attacks = ["direct", "caesar"] if change is odd.no_system_role else ["direct"]
+    result = sirl("run", "--config", config, "--set", f"attack.attacks=[{','.join(attacks)}]", *more, "--json")
     assert result.code == 0, result.err
     run = tmp_path / "run"
     page = (run / "report.html").read_text()
@@ -73,8 +78,9 @@ def test_a_whole_run(change: odd.Change, sirl: Any, folder: Path, tmp_path: Path
         assert "▁" not in page
         assert "0x" not in page
     attempts = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
-    assert [a["phase"] for a in attempts] == ["before"] * 2 + ["after"] * 2
-    assert not any(a.get("error") for a in attempts)
+    assert [a["phase"] for a in attempts] == ["before"] * 2 * len(attacks) + ["after"] * 2 * len(attacks)
+    for attempt in attempts:  # caesar explains itself in a system turn
+        assert ("System role not supported" in (attempt["error"] or "")) is (attempt["attack"] == "caesar")
     base, hardened = (AutoModelForCausalLM.from_pretrained(run / name) for name in ("base", "model"))
     assert AutoTokenizer.from_pretrained(run / "model").get_vocab() == AutoTokenizer.from_pretrained(folder).get_vocab()
     assert hardened.get_input_embeddings().weight.shape == base.get_input_embeddings().weight.shape

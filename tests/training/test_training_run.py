@@ -255,7 +255,7 @@ def test_attention_is_as_asked_for(model_folder: Any) -> None:
     for name in ("eager", "sdpa"):
         model, _ = starting_model(model_args(folder, attn_implementation=name))
         assert model.config._attn_implementation == name
-    with pytest.raises(UserError, match=r"cannot be loaded; .*lash"):
+    with pytest.raises(UserError, match=r"cannot be loaded .*FlashAttention2"):
         starting_model(model_args(folder, attn_implementation="flash_attention_2"))
 
 

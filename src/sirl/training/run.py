@@ -20,7 +20,8 @@ from sirl.chat_template import warn_of_thoughts
 from sirl.disk import is_whole, sync_tree, writing
 from sirl.errors import UserError
 from sirl.generation.encode import fitting_prompts, with_template_arguments
-from sirl.models import default_device, export_model, load_model, load_tokenizer, merge_layers, model_context
+from sirl.merging import merge_layers
+from sirl.models import default_device, export_model, load_model, load_tokenizer, model_context
 from sirl.prompts import load_prompts
 from sirl.records import Prompt, ends_in_prefill
 from sirl.training.checks import PolicyCheck
