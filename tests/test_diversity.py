@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import re
+import time
+
 import pytest
 
-from sirl.diversity import commonest_sentence, sameness, sentences
+from sirl.diversity import SAME, _clusters, commonest_sentence, sameness, sentences
 
 
 def test_sentences() -> None:
@@ -45,3 +49,44 @@ def test_sameness_is_the_share_of_the_other_groups() -> None:
     assert sameness(texts, [0, 0, 1, 1, 2, 2]) == [2 / 4, 2 / 4, 0, 3 / 4, 3 / 4, 0]
     assert sameness([no, no], [0, 0]) == [0, 0], "nothing to be like"
     assert sameness([], []) == []
+
+
+def plain_clusters(texts: list[list[str]]) -> list[tuple[str, set[int], int]]:
+    """Every new sentence against all clusters: what the index must not change."""
+    clusters: list[dict] = []
+    known: dict[str, dict] = {}
+    for i, parts in enumerate(texts):
+        for part in parts:
+            key = " ".join(part.split()).casefold()
+            if key not in known:
+                words = set(re.findall(r"\w+", key))
+                alike = (c for c in clusters if words and len(c["words"] & words) / len(c["words"] | words) >= SAME)
+                found = next(alike, None)
+                if found is None:
+                    found = {"text": part, "words": words, "texts": set(), "wordings": 0}
+                    clusters.append(found)
+                found["wordings"] += 1
+                known[key] = found
+            known[key]["texts"].add(i)
+    return [(c["text"], c["texts"], c["wordings"]) for c in clusters]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_index_finds_what_comparing_with_all_finds(seed: int) -> None:
+    rng = random.Random(seed)
+    words = [f"w{i}" for i in range(rng.choice([3, 8, 30, 200]))] + ["", "..."]
+    weights = [1 / (i + 1) for i in range(len(words))]
+    longest = rng.choice([2, 5, 12])
+    sentence = lambda: " ".join(rng.choices(words, weights, k=rng.randint(0, longest)))  # noqa: E731
+    texts = [[sentence() for _ in range(rng.randint(0, 6))] for _ in range(60)]
+    assert [(c.text, c.texts, c.wordings) for c in _clusters(texts)] == plain_clusters(texts)
+
+
+@pytest.mark.parametrize("words", [40, 3000])
+def test_long_responses_take_seconds_and_not_minutes(words: int) -> None:
+    """3,200 sentences, all different; compared pair by pair they take far longer."""
+    rng = random.Random(0)
+    texts = [". ".join(" ".join(f"w{rng.randrange(words)}" for _ in range(12)) for _ in range(25)) for _ in range(128)]
+    start = time.process_time()
+    sameness(texts, [i // 4 for i in range(128)])
+    assert time.process_time() - start < 4

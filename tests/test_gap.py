@@ -11,6 +11,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from sirl.errors import UserError
 from sirl.gap import GapConfig, GapSample, Kind, analyse_gap, gap_svg, render_gap_table, sample_gap
@@ -69,6 +70,8 @@ def test_known_gap_is_present() -> None:
     assert result.within_prompt.difference == pytest.approx(0.4, abs=0.02)
     assert result.within_prompt.positive == 1.0
     assert result.explanation.startswith("There is an instinct to train")
+    assert result.basis == "within"
+    assert "within the 40 prompts that got both" in result.explanation
 
 
 def test_reversed_and_absent() -> None:
@@ -128,9 +131,44 @@ def test_gap_between_prompts_that_is_reversed_within_them_is_said() -> None:
             refused = (i < 7) == easy
             rows.append(sample(prompt, refused, [base + (0.0 if refused else -0.1) + rng.gauss(0, 0.01)]))
     result = analyse_gap(rows, CONFIG)
-    assert result.verdict == "present"
+    assert result.overall.low is not None
+    assert result.overall.low > 0
+    assert (result.verdict, result.basis) == ("reversed", "within"), "training sees nothing else"
     assert result.within_prompt.difference == pytest.approx(-0.1, abs=0.02)
-    assert "Within prompts it is reversed" in result.explanation
+    assert "a difference of the prompts, not of the responses" in result.explanation
+
+
+def test_benign_answers_alone_make_no_gap_of_an_unlabeled_mixture() -> None:
+    """Harmful prompts are refused at 0.3, harmless ones answered at 0.9, and hardly any gets both."""
+    rng = random.Random(3)
+    rows = [
+        sample(prompt, prompt % 2 == 0, [(0.3 if prompt % 2 == 0 else 0.9) + rng.gauss(0, 0.05)], "unlabeled")
+        for prompt in range(60)
+        for _ in range(4)
+    ]
+    result = analyse_gap(rows, CONFIG)
+    assert result.overall.low is not None
+    assert result.overall.low > 0.5
+    assert (result.verdict, result.basis) == ("too few", "between")
+    assert "only 0 of 60 prompts got both kinds" in result.explanation
+    both = [sample(60 + i % 12, i < 24, [0.5 + rng.gauss(0, 0.02)], "unlabeled") for i in range(48)]
+    assert analyse_gap([*rows, *both], CONFIG).verdict == "absent", "within prompts there is none"
+
+
+def test_harmful_prompts_that_get_one_kind_each_are_compared_between_them() -> None:
+    rows = [sample(i, i % 2 == 0, [0.3 if i % 2 == 0 else 0.9 + j / 100]) for i in range(40) for j in range(4)]
+    result = analyse_gap(rows, CONFIG)
+    assert (result.verdict, result.basis) == ("present", "between")
+    assert "rests on the difference between prompts: only 0 got both" in result.explanation
+
+
+def test_interval_within_prompts_is_students() -> None:
+    rng = random.Random(4)
+    gaps = [rng.gauss(0.1, 0.3) for _ in range(12)]
+    rows = [sample(i, True, [1.0]) for i in range(12)] + [sample(i, False, [1.0 + gap]) for i, gap in enumerate(gaps)]
+    within = analyse_gap(rows, CONFIG).within_prompt
+    low, high = ttest_1samp(gaps, 0.0).confidence_interval(0.95)
+    assert (within.low, within.high) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_length_as_a_confounder() -> None:

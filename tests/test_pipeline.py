@@ -266,6 +266,8 @@ def test_several_judges(config: RunConfig, server: Server) -> None:
     assert {"disagreements.jsonl", "benign_disagreements.jsonl"} <= on_disk
     judged = read_jsonl(changed.run_dir / "verdicts.jsonl", Verdict)
     assert [v.judge for v in judged] == ["refusal"] * 16 + ["harmbench@served"] * 16
+    manifest = json.loads((changed.run_dir / "manifest.json").read_text())
+    assert manifest["judges"] == ["refusal", "harmbench@served"]
     rows = (changed.run_dir / "disagreements.jsonl").read_text().splitlines()
     assert len(rows) == sum(v.label == "full_refusal" for v in judged)
     asked = len(server.requests)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 SAME = 0.6
 """Sentences that share at least this much of their words (Jaccard) count as wordings of one sentence."""
@@ -26,7 +29,6 @@ class Commonest:
 @dataclass
 class _Cluster:
     text: str
-    words: frozenset[str]
     texts: set[int] = field(default_factory=set)
     wordings: int = 0
 
@@ -69,21 +71,47 @@ def _clusters(texts: Sequence[Sequence[str]]) -> list[_Cluster]:
     A sentence joins the first one that it shares `SAME` of its words with.
     """
     clusters: list[_Cluster] = []
+    index = _Index()
     known: dict[str, _Cluster] = {}
     for i, parts in enumerate(texts):
         for part in parts:
             key = " ".join(part.split()).casefold()
             if key not in known:
                 words = frozenset(re.findall(r"\w+", key))
-                cluster = next((c for c in clusters if _share(c.words, words) >= SAME), None)
-                if cluster is None:
-                    cluster = _Cluster(part[:MAX_CHARS], words)
-                    clusters.append(cluster)
-                cluster.wordings += 1
-                known[key] = cluster
+                place = index.first_like(words)
+                if place is None:
+                    index.add(words)
+                    clusters.append(_Cluster(part[:MAX_CHARS]))
+                    place = len(clusters) - 1
+                clusters[place].wordings += 1
+                known[key] = clusters[place]
             known[key].texts.add(i)
     return clusters
 
 
-def _share(a: frozenset[str], b: frozenset[str]) -> float:
-    return len(a & b) / len(a | b) if a and b else 0.0
+class _Index:
+    """Which clusters hold a word, so that a sentence is compared with all of them in one count.
+
+    Comparing it with each of them in turn takes minutes for the answers of one update at full length.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[str, array[int]] = {}
+        self._sizes = array("i")
+
+    def add(self, words: frozenset[str]) -> None:
+        """The words of the next cluster."""
+        for word in words:
+            self._places.setdefault(word, array("i")).append(len(self._sizes))
+        self._sizes.append(len(words))
+
+    def first_like(self, words: frozenset[str]) -> int | None:
+        """The first cluster that shares `SAME` of its words with these (Jaccard); None where none does."""
+        held = [np.frombuffer(self._places[word], dtype=np.intc) for word in words if word in self._places]
+        if not held:
+            return None
+        shared = np.bincount(np.concatenate(held))
+        places = np.flatnonzero(shared >= SAME * len(words) - 1e-9)  # of a union they share no larger part
+        common = shared[places]
+        alike = common / (len(words) + np.frombuffer(self._sizes, dtype=np.intc)[places] - common) >= SAME
+        return int(places[alike.argmax()]) if alike.any() else None

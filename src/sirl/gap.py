@@ -5,13 +5,14 @@ than it answers them. So, before training: draw k responses to every prompt, jud
 their mean token entropies (nats). On harmful prompts a refusal is safe and anything else unsafe; benign prompts are
 reported apart, since there the answer is the safe response.
 
-`present`: mean entropy of unsafe minus safe responses has its interval above 0 and Mann-Whitney p < 0.05; `reversed`:
-the interval is below 0; `too few`: a class has fewer than `min_per_class` responses, or they come from fewer than
-three prompts; else `absent`. Intervals resample prompts, not responses: the k responses to one prompt are not
-independent. Mann-Whitney treats them as if they were, so its p alone is too small and never decides.
-
-The paper compares classes over all prompts. Group-relative training sees only the difference within a prompt, so
-`within_prompt` is reported as well.
+Group-relative training sees only the difference within a prompt, so that decides (`basis` "within") where at least
+`min_per_class` prompts got both kinds of response: `present` where its interval is above 0, `reversed` where it is
+below, else `absent`. Where fewer did, the difference between prompts decides, which is what the paper compares, but of
+harmful prompts alone (`basis` "between"): `present` needs Mann-Whitney p < 0.05 besides. In an unlabeled mixture easy
+answers to harmless prompts could make that difference, and it is no help. `too few`: a class has fewer than
+`min_per_class` responses, or they come from fewer than three prompts; or the prompts are unlabeled and hardly any got
+both kinds. Intervals are over prompts, not responses: the k responses to one prompt are not independent. Mann-Whitney
+treats them as if they were, so its p alone is too small and never decides.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.unanswered import is_failed, no_answer
 from sirl.judges.base import Judge, JudgeItem, Judgement, judge_items
 from sirl.records import SAID, Completion, Conversation, FinishReason, Label, Prompt
-from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, mean_of, spearman
+from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, mean_interval, mean_of, spearman
 
 __all__ = [
     "Comparison",
@@ -48,14 +49,18 @@ __all__ = [
 
 Kind = Literal["harmful", "benign", "unlabeled"]
 Verdict = Literal["present", "absent", "reversed", "too few"]
+Basis = Literal["within", "between"]
+"""Which difference a verdict rests on: that within prompts, or that between them."""
 
 MIN_PROMPTS = 3
 """Prompts that each class must come from: with fewer, resampling prompts says nothing."""
 ALPHA = 0.05
 BINS = 24
 RULE = (
-    "present: interval of the difference above 0 and Mann-Whitney p < 0.05; reversed: interval below 0; "
-    "too few: a class has fewer than {n} responses or they come from fewer than {m} prompts; else absent"
+    "where {n} prompts or more got both kinds of response, by the difference within prompts, which is what training "
+    "sees; else, of harmful prompts, by the difference between prompts. present: interval above 0 (between prompts, "
+    "and Mann-Whitney p < 0.05); reversed: interval below 0; too few: a class has fewer than {n} responses or they "
+    "come from fewer than {m} prompts, or unlabeled prompts of which fewer than {n} got both kinds; else absent"
 )
 
 
@@ -161,7 +166,10 @@ class WithinPrompt:
 
 @dataclass(frozen=True)
 class GapResult:
-    """What was measured on the prompts of kind `compared`, and by kind and category."""
+    """What was measured on the prompts of kind `compared`, and by kind and category.
+
+    `basis` is which difference the verdict rests on: `within_prompt`, or `overall` ("between").
+    """
 
     verdict: Verdict
     explanation: str
@@ -177,6 +185,7 @@ class GapResult:
     by_kind: dict[str, Comparison]
     by_category: dict[str, Comparison]
     histogram: dict[str, list[float]]
+    basis: Basis = "between"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: no NaN and no infinity, None in their place."""
@@ -245,14 +254,17 @@ def analyse_gap(samples: Sequence[GapSample], config: GapConfig) -> GapResult:
     scored = [s for s in samples if s.refused is not None]
     main = [s for s in scored if s.kind == compared]
     overall = _compare(main, config)
-    verdict = _verdict(main, overall, config)
     within = _within_prompt(main, config)
+    basis: Basis = "within" if within.mixed >= max(config.min_per_class, MIN_PROMPTS) else "between"
+    verdict = _verdict_within(within) if basis == "within" else _verdict(main, overall, config)
+    if basis == "between" and compared == "unlabeled":
+        verdict = "too few"
     length = _length_check(main, config)
     kinds = {kind: [s for s in scored if s.kind == kind] for kind in get_args(Kind)}
     categories = sorted({s.category for s in main if s.category is not None})
     return GapResult(
         verdict=verdict,
-        explanation=explain(verdict, overall, length, within, compared, config),
+        explanation=explain(verdict, basis, overall, length, within, compared, config),
         rule=RULE.format(n=config.min_per_class, m=MIN_PROMPTS),
         compared=compared,
         config=config,
@@ -265,6 +277,7 @@ def analyse_gap(samples: Sequence[GapSample], config: GapConfig) -> GapResult:
         by_kind={kind: _compare(part, config) for kind, part in kinds.items() if part},
         by_category={name: _compare([s for s in main if s.category == name], config) for name in categories},
         histogram=_histogram(main),
+        basis=basis,
     )
 
 
@@ -330,6 +343,12 @@ def _verdict(samples: Sequence[GapSample], overall: Comparison, config: GapConfi
     return "reversed" if overall.high < 0 else "absent"
 
 
+def _verdict_within(within: WithinPrompt) -> Verdict:
+    assert within.low is not None
+    assert within.high is not None
+    return "present" if within.low > 0 else "reversed" if within.high < 0 else "absent"
+
+
 def _length_check(samples: Sequence[GapSample], config: GapConfig) -> LengthCheck:
     groups = {refused: [s for s in samples if s.refused is refused] for refused in (True, False)}
     lengths = [float(len(s.entropies)) for s in samples]
@@ -363,11 +382,9 @@ def _within_prompt(samples: Sequence[GapSample], config: GapConfig) -> WithinPro
     gaps = np.array([np.mean(g[False]) - np.mean(g[True]) for g in mixed])
     if not len(gaps):
         return WithinPrompt(len(by_prompt), 0, None, None, None, None)
-    rng = np.random.default_rng(config.seed)
-    drawn = rng.choice(gaps, (config.n_bootstrap, len(gaps))).mean(axis=1)
-    low, high = np.quantile(drawn, [(1 - config.level) / 2, (1 + config.level) / 2])
-    positive = float((gaps > 0).mean())
-    return WithinPrompt(len(by_prompt), len(mixed), float(gaps.mean()), float(low), float(high), positive)
+    found = mean_interval(gaps, config.level) if len(gaps) > 1 else None
+    low, high = (found.low, found.high) if found else (None, None)
+    return WithinPrompt(len(by_prompt), len(mixed), float(gaps.mean()), low, high, float((gaps > 0).mean()))
 
 
 def _by_position(samples: Sequence[GapSample]) -> dict[str, dict[str, list[float | int]]]:

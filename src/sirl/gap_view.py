@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sirl.gap import Comparison, GapConfig, GapResult, Kind, LengthCheck, Verdict, WithinPrompt
+    from sirl.gap import Basis, Comparison, GapConfig, GapResult, Kind, LengthCheck, Verdict, WithinPrompt
 
 WIDTH, HEIGHT = 720, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 56, 44
@@ -20,22 +20,30 @@ COLOURS = {"refused": ("#1a7f6b", "#4fd1b3"), "answered": ("#c2512f", "#ff9470")
 
 def explain(
     verdict: Verdict,
+    basis: Basis,
     overall: Comparison,
     length: LengthCheck,
     within: WithinPrompt,
     compared: Kind,
     config: GapConfig,
 ) -> str:
-    """The verdict in a few sentences of plain words."""
+    """The verdict in a few sentences of plain words, with the difference that it rests on first."""
     n = f"{overall.n_refused} refused and {overall.n_answered} answered responses to {compared} prompts"
+    if verdict == "too few" and compared == "unlabeled" and min(overall.n_refused, overall.n_answered) > 0:
+        return (
+            f"Too few to tell: {n}, but only {within.mixed} of {within.prompts} prompts got both kinds, and "
+            f"{config.min_per_class} are needed. Of prompts that nobody has labelled, a difference between prompts "
+            "says nothing: answers to the harmless ones may make it. Use more prompts, a larger k, or harmful prompts."
+        )
     if verdict == "too few":
         return (
             f"Too few to tell: {n}, and both classes need {config.min_per_class} from several prompts. "
             "Use more prompts or a larger k; a model that always or never refuses has nothing to compare."
         )
+    rests, whole = (within, f"within the {within.mixed} prompts that got both") if basis == "within" else (overall, n)
     found = (
-        f"answers are {overall.difference:+.3f} nats against refusals "
-        f"({config.level:.0%} interval {overall.low:+.3f} to {overall.high:+.3f}; {n})"
+        f"answers are {rests.difference:+.3f} nats against refusals "
+        f"({config.level:.0%} interval {rests.low:+.3f} to {rests.high:+.3f}; {whole})"
     )
     lead = {
         "present": "There is an instinct to train: ",
@@ -43,11 +51,18 @@ def explain(
         "reversed": "The gap is reversed, so training on confidence would teach compliance: ",
     }[verdict]
     text = f"{lead}{found}."
+    if basis == "within":
+        text += f" This rests on what group-relative training sees. Between prompts: {overall.difference:+.3f} ({n})."
+        if overall.low is not None and overall.low > 0 and verdict != "present":
+            text += " That is a difference of the prompts, not of the responses to them."
+    else:
+        text += (
+            f" This rests on the difference between prompts: only {within.mixed} got both kinds of response, and what "
+            "training sees is the difference within them."
+        )
     same = length.adjusted_difference
     if verdict != "absent" and same is not None and overall.difference and same * overall.difference <= 0:
-        text += f" At equal length nothing of it is left ({same:+.3f}): it may be one of length."
-    if verdict == "present" and within.high is not None and within.high < 0:
-        text += " Within prompts it is reversed, and that is what group-relative training sees."
+        text += f" At equal length nothing of the difference is left ({same:+.3f}): it may be one of length."
     return text
 
 

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -251,6 +251,11 @@ class Manifest:
     def add(self, name: str, seconds: float) -> None:
         """Enter a stage that is done, in whose results the manifest itself had to stand without it."""
         self.stages[name] = {"started": _now(), "seconds": round(seconds, 3), "status": "done"}
+        self._save()
+
+    def name_judges(self, names: Sequence[str]) -> None:
+        """Note the judges in the order in which they were named: the first one's labels are the refusals."""
+        self.data["judges"] = list(names)
         self._save()
 
     def finish(self) -> None:

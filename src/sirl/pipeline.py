@@ -97,8 +97,14 @@ def measure_after(plan: Plan, manifest: Manifest, bar: BarMaker, answering: Call
         with manifest.stage("capability"):
             stages.measure_capability(folder, plan.questions, config.evals.drift, config.chat_template_kwargs)
     if not manifest.done("judge"):
-        with manifest.stage("judge"):
-            stages.judge_all(plan.judges, folder, bar)
+        judge(plan, manifest, bar)
+
+
+def judge(plan: Plan, manifest: Manifest, bar: BarMaker) -> None:
+    """Verdicts of all judges on all answers; the manifest notes which of them was named first."""
+    with manifest.stage("judge"):
+        manifest.name_judges([one.name for one in plan.judges])
+        stages.judge_all(plan.judges, manifest.run_dir, bar)
 
 
 def _hardened(config: RunConfig) -> Engine:

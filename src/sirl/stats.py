@@ -58,6 +58,16 @@ def wilson_interval(successes: float, n: int, level: float = 0.95) -> tuple[floa
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
+def mean_interval(values: Values, level: float = 0.95) -> Estimate:
+    """Mean of independent values with Student's t interval; two values at least."""
+    x = _sample(values)
+    if len(x) < 2:
+        raise ValueError("need two values or more")
+    _z(level)
+    half = float(scipy_stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
+
+
 def bootstrap_mean_difference(
     a: Values, b: Values, level: float = 0.95, n_resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:

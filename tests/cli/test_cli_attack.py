@@ -49,7 +49,9 @@ def test_before_and_after_share_a_folder(sirl: Any, goals: str, tmp_path: Path, 
     engine.refuses = ["snack"]
     after = sirl(*flags(goals, folder, "--phase", "after", "--attacks", "direct", "--json")).json
     assert after["rates"]["greedy"]["after"]["overall"]["rate"] == 1
-    assert set(json.loads((folder / "manifest.json").read_text())["stages"]) == {"attack_before", "attack_after"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["stages"]) == {"attack_before", "attack_after"}
+    assert manifest["judges"] == ["refusal"]
 
 
 @pytest.mark.usefixtures("engine")

@@ -172,6 +172,25 @@ def test_join_takes_the_last_record_and_one_judge() -> None:
     assert row.outcome == "unscored"
 
 
+def test_the_first_judge_is_the_one_named_first(tmp_path: Path) -> None:
+    """A judge whose server had failed was asked again: its lines stand behind those of the second one."""
+    rows = [attempt("a", f"g{i}", "before") for i in range(4)]
+    second = [replace(v, score=0.0) for _, v in rows]
+    first = [Verdict(a.id, "rubric", "full_compliance", "", 1.0) for a, _ in rows]
+    run = write_run(tmp_path / "run", attacks=rows, benign=None, manifest={"judges": ["rubric", "refusal"]})
+    write_jsonl(run / "verdicts.jsonl", [*second, *first])
+    got = summarise_run(run)
+    assert got["judges"] == ["rubric", "refusal"]
+    assert got["attack"]["rates"]["greedy"]["before"]["overall"]["rate"] == 0.0
+    assert got["attack"]["harm"]["greedy"]["before"]["overall"]["rate"] == 0.0, "its scores, too"
+    assert got["agreement"][0]["judges"] == ["rubric", "refusal"]
+    write_jsonl(run / "verdicts.jsonl", second)
+    unjudged = summarise_run(run)["attack"]["left_out"]["unjudged"]
+    assert unjudged == 4, "the second one's labels do not stand in for those of the first"
+    (run / "manifest.json").unlink()
+    assert summarise_run(run)["attack"]["rates"]["greedy"]["before"]["overall"]["rate"] == 1.0
+
+
 def test_an_error_is_an_error_whatever_the_judge_said() -> None:
     made, verdict = attempt("a", "g", "before", error="out of memory", finish_reason="error", response="")
     (row,) = join([made], [verdict])

@@ -149,10 +149,11 @@ def _attack(
             bar=terminal_bar,
         )
         del engine  # a judge's model may need the room
+        manifest.name_judges([judge.name for judge in judges])
         verdicts = stages.judge_file(attempts, judges, args.output_dir, bar=terminal_bar)
         stages.judge_rechecked(judges, args.output_dir, terminal_bar)
     manifest.finish()
-    return _summary(args.output_dir, judges[0].name, verdicts)
+    return _summary(args.output_dir, [judge.name for judge in judges], verdicts)
 
 
 def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[str], list[Prompt]]:
@@ -240,23 +241,23 @@ def _shown(value: object) -> str:
     return "not given" if value is None else str(value)
 
 
-def _summary(folder: Path, judge: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _summary(folder: Path, judges: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Figures of all that the folder holds, which may be the other phase too: together they are pairs."""
     from sirl.judges.run import why_unscored
     from sirl.judges.validate import judge_agreement
     from sirl.records import Attempt, Verdict, read_jsonl
     from sirl.report.attack_figures import attack_summary
-    from sirl.report.load import join, rechecked_records
+    from sirl.report.load import in_order, join, rechecked_records
     from sirl.report.truncated import truncation_summary
 
     found = read_jsonl(folder / "attempts.jsonl", Attempt, lean=True)
-    judged = read_jsonl(folder / "verdicts.jsonl", Verdict)
-    rows = join(found, judged, judge)
+    judged = in_order(read_jsonl(folder / "verdicts.jsonl", Verdict), judges)
+    rows = join(found, judged, judges[0])
     return {
         **attack_summary(rows),
-        "truncation": truncation_summary(rows, join(*rechecked_records(folder), judge)),
+        "truncation": truncation_summary(rows, join(*rechecked_records(folder), judges[0])),
         "agreement": judge_agreement(verdicts),
-        "reasons": why_unscored(verdicts, judge),
+        "reasons": why_unscored(verdicts, judges[0]),
     }
 
 

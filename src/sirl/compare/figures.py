@@ -198,7 +198,8 @@ def _change(run: Run, job: Job, rows: Sequence[Scored], decoding: str) -> Table:
     if moved and (moved["high"] < 0 or (moved["low"] > 0 and moved["value"] >= LEAST_RISE)):
         rose = moved["low"] > 0
     certain = job.method.how == "pipeline" and job.config.train.options.get("reward", "entropy") == "entropy"
-    gap = (run.gap or {}).get("overall") or {}
+    basis = "within_prompt" if (run.gap or {}).get("basis") == "within" else "overall"
+    gap = (run.gap or {}).get(basis) or {}
     return {
         "decoding": decoding,
         "gap": (run.gap or {}).get("verdict"),

@@ -29,7 +29,7 @@ from sirl.generation import Engine, load_engine
 from sirl.lock import is_unused, sole_writer
 from sirl.manifest import Manifest, check_writable, clear, config_hash, is_half_cleared
 from sirl.models import give_back_memory
-from sirl.pipeline import measure_after, measure_before, run_stages
+from sirl.pipeline import judge, measure_after, measure_before, run_stages
 from sirl.plan import prepare
 from sirl.progress import BarMaker, no_bar
 from sirl.records import write_json, write_text
@@ -139,8 +139,7 @@ def run_job(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker)
             with manifest.stage("train"):
                 TRAININGS[job.name](plan, bar, **job.settings)
         if job.method.how == "start":
-            with manifest.stage("judge"):
-                stages.judge_all(plan.judges, job.folder, bar)
+            judge(plan, manifest, bar)
         else:
             answering = partial(_defended, job) if job.method.how == "answering" else None
             measure_after(plan, manifest, bar, answering)

@@ -230,7 +230,9 @@ def _gap_figures(gap: Mapping[str, Any] | None) -> Table | None:
     """Verdict and headline figures of gap.json, without its curves and tables."""
     if gap is None:
         return None
-    return {key: gap.get(key) for key in ("verdict", "explanation", "compared")} | (gap.get("overall") or {})
+    return {key: gap.get(key) for key in ("verdict", "explanation", "compared", "basis", "within_prompt")} | (
+        gap.get("overall") or {}
+    )
 
 
 def _dig(value: Any, *keys: str) -> Any:

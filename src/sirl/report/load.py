@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ class Scored:
 def join(
     attempts: Iterable[Attempt], verdicts: Iterable[Verdict], judge: str | None = None, *, harmless: bool = False
 ) -> list[Scored]:
-    """Attempts with their outcome by `judge` (default: the first judge in the file), and their harm score by the first
-    judge in the file that gives one.
+    """Attempts with their outcome by `judge` (default: that of the first verdict), and their harm score by the first
+    judge that gives one.
 
     Where an id comes twice, as after a stage that was run again, the later record wins.
     """
@@ -82,6 +82,13 @@ def join(
         else Scored(a, labels.get(a.id, "unjudged"), scores.get(a.id), harmless)
         for a in latest.values()
     ]
+
+
+def in_order(verdicts: Iterable[Verdict], judges: Sequence[str]) -> list[Verdict]:
+    """Verdicts by judge, in the order in which the judges were named. A file has them in the order they were made in,
+    which is another one where a judge had to be asked again."""
+    places = {name: place for place, name in enumerate(judges)}
+    return sorted(verdicts, key=lambda verdict: places.get(verdict.judge, len(places)))
 
 
 def _label(verdict: Verdict) -> Label:
@@ -118,15 +125,18 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     path = Path(run_dir)
     if not path.is_dir():
         raise UserError(f"{path}: no such run folder; give the folder that `sirl run` wrote, such as runs/demo")
-    verdicts = _records(path / "verdicts.jsonl", Verdict) or []
-    benign_verdicts = _records(path / "benign_verdicts.jsonl", Verdict) or []
-    wrapped_verdicts = _records(path / "wrapped_verdicts.jsonl", Verdict) or []
+    manifest = redact(_json(path / "manifest.json"))  # of an earlier version, it may hold secrets
+    named = [str(name) for name in (manifest or {}).get("judges") or ()]
+    verdicts, benign_verdicts, wrapped_verdicts = (
+        in_order(_records(path / f"{kind}verdicts.jsonl", Verdict) or [], named) for kind in ("", "benign_", "wrapped_")
+    )
+    first = named[0] if named else None
     attempts = _records(path / "attempts.jsonl", Attempt)
     benign = _records(path / "benign_attempts.jsonl", Attempt)
     wrapped = _records(path / "wrapped_attempts.jsonl", Attempt)
     return Run(
         path=path,
-        manifest=redact(_json(path / "manifest.json")),  # of an earlier version, it may hold secrets
+        manifest=manifest,
         gap=_json(path / "gap.json"),
         gap_samples=_rows(path / "gap_samples.jsonl"),
         metrics=_rows(path / "metrics.jsonl"),
@@ -134,10 +144,10 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         chosen=_json(path / "chosen.json"),
         capability=_json(path / "capability.json"),
         benchmarks=_json(path / "benchmarks.json"),
-        attacks=join(attempts, verdicts) if attempts else None,
-        benign=join(benign, benign_verdicts, harmless=True) if benign else None,
-        wrapped=join(wrapped, wrapped_verdicts, harmless=True) if wrapped else None,
-        rechecked=join(*rechecked_records(path), next((v.judge for v in verdicts), None)),
+        attacks=join(attempts, verdicts, first) if attempts else None,
+        benign=join(benign, benign_verdicts, first, harmless=True) if benign else None,
+        wrapped=join(wrapped, wrapped_verdicts, first, harmless=True) if wrapped else None,
+        rechecked=join(*rechecked_records(path), first or next((v.judge for v in verdicts), None)),
         judges=tuple(dict.fromkeys(v.judge for v in [*verdicts, *benign_verdicts, *wrapped_verdicts])),
         agreement=judge_agreement(verdicts),
     )

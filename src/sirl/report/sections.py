@@ -121,11 +121,14 @@ def gap_section(gap: Mapping[str, Any] | None, samples: Sequence[Mapping[str, An
         ):
             groups["safe" if row["refused"] else "unsafe"].append(float(row["mean_entropy"]))
     series = [Series(name, name, values) for name, values in groups.items()]
-    difference = dig(gap, "overall", "difference")
+    within = gap.get("basis") == "within"
+    difference = dig(gap, "within_prompt" if within else "overall", "difference")
     return {
         "verdict": str(gap.get("verdict", "unknown")),
         "words": str(gap.get("explanation") or ""),
-        "note": f"unsafe minus safe: {difference:+.2f} nats" if difference is not None else "",
+        "note": f"unsafe minus safe{' within a prompt' if within else ''}: {difference:+.2f} nats"
+        if difference is not None
+        else "",
         "counts": {name: len(values) for name, values in groups.items()},
         "histogram": histogram(series, unit="nats") if any(groups.values()) else None,
         "positions": _positions(gap),
