@@ -57,11 +57,11 @@ def prepare(config: RunConfig) -> Plan:
 
     own, flag = config.attack, "attack.template_file"
     templates = load_templates(own.template_file, flag) if own.template_file else ()
-    attacks = resolve_attacks(own.attacks, templates, AttackOptions(budget=own.budget))
+    judges = load_judges(own.judge, "attack.judge")
+    attacks = resolve_attacks(own.attacks, templates, AttackOptions(budget=own.budget, judges=judges))
     check_attacker(attacks, own.attacker_model, own.attacker_engine, "attack.attacker_model", "attack.attacker_engine")
     evals = config.evals
     wrappings = resolve_wrappings(evals.wrappings, templates) if evals.wrappings is not None else []
-    judges = load_judges(own.judge, "attack.judge")
     refusal_judge(config.gap.judge, "gap.judge")
     training = parse_training([], training_options(config), "train")
     if config.development is not None and config.development.choose and sharded(training.config):

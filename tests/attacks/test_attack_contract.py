@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from sirl.attacks import ATTACKS, load_attack
+from sirl.attacks.adaptive.verdicts import Seen
 from sirl.attacks.base import Attack, AttackOptions, AttackResult, StaticAttack, goal_rng
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
@@ -167,10 +168,10 @@ class TestAdaptive:
 
     @pytest.fixture(autouse=True)
     def _never_broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def no(_: Any) -> bool:
-            return False
+        def no(looks: Any, _: Any) -> list[list[Seen]]:
+            return [[Seen() for _ in look.completions] for look in looks]
 
-        monkeypatch.setattr("sirl.attacks.adaptive.search.is_broken", no)
+        monkeypatch.setattr("sirl.attacks.adaptive.base.look_at", no)
 
     def search(self, name: str, tokenizer: Any, goals: Sequence[Prompt]) -> dict[str, AttackResult]:
         """Results by goal, without the seconds, which no two runs share."""

@@ -35,7 +35,6 @@ def test_rollout_metrics() -> None:
     assert got["repetition_rate"] == pytest.approx((1 - 1 / 5) / 4)
     assert got["refusal_rate"] == 0.25, "saying nothing is no refusal"
     assert rollout_metrics([], []) == {
-        "refusal_rate": 0.0,
         "empty_rate": 0.0,
         "repetition_rate": 0.0,
         "distinct_response_rate": 1.0,

@@ -11,12 +11,15 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.encode import EncodingError
 from sirl.records import Completion, Conversation, Prompt, SearchFacts, user_turn
+
+if TYPE_CHECKING:
+    from sirl.judges.base import Judge
 
 PLACEHOLDER = "[PROMPT]"
 """Where the goal goes in a template."""
@@ -43,12 +46,14 @@ class AttackOptions:
     """What a user may set for all attacks of a run; each takes what it understands.
 
     `attacker` writes prompts for the attacks that have a second model (None: the target itself); `budget` is how many
-    model calls a search may spend on one goal, `seconds` how much wall time (None: each attack's own default).
+    model calls a search may spend on one goal, `seconds` how much wall time (None: each attack's own default). `judges`
+    are those of the run: a search ends where they see the model broken (none: the rules of `refusal`).
     """
 
     attacker: Engine | None = None
     budget: int | None = None
     seconds: float | None = None
+    judges: Sequence[Judge] = ()
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 1:

@@ -167,8 +167,9 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[s
     from sirl.prompts import load_prompts
 
     templates = load_templates(args.template_file) if args.template_file else ()
-    attacks = resolve_attacks(args.attacks, templates, AttackOptions(None, args.attack_budget, args.attack_seconds))
     judges = load_judges(args.judge)
+    options = AttackOptions(None, args.attack_budget, args.attack_seconds, judges)
+    attacks = resolve_attacks(args.attacks, templates, options)
     check_attacker(attacks, args.attacker_model, args.attacker_engine, "--attacker_model", "--attacker_engine")
     decodings = _words(args.decoding)
     if not decodings or not set(decodings) <= {"greedy", "sample"}:

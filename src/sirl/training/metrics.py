@@ -33,11 +33,14 @@ def distinct_rate(texts: Sequence[str]) -> float:
 
 
 def rollout_metrics(texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Figures of one batch of completions. The refusal rate is logged only; nothing is ever rewarded for it."""
+    """Figures of one batch of completions. The refusal rate is logged only; nothing is ever rewarded for it.
+
+    Where no completion could be judged there is no refusal rate: not knowing is no rate of 0.
+    """
     labels = [j.label for j in judge_items(load_judge("refusal"), [JudgeItem("", t) for t in texts])]
     scored = [label for label in labels if label != "unscored"]
     return {
-        "refusal_rate": scored.count("full_refusal") / len(scored) if scored else 0.0,
+        **({"refusal_rate": scored.count("full_refusal") / len(scored)} if scored else {}),
         "empty_rate": labels.count("empty") / max(len(labels), 1),
         "repetition_rate": sum(map(repetition_rate, token_ids)) / max(len(token_ids), 1),
         "distinct_response_rate": distinct_rate(texts),

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from sirl.attacks.adaptive.verdicts import Seen
+
 
 @pytest.fixture
 def never_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models have never learnt to refuse: no answer of theirs shall end a search."""
 
-    def no(_: Any) -> bool:
-        return False
+    def no(looks: Any, _: Any) -> list[list[Seen]]:
+        return [[Seen() for _ in look.completions] for look in looks]
 
-    monkeypatch.setattr("sirl.attacks.adaptive.search.is_broken", no)
+    monkeypatch.setattr("sirl.attacks.adaptive.base.look_at", no)

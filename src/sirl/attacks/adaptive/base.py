@@ -27,10 +27,12 @@ from sirl.attacks.adaptive.search import (
     Steps,
     clock,
 )
+from sirl.attacks.adaptive.verdicts import Look, look_at
 from sirl.attacks.base import Attack, AttackOptions, AttackResult, goal_rng, stable_seed
 from sirl.errors import UserError
 from sirl.generation.base import Engine, GradientEngine, SamplingParams, ScoringEngine
 from sirl.generation.unanswered import require_answers
+from sirl.judges.base import Judge
 from sirl.records import Completion, Conversation, Prompt
 
 BACKWARD = 2
@@ -50,16 +52,20 @@ class AdaptiveAttack(Attack):
     ends_unanswered: ClassVar[bool] = False
     config: SearchConfig
 
+    judges: Sequence[Judge] = ()
+
     def __init__(self, config: SearchConfig | None = None, attacker: Engine | None = None) -> None:
         self.config = config or SearchConfig()
         self.attacker = attacker
 
     def configure(self, options: AttackOptions) -> Self:
-        """This attack with another budget, or another model to write prompts."""
+        """This attack with another budget, another model to write prompts, or the run's judges to stop by."""
         budget = self.config.max_queries if options.budget is None else options.budget
         seconds = self.config.max_seconds if options.seconds is None else options.seconds
         config = replace(self.config, max_queries=budget, max_seconds=seconds)
-        return type(self)(config, options.attacker or self.attacker)
+        new = type(self)(config, options.attacker or self.attacker)
+        new.judges = options.judges or self.judges
+        return new
 
     def check(self, engine: Engine) -> None:
         """Raise `UserError` where the engine cannot give what the search needs."""
@@ -78,7 +84,7 @@ class AdaptiveAttack(Attack):
     def run(self, engine: Engine, goals: Sequence[Prompt], params: SamplingParams, seed: int) -> Iterator[AttackResult]:
         """See `Attack.run`. Some goals at a time, so that an interruption loses no more than those."""
         self.check(engine)
-        models = Models(engine, self.attacker)
+        models = Models(engine, self.attacker, self.judges)
         self.prepare(models)
         params = replace(params, n=1)
         for start in range(0, len(goals), self.config.goals_at_once):
@@ -103,20 +109,10 @@ class AdaptiveAttack(Attack):
         return (yield from state.last_answer())
 
     def _lock_step(self, states: Sequence[GoalSearch], models: Models, seed: int) -> Iterator[AttackResult]:
-        running: list[tuple[GoalSearch, Steps[AttackResult], Any]] = [(s, self._whole(s), None) for s in states]
+        running: list[_Sent] = [(state, self._whole(state), None) for state in states]
         for round_ in range(_FOREVER):
-            waiting: list[tuple[GoalSearch, Steps[AttackResult], Request]] = []
             start = clock()
-            done: list[AttackResult] = []
-            for state, steps, answer in running:
-                try:
-                    waiting.append((state, steps, steps.send(answer)))
-                except StopIteration as stop:
-                    done.append(stop.value)
-                except UserError:
-                    raise
-                except Exception as error:  # one goal's search, from whatever the model wrote: its failure is recorded
-                    done.append(state.failed(error))
+            done, waiting = _advance(running, models)
             yield from done
             if not waiting:
                 return
@@ -126,6 +122,39 @@ class AdaptiveAttack(Attack):
             for (state, steps, _), answer in zip(waiting, answers, strict=True):
                 state.seconds += share
                 running.append((state, steps, answer))
+
+
+_Sent = tuple[GoalSearch, Steps[AttackResult], Any]
+"""A search with the answer that it waits for; or, once it has been sent that, with its next request."""
+
+
+def _advance(running: Sequence[_Sent], models: Models) -> tuple[list[AttackResult], list[_Sent]]:
+    """Send the answers to the searches; returns the results of those that are done, and the others' next requests.
+
+    What a search asks the judges is answered here, for all searches in one call: it is no round of its own.
+    """
+    done: dict[int, AttackResult] = {}
+    waiting: dict[int, _Sent] = {}
+    todo = dict(enumerate(running))
+    while todo:
+        looks: dict[int, Look] = {}
+        for place, (state, steps, answer) in todo.items():
+            try:
+                request = steps.send(answer)
+            except StopIteration as stop:
+                done[place] = stop.value
+            except UserError:
+                raise
+            except Exception as error:  # one goal's search, from whatever the model wrote: its failure is recorded
+                done[place] = state.failed(error)
+            else:
+                if isinstance(request, Look):
+                    looks[place] = request
+                else:
+                    waiting[place] = (state, steps, request)
+        found = look_at(list(looks.values()), models.judges) if looks else []
+        todo = {place: (*running[place][:2], seen) for place, seen in zip(looks, found, strict=True)}
+    return [done[place] for place in sorted(done)], [waiting[place] for place in sorted(waiting)]
 
 
 _FOREVER = 1 << 30

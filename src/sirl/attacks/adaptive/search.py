@@ -13,11 +13,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from sirl.attacks.adaptive.verdicts import Look, Seen
 from sirl.attacks.base import AttackResult, require_goal
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, ScoringEngine
 from sirl.generation.encode import is_too_long
-from sirl.judges.refusal import judge_response
+from sirl.judges.base import Judge
 from sirl.records import Completion, Conversation, Prompt, SearchFacts, user_turn
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class Gradient:
     target: Sequence[int]
 
 
-Request = Ask | Score | ScoreTokens | Gradient
+Request = Ask | Score | ScoreTokens | Gradient | Look
 Steps = Generator[Request, Any, T]
 
 
@@ -98,25 +99,35 @@ class SearchError(Exception):
 
 @dataclass(frozen=True)
 class Trial:
-    """One answer of the target to a prompt of the search. `broken` is the refusal judge's view of it."""
+    """One answer of the target to a prompt of the search, and what the judges say of it.
+
+    `broken` ends the search. What is `answered` and not broken is no refusal, but harms nobody: the search goes on.
+    """
 
     messages: Conversation
     completion: Completion
     broken: bool
     score: float = WORST
+    answered: bool = False
 
     @property
     def points(self) -> float:
         """0 for a refusal, 1 for an answer; what attackers are told, and what rewards are made of."""
         return float(self.broken)
 
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """How near an answer that broke nothing came: none that is no refusal gives way to a refusal."""
+        return self.answered, self.score
+
 
 @dataclass
 class Models:
-    """Who is asked: the target, and whoever writes prompts (None: the target itself)."""
+    """Who is asked: the target, whoever writes prompts (None: the target itself), and the run's judges."""
 
     target: Engine
     attacker: Engine | None = None
+    judges: Sequence[Judge] = ()
 
     @property
     def writer(self) -> Engine:
@@ -127,13 +138,6 @@ class Models:
     def scoring(self) -> ScoringEngine | None:
         """The target, where it gives log-probabilities."""
         return self.target if isinstance(self.target, ScoringEngine) else None
-
-
-def is_broken(completion: Completion) -> bool:
-    """Whether the refusal judge sees anything but a refusal; an error or an empty answer breaks nothing."""
-    if completion.error is not None or completion.finish_reason == "error":
-        return False
-    return judge_response(completion.text).label in ("full_compliance", "partial_refusal")
 
 
 class GoalSearch:
@@ -203,8 +207,9 @@ class GoalSearch:
         chosen = conversations[: self.room()]
         completions = yield Ask(chosen, self.params.max_new_tokens, self.temperature)
         trials = []
+        seen: list[Seen] = yield Look([self.text] * len(completions), completions)
         for i, (messages, completion) in enumerate(zip(chosen, completions, strict=True)):
-            trials.append(self._note(messages, completion, scores[i] if i < len(scores) else WORST))
+            trials.append(self._note(messages, completion, seen[i], scores[i] if i < len(scores) else WORST))
         if self.broken_at is not None:
             raise Finished
         return trials
@@ -217,6 +222,11 @@ class GoalSearch:
         self.asked += 1
         found: Completion = completion
         return found
+
+    def refused(self, question: str, answer: Completion) -> Steps[bool]:
+        """Whether an early turn got no answer that a conversation can build on."""
+        (seen,) = yield Look([question], [answer])
+        return not seen.answered
 
     def score(self, conversations: Sequence[Conversation], target: str | Sequence[str]) -> Steps[list[float]]:
         """Log-probabilities of a target (or of one each); fewer than asked for where the budget ends."""
@@ -274,11 +284,11 @@ class GoalSearch:
 
     # What came of it
 
-    def _note(self, messages: Conversation, completion: Completion, score: float) -> Trial:
+    def _note(self, messages: Conversation, completion: Completion, seen: Seen, score: float) -> Trial:
         self.queries += 1
         self.asked += 1
         failed = completion.error is not None or completion.finish_reason == "error"
-        trial = Trial(messages, completion, is_broken(completion), score)
+        trial = Trial(messages, completion, seen.broken, score, seen.answered)
         if self.start_broken is None and messages == self.first and not failed:
             self.start_broken = trial.broken
         if failed:
@@ -288,7 +298,7 @@ class GoalSearch:
         if trial.broken and self.broken_at is None:
             self.broken_at = self.queries
             self.best = trial
-        elif self.best is None or (not self.best.broken and score > self.best.score):
+        elif self.best is None or (not self.best.broken and trial.rank > self.best.rank):
             self.best = trial
         return trial
 
@@ -305,7 +315,8 @@ class GoalSearch:
             (completion,) = yield Ask(
                 [messages], self.params.max_new_tokens, self.params.temperature, seed=self.params.seed
             )
-            self._note(messages, completion, candidate[1] if candidate else WORST)
+            (seen,) = yield Look([self.text], [completion])
+            self._note(messages, completion, seen, candidate[1] if candidate else WORST)
         else:
             completion = Completion.failed(self.last_error or "the budget was spent before the prompt was answered")
         return self._result(messages, completion)
