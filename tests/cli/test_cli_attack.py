@@ -214,7 +214,7 @@ def test_adaptive_attack_with_a_budget_and_an_attacker(
     loaded: list[tuple[str, str]] = []
     models = {"m": FakeEngine(refuses=["snack"]), "other": FakeEngine()}
 
-    def load(name: str, *, engine: str) -> FakeEngine:
+    def load(name: str, *, engine: str, **_: object) -> FakeEngine:
         loaded.append((name, engine))
         return models[name]
 
