@@ -201,6 +201,7 @@ class RunConfig:
     name: str
     model_name_or_path: str
     train: TrainSection
+    model_revision: str | None = None
     gap: GapSection = field(default_factory=GapSection)
     attack: AttackSection = field(default_factory=AttackSection)
     evals: EvalsSection = field(default_factory=EvalsSection)
@@ -225,6 +226,8 @@ class RunConfig:
         """The configuration as it would stand in a YAML file."""
         out = asdict(self)
         out["train"] = {"dataset_name": self.train.dataset_name, **self.train.options}
+        if self.model_revision is None:
+            del out["model_revision"]
         return out
 
 

@@ -1,4 +1,4 @@
-"""Datasets of the hub, streamed: `org/name`, `org/name:config`, with `@split` behind either."""
+"""Datasets of the hub, streamed: `org/name`, `org/name:config`, with `@split`, `#revision` or both behind either."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from sirl.errors import UserError
 log = logging.getLogger(__name__)
 
 FORM = "org/name:config@split"
-_HUB_ID = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.+-]+))?(@(?P<split>[\w.-]+))?")
+_HUB_ID = re.compile(
+    r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.+-]+))?(@(?P<split>[\w.-]+))?(#(?P<revision>[\w./-]+))?"
+)
 _SPLITS = re.compile(r"(?:Available splits: |Unknown split .*Should be one of )\[(.*?)\]", re.DOTALL)
 _CONFIGS = re.compile(r"(?:BuilderConfig .* not found\. Available: |available configs: )\[(.*?)\]", re.DOTALL)
 
@@ -25,12 +27,15 @@ class HubName:
     path: str
     config: str | None
     split: str
+    revision: str | None = None
+    """A commit, branch or tag of the dataset's repository; None: its newest version."""
 
     @classmethod
     def parse(cls, source: str, split: str = "train") -> HubName | None:
-        """The parts of `org/name:config@split`, or None where `source` is no such name. `split` is for want of one."""
+        """The parts of `org/name:config@split#revision`, or None where `source` is no such name. `split` is for want
+        of one."""
         found = _HUB_ID.fullmatch(source)
-        return cls(found["path"], found["config"], found["split"] or split) if found else None
+        return cls(found["path"], found["config"], found["split"] or split, found["revision"]) if found else None
 
 
 def hub_rows(
@@ -51,7 +56,8 @@ def hub_rows(
         raise UserError(f"{flag}: {source!r} is no file and no dataset id ({FORM})")
     log.info("reading %s (%s) from the hub", source, name.split)
     try:
-        stream = datasets.load_dataset(name.path, name.config, split=name.split, streaming=True)
+        version = {"revision": name.revision} if name.revision else {}
+        stream = datasets.load_dataset(name.path, name.config, split=name.split, streaming=True, **version)
         columns = choose(stream.column_names or list(next(iter(stream), {})))
         rows = iter(stream.select_columns(columns))
     except UserError:

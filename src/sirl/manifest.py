@@ -26,6 +26,7 @@ from typing import Any
 from sirl.disk import reason, try_writing
 from sirl.errors import UserError
 from sirl.lock import is_unused
+from sirl.provenance import Source, changed
 from sirl.records import write_json
 from sirl.redaction import redact
 
@@ -256,6 +257,23 @@ class Manifest:
     def name_judges(self, names: Sequence[str]) -> None:
         """Note the judges in the order in which they were named: the first one's labels are the refusals."""
         self.data["judges"] = list(names)
+        self._save()
+
+    def note_sources(self, stage: str, found: Mapping[str, Source]) -> None:
+        """Keep which versions of model and data a stage uses, by their roles.
+
+        Raises:
+            UserError: an earlier go of it used another version.
+        """
+        kept = self.data.setdefault("sources", {}).setdefault(stage, {})
+        other = changed(kept, found)
+        if other:
+            role, before, now = other
+            raise UserError(
+                f"--output_dir: {self.run_dir} was begun with {role} {before['name']} at commit {before['commit']}, "
+                f"which is {now['commit']} now; name the revision that is meant, or {_WAYS_OUT}"
+            )
+        kept.update({role: source for role, source in found.items() if source["commit"] or role not in kept})
         self._save()
 
     def finish(self) -> None:

@@ -137,6 +137,12 @@ def of_adapter(name: str | None) -> Iterator[None]:
         raise UserError(f"{FLAG} {name}: the base of this adapter cannot be used: {error}") from error
 
 
+def base_revision(path: Path) -> str | None:
+    """The version of its base that an adapter's configuration, which `base_of` has checked, asks for."""
+    revision = json.loads(path.read_text(encoding="utf-8")).get("revision")
+    return revision if isinstance(revision, str) and revision else None
+
+
 def has_tokenizer(name: str, revision: str | None = None) -> bool:
     """Whether an adapter, a folder or hub id, brings a tokenizer of its own."""
     from transformers.utils import cached_file

@@ -29,6 +29,7 @@ from sirl.model_files import (
     UNREADABLE,
     adapter_file,
     base_of,
+    base_revision,
     cannot_load,
     check_name,
     check_vocabulary,
@@ -71,7 +72,8 @@ def load_model(
         model = load_demo_model(dtype, scale)
     elif found := adapter_file(name_or_path, revision):
         with of_adapter(name_or_path):
-            model = load_model(base_of(name_or_path, found), dtype=dtype, attn_implementation=attn_implementation)
+            base, version = base_of(name_or_path, found), base_revision(found)
+            model = load_model(base, dtype=dtype, revision=version, attn_implementation=attn_implementation)
         model = merge_adapter(model, name_or_path, revision=revision)
     else:
         model = _from_pretrained(name_or_path, dtype, revision, attn_implementation)
@@ -151,11 +153,11 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool
     base = base_of(name_or_path, found) if found else name_or_path
     if found and not has_tokenizer(name_or_path, revision):
         with of_adapter(name_or_path):
-            return load_tokenizer(base, chat=chat)
+            return load_tokenizer(base, revision=base_revision(found), chat=chat)
     config = None
     if demo_scale(base) is None and adapter_file(base) is None:  # an adapter may stand on another
         with of_adapter(name_or_path if found else None):
-            config = read_config(base, None if found else revision)
+            config = read_config(base, base_revision(found) if found else revision)
     tokenizer = read_tokenizer(name_or_path, revision, config if found else None)
     vocab_size = config and getattr(config.get_text_config(), "vocab_size", None)
     choose_padding(tokenizer, vocab_size)
@@ -177,7 +179,7 @@ def model_context(name_or_path: str, revision: str | None = None) -> int | None:
         return None
     found = adapter_file(name_or_path, revision)
     if found:
-        return model_context(base_of(name_or_path, found))
+        return model_context(base_of(name_or_path, found), base_revision(found))
     return context_length(read_config(name_or_path, revision))
 
 

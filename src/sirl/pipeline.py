@@ -23,8 +23,9 @@ from sirl.judges import refusal_judge
 from sirl.lock import sole_writer
 from sirl.manifest import Manifest, check_writable
 from sirl.memory import announce
-from sirl.plan import Plan, gap_prompts, prepare
+from sirl.plan import Plan, gap_prompts, named_data, prepare
 from sirl.progress import BarMaker, no_bar
+from sirl.provenance import data_sources, model_source
 from sirl.records import Phase, write_json
 
 
@@ -47,6 +48,7 @@ def run_pipeline(
         manifest = Manifest.open(
             folder, config=config.as_dict(), seed=config.seed, command=list(command), overwrite=overwrite
         )
+        manifest.note_sources("data", data_sources(named_data(config)))
         return run_stages(plan, manifest, bar)
 
 
@@ -69,7 +71,9 @@ def measure_before(plan: Plan, manifest: Manifest, bar: BarMaker) -> None:
     config, folder = plan.config, manifest.run_dir
     if not manifest.done("base"):
         with manifest.stage("base"):
-            export_base(config.model_name_or_path, folder / "base")
+            version = {"revision": config.model_revision} if config.model_revision else {}
+            export_base(config.model_name_or_path, folder / "base", **version)
+            manifest.note_sources("base", {"model": model_source(config.model_name_or_path, config.model_revision)})
     if not (manifest.done("gap") and manifest.done("attack_before")):
         engine = load_engine(str(folder / "base"), chat_template_kwargs=config.chat_template_kwargs)
         if not manifest.done("gap"):
@@ -111,12 +115,12 @@ def _hardened(config: RunConfig) -> Engine:
     return load_engine(str(config.run_dir / "model"), chat_template_kwargs=config.chat_template_kwargs)
 
 
-def export_base(name: str, target: Path) -> None:
+def export_base(name: str, target: Path, revision: str | None = None) -> None:
     """A full copy of the model that the run starts from: every later stage, and everybody else, loads this one."""
     from sirl.models import export_model, load_model, load_tokenizer
 
     if not target.exists():  # written under another name first, so what is there is whole
-        export_model(load_model(name), load_tokenizer(name), target)
+        export_model(load_model(name, revision=revision), load_tokenizer(name, revision=revision), target)
 
 
 def measure_gap(plan: Plan, engine: Any, bar: BarMaker) -> None:

@@ -23,11 +23,12 @@ from sirl.generation.encode import fitting_prompts
 from sirl.generation.local import LocalEngine
 from sirl.judges import Judge, load_judges, refusal_judge
 from sirl.prompts import check_disjoint, load_prompts
+from sirl.provenance import check_has_versions
 from sirl.records import Prompt
 from sirl.training.checks import NOT_SHARDED, sharded
 
 WRAPPED = "train.wrap_prompts"
-_ELSEWHERE = {key: key for key in ("model_name_or_path", "output_dir", "seed", "chat_template_kwargs")}
+_ELSEWHERE = ("model_name_or_path", "model_revision", "output_dir", "seed", "chat_template_kwargs")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ def prepare(config: RunConfig) -> Plan:
     training = parse_training([], training_options(config), "train")
     if config.development is not None and config.development.choose and sharded(training.config):
         raise UserError(NOT_SHARDED)
-    load_tokenizer(config.model_name_or_path)  # the cheapest way to find out that there is no such model
+    check_has_versions("model_revision", config.model_revision, config.model_name_or_path)
+    load_tokenizer(
+        config.model_name_or_path, revision=config.model_revision
+    )  # the cheapest way to find out that there is no such model
     seed, goals_flag, benign_flag = config.seed, "attack.goals", "evals.overrefusal"
     goals = load_prompts(
         config.attack.goals, limit=config.attack.max_goals, seed=seed, flag=goals_flag, with_category=True
@@ -102,11 +106,26 @@ def prepare(config: RunConfig) -> Plan:
     )
 
 
+def named_data(config: RunConfig) -> dict[str, str | None]:
+    """The data sets that a configuration names, by key."""
+    own = config.development
+    return {
+        "train.dataset_name": config.train.dataset_name,
+        "train.retention_dataset_name": config.train.options.get("retention_dataset_name"),
+        "gap.dataset_name": config.gap.dataset_name,
+        "gap.benign_dataset_name": config.gap.benign_dataset_name,
+        "attack.goals": config.attack.goals,
+        "evals.overrefusal": config.evals.overrefusal,
+        "development.goals": own.goals if own else None,
+        "development.overrefusal": own.overrefusal if own else None,
+    }
+
+
 def training_options(config: RunConfig) -> Mapping[str, Any]:
     """The flags of `sirl train` that a run's configuration stands for."""
-    for key, place in _ELSEWHERE.items():
+    for key in _ELSEWHERE:
         if key in config.train.options:
-            raise UserError(f"train.{key}: set {place} at the top of the file, where it holds for all stages")
+            raise UserError(f"train.{key}: set {key} at the top of the file, where it holds for all stages")
     return {
         # every stage loads the copy of the model that the run makes first
         "model_name_or_path": str(config.run_dir / "base"),

@@ -1,9 +1,9 @@
 """Unlabeled prompts from wherever the user keeps them.
 
 A source is a bundled name (`demo/train`), a file (.jsonl, .json, .csv, .tsv, .parquet, .txt; gzipped or not) or a hub
-dataset (`org/name`, `org/name:config`, with `@split` behind either), or several of these with commas between them. SIRL
-learns from prompts alone, so only the prompt column is ever read, with what belongs to it (`sirl.columns`), an id to
-name the rows and, on request and never in training, a category to group them. Safety labels beside them stay on disk.
+dataset (`org/name`, `org/name:config`, with `@split#revision` behind either), or several of these with commas between
+them. SIRL learns from prompts alone, so only the prompt column is ever read, with what belongs to it (`sirl.columns`),
+an id to name the rows and, on request and never in training, a category to group them. Safety labels stay on disk.
 """
 
 from __future__ import annotations
@@ -186,6 +186,11 @@ def _file_of(source: str, flag: str) -> Path | None:
         )
     user_files.check_file(path, source, flag)
     return path
+
+
+def is_file(source: str) -> bool:
+    """Whether one source is a file's name, whether there is such a file or not."""
+    return _is_file_name(source, Path(source).expanduser())
 
 
 def _is_file_name(source: str, path: Path) -> bool:

@@ -16,11 +16,14 @@ from sirl.cli.common import (
     Outcome,
     add_engine_flags,
     add_judges_flag,
+    check_revision,
+    engine_of,
     percent_cell,
     positive_int,
     print_agreement,
     print_reasons,
     print_table,
+    settings_of,
 )
 from sirl.errors import UserError
 
@@ -101,20 +104,20 @@ def _attack(
     """Attempts and verdicts into the folder; returns figures of all that it holds."""
     from sirl import stages
     from sirl.attacks.attacker import with_attacker
-    from sirl.generation import load_engine
     from sirl.generation.options import split_engine
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
+    from sirl.provenance import data_sources, model_source
 
     left_out = ("output_dir", "overwrite", "retry_errors", "json", "command", "judge")
-    settings = {k: v for k, v in vars(args).items() if k not in left_out}
+    settings = settings_of(args, left_out)
     for name in ("engine", "attacker_engine"):  # its options may change with the machine that the run goes on upon
         settings[name] = split_engine(settings[name])[0]
     stage = f"attack_{args.phase}"
     if not args.overwrite:
         _check_other_phase(args.output_dir, args.phase, settings, attacks)
     # before the folder is written, or cleared: a model that cannot be used must leave no trace
-    engine = load_engine(args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs)
+    engine = engine_of(args)
     manifest = Manifest.join(
         args.output_dir,
         stage,
@@ -125,6 +128,8 @@ def _attack(
         reopen=args.retry_errors,
         blank=not stages.has_answers(args.output_dir / "attempts.jsonl", args.phase),
     )
+    used = {"model": model_source(args.model_name_or_path, args.model_revision)} if "://" not in args.engine else {}
+    manifest.note_sources(stage, {**used, **data_sources({"goals": args.goals})})
     attacks = with_attacker(attacks, args.attacker_model, args.attacker_engine)
     with manifest.stage(stage):
         attempts = stages.attack(
@@ -166,6 +171,7 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[s
     from sirl.judges import load_judges
     from sirl.prompts import load_prompts
 
+    check_revision(args)
     templates = load_templates(args.template_file) if args.template_file else ()
     judges = load_judges(args.judge)
     options = AttackOptions(None, args.attack_budget, args.attack_seconds, judges)

@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sirl.chat_template import parse_arguments
 from sirl.errors import UserError
 from sirl.redaction import redact_text
+
+if TYPE_CHECKING:
+    from sirl.generation.base import TextEngine
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         help="local, vllm, or the address of an OpenAI-compatible server (default: local). Options go behind a ?: "
         "local?max_cache_gb=8, or 'vllm?tensor_parallel_size=4&gpu_memory_utilization=0.5&max_model_len=8192'",
     )
+    parser.add_argument("--model_revision", help="commit, branch or tag of a hub id (default: its newest version)")
     parser.add_argument("--seed", type=int, default=0)
     add_template_flag(parser)
 
@@ -96,6 +100,30 @@ def add_template_flag(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE,...",
         help="arguments of the chat template, in every stage, as JSON or KEY=VALUE: enable_thinking=false",
     )
+
+
+def check_revision(args: argparse.Namespace) -> None:
+    """Raise `UserError` for a revision that nothing would look at."""
+    from sirl.provenance import check_has_versions
+
+    if args.model_revision is not None and args.engine.startswith(("http://", "https://")):
+        raise UserError(f"--model_revision {args.model_revision}: a server chooses its model itself; leave it out")
+    check_has_versions("--model_revision", args.model_revision, args.model_name_or_path)
+
+
+def engine_of(args: argparse.Namespace) -> TextEngine:
+    """The engine that the flags of `add_engine_flags` name."""
+    from sirl.generation import load_engine
+
+    given = {"revision": args.model_revision, "chat_template_kwargs": args.chat_template_kwargs}
+    more: dict[str, Any] = {key: value for key, value in given.items() if value}
+    return load_engine(args.model_name_or_path, engine=args.engine, **more)
+
+
+def settings_of(args: argparse.Namespace, left_out: Sequence[str]) -> dict[str, Any]:
+    """A stage's flags, for its manifest. A revision that was not given is left out, as before there were any."""
+    kept = {k: v for k, v in vars(args).items() if k not in left_out}
+    return {k: v for k, v in kept.items() if v is not None or not k.endswith("_revision")}
 
 
 def add_judges_flag(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sirl.cli.common import Outcome, add_template_flag, percent_cell, positive_int, print_table
+from sirl.cli.common import Outcome, add_template_flag, percent_cell, positive_int, print_table, settings_of
 from sirl.errors import UserError
 
 GO_ON = "the same command goes on from here"
@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl eval`."""
     parser.add_argument("--model_name_or_path", required=True, help="the hardened model: hub id or folder")
     parser.add_argument("--reference", required=True, help="the model it was made from, or demo for the bundled one")
+    parser.add_argument("--model_revision", help="commit, branch or tag of --model_name_or_path on the hub")
+    parser.add_argument("--reference_revision", help="the same of --reference")
     parser.add_argument("--tasks", default="", help="benchmarks, see above (extra `eval`)")
     parser.add_argument("--data_dir", help="with --tasks: folder with the files of ours")
     parser.add_argument("--limit", type=positive_int, help="with --tasks: the first so many rows of each")
@@ -55,10 +57,13 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
     from sirl.progress import terminal_bar
+    from sirl.provenance import check_has_versions, data_sources
 
     if args.allow_unsandboxed_code and not args.allow_code_execution:
         raise UserError("--allow_unsandboxed_code: says how --allow_code_execution runs programs; give both or neither")
     allow_unsandboxed(args.allow_unsandboxed_code)
+    check_has_versions("--model_revision", args.model_revision, args.model_name_or_path)
+    check_has_versions("--reference_revision", args.reference_revision, args.reference)
     benchmarks = resolve(args.tasks, args.data_dir, args.allow_code_execution)
     if not benchmarks and not args.overrefusal:
         raise UserError("--tasks: nothing to measure; give --tasks, --overrefusal or both")
@@ -68,12 +73,14 @@ def run(args: argparse.Namespace) -> Outcome:
     benign = load_benign(args.overrefusal, args.max_prompts, args.seed, "--overrefusal") if args.overrefusal else []
     check_unseen(benign, args.output_dir, args.model_name_or_path, "--overrefusal")
     apart = ("output_dir", "overwrite", "json", "command", "allow_unsandboxed_code")
-    settings = {k: v for k, v in vars(args).items() if k not in apart}
+    settings = settings_of(args, apart)
+    revisions = {"before": args.reference_revision, "after": args.model_revision}
     check_writable(args.output_dir)
     with sole_writer(args.output_dir):
         if args.overwrite:
             clear(args.output_dir)
         manifest = Manifest.join(args.output_dir, "eval", settings, seed=args.seed, command=sys.argv)
+        manifest.note_sources("eval", data_sources({"overrefusal": args.overrefusal}))
         with manifest.stage("eval"):
             found = measure(
                 {"before": args.reference, "after": args.model_name_or_path},
@@ -83,6 +90,8 @@ def run(args: argparse.Namespace) -> Outcome:
                 limit=args.limit,
                 seed=args.seed,
                 chat_template_kwargs=args.chat_template_kwargs,
+                revisions=revisions,
+                used=lambda found: manifest.note_sources("eval", found),
                 bar=terminal_bar,
             )
         manifest.finish()

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sirl.cli.common import Outcome, add_engine_flags, positive_int
+from sirl.cli.common import Outcome, add_engine_flags, check_revision, engine_of, positive_int, settings_of
 from sirl.errors import UserError
 
 GO_ON = "run it again"
@@ -37,17 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Measure the gap."""
     from sirl.gap import GapConfig, render_gap_table
-    from sirl.generation import load_engine
     from sirl.generation.options import split_engine
     from sirl.judges import refusal_judge
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
     from sirl.progress import terminal_bar
     from sirl.prompts import load_prompts
+    from sirl.provenance import data_sources, model_source
     from sirl.stages import gap_prompts, measure_gap
 
     if split_engine(args.engine)[0] != "local":
         raise UserError(f"--engine {args.engine}: gives no entropies; sirl gap needs --engine local")
+    check_revision(args)
     config = GapConfig(k=args.k, max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed)
     judge = refusal_judge(args.judge)
     prompts = load_prompts(
@@ -56,27 +57,23 @@ def run(args: argparse.Namespace) -> Outcome:
     kind = "unlabeled" if args.unlabeled else "harmful"
     chosen = gap_prompts(prompts, kind, args.benign_dataset_name, args.max_prompts, args.seed)  # type: ignore[arg-type]
     if args.output_dir is None:
-        result = measure_gap(
-            load_engine(args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs),
-            judge,
-            chosen,
-            config,
-            None,
-            terminal_bar,
-        )
+        engine = engine_of(args)
+        result = measure_gap(engine, judge, chosen, config, None, terminal_bar)
     else:
         left_out = ("output_dir", "overwrite", "json", "command")
-        settings = {k: v for k, v in vars(args).items() if k not in left_out}
+        settings = settings_of(args, left_out)
         check_writable(args.output_dir)
         with sole_writer(args.output_dir):
             # first of all: a model that cannot be used leaves no trace
-            engine = load_engine(
-                args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs
-            )
+            engine = engine_of(args)
             manifest = Manifest.join(
                 args.output_dir, "gap", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
             )
             with manifest.stage("gap"):
+                data = data_sources({k: getattr(args, k) for k in ("dataset_name", "benign_dataset_name")})
+                manifest.note_sources(
+                    "gap", {"model": model_source(args.model_name_or_path, args.model_revision), **data}
+                )
                 result = measure_gap(engine, judge, chosen, config, args.output_dir, terminal_bar)
             manifest.finish()
 

@@ -12,7 +12,17 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sirl.cli.common import Outcome, add_engine_flags, note, percent_cell, positive_int, print_reasons, print_table
+from sirl.cli.common import (
+    Outcome,
+    add_engine_flags,
+    check_revision,
+    engine_of,
+    note,
+    percent_cell,
+    positive_int,
+    print_reasons,
+    print_table,
+)
 from sirl.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +66,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.manifest import check_writable
     from sirl.referees import find_program
 
+    check_revision(args)
     referee = _referee(args)
     program = find_program(referee, args.executable)
     check_writable(args.output_dir)
@@ -66,14 +77,14 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _examine(args: argparse.Namespace, referee: Referee, program: str) -> dict[str, Any]:
     """Serve the model to the tool; returns the content of `referee.json`."""
-    from sirl.generation import SamplingParams, load_engine
+    from sirl.generation import SamplingParams
     from sirl.generation.options import split_engine
     from sirl.generation.unanswered import commonest, require_engine
     from sirl.records import write_json
     from sirl.referees import Served, run_program
     from sirl.referees.server import EngineServer, serving
 
-    engine = load_engine(args.model_name_or_path, engine=args.engine, chat_template_kwargs=args.chat_template_kwargs)
+    engine = engine_of(args)
     if split_engine(args.engine)[0] != "local":  # a server may refuse every question
         require_engine(engine, SamplingParams(max_new_tokens=args.max_new_tokens, seed=args.seed))
     _clear(args.output_dir, args.overwrite)  # a model that cannot be used leaves earlier findings alone

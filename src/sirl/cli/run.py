@@ -31,6 +31,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the run")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--model_name_or_path", help="hub id, folder, or demo for the bundled model")
+    parser.add_argument("--model_revision", help="commit, branch or tag of a hub id (default: its newest version)")
     parser.add_argument("--output_dir", help="folder of the run (default: runs/NAME)")
     add_template_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="clear the folder of an earlier run first")
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """`--set` pairs and the flags for common keys, as dotted keys."""
-    keys = ("name", "seed", "model_name_or_path", "output_dir", "chat_template_kwargs")
+    keys = ("name", "seed", "model_name_or_path", "model_revision", "output_dir", "chat_template_kwargs")
     named = {key: getattr(args, key) for key in keys}
     return {**set_pairs(args.set), **{key: value for key, value in named.items() if value is not None}}
 

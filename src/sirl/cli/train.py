@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sirl.flags import Training
     from sirl.manifest import Manifest
     from sirl.progress import BarMaker
+    from sirl.provenance import Source
     from sirl.records import Prompt
 
 GO_ON = "the same command goes on from the last checkpoint"
@@ -106,6 +107,7 @@ def run(args: argparse.Namespace) -> Outcome:
                     command=sys.argv,
                     overwrite=args.overwrite,
                 )
+                manifest.note_sources("train", _sources(training))
             except UserError as error:
                 failed = error
         (stop,) = broadcast_object_list([failed is not None])  # else the others would wait for the first for ever
@@ -117,6 +119,17 @@ def run(args: argparse.Namespace) -> Outcome:
     PartialState().destroy_process_group()  # left to the end of the process, its threads at times abort it
     document = {"model": str(model), "output_dir": str(folder)} if first else None
     return Outcome(document, lambda: print(model))
+
+
+def _sources(training: Training) -> dict[str, Source]:
+    """Which versions of model and data it is; the tokenizer has put the model's configuration into the hub's cache."""
+    from sirl.provenance import data_sources, model_source
+
+    names = {key: getattr(training.data, key) for key in ("dataset_name", "retention_dataset_name")}
+    return {
+        "model": model_source(str(training.model.model_name_or_path), training.model.model_revision),
+        **data_sources(names),
+    }
 
 
 def _train(args: argparse.Namespace, folder: Path, manifest: Manifest | None) -> Path:

@@ -30,8 +30,9 @@ from sirl.lock import is_unused, sole_writer
 from sirl.manifest import Manifest, check_writable, clear, config_hash, is_half_cleared
 from sirl.models import give_back_memory
 from sirl.pipeline import judge, measure_after, measure_before, run_stages
-from sirl.plan import prepare
+from sirl.plan import named_data, prepare
 from sirl.progress import BarMaker, no_bar
+from sirl.provenance import data_sources
 from sirl.records import write_json, write_text
 from sirl.redaction import redact_text
 
@@ -126,6 +127,7 @@ def run_job(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker)
     """Every stage of a run that is not done yet."""
     plan = prepare(job.config)
     manifest = Manifest.open(job.folder, config=job.as_dict(), seed=job.seed, command=command)
+    manifest.note_sources("data", data_sources(named_data(job.config)))
     if not manifest.stages:
         take_over(job, [start for start in earlier if start.method.how == "start"], manifest)
         take_draws(job, earlier)
@@ -158,11 +160,13 @@ def take_over(job: Job, starts: Sequence[Job], manifest: Manifest) -> None:
     The copy of the model serves any seed; answers and verdicts only those of the same seed; the gap only where it is
     measured on the same prompts in the same way.
     """
-    same = [start for start in starts if start.config.model_name_or_path == job.config.model_name_or_path]
+    same = [start for start in starts if _model_of(start.config) == _model_of(job.config)]
     if not same:
         return
     taken = ["base"]
     link(same[0].folder / "base", job.folder / "base")
+    found = Manifest.read(same[0].folder)
+    manifest.note_sources("base", found.data.get("sources", {}).get("base", {}) if found else {})
     for start in same:
         if start.seed == job.seed:
             if _gap_of(start.config) == _gap_of(job.config):
@@ -182,7 +186,11 @@ def take_draws(job: Job, earlier: Sequence[Job]) -> None:
 
 
 def _draws_of(job: Job) -> tuple[Any, ...]:
-    return job.seed, job.config.model_name_or_path, job.config.train, job.config.gap.judge
+    return job.seed, _model_of(job.config), job.config.train, job.config.gap.judge
+
+
+def _model_of(config: RunConfig) -> tuple[str, str | None]:
+    return config.model_name_or_path, config.model_revision
 
 
 def _gap_of(config: RunConfig) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sirl.generation.local import LocalEngine
 from sirl.judges import load_judge
 from sirl.manifest import Manifest
 from sirl.progress import BarMaker, no_bar
+from sirl.provenance import Source, model_source
 from sirl.records import Phase, Prompt, iter_json_lines, user_turn, write_json, write_jsonl
 
 PHASES: tuple[Phase, ...] = ("before", "after")
@@ -57,9 +58,13 @@ def measure(
     limit: int | None = None,
     seed: int = 0,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    revisions: Mapping[str, str | None] | None = None,
+    used: Callable[[dict[str, Source]], None] = lambda _: None,
     bar: BarMaker = no_bar,
 ) -> Table:
-    """The content of `benchmarks.json`; `models` has `before` and `after`.
+    """The content of `benchmarks.json`; `models`, and `revisions` of them, have `before` and `after`.
+
+    `used` is told which version of a model was loaded, before it is measured.
 
     Keys: `models`, `benchmarks` (by name: see `sirl.evals.benchmarks.compare`, and its `statement`; where programs of
     the models ran, `isolation`, what they were kept from: see `sirl.evals.sandbox.LEVELS`), `drift` (see
@@ -72,7 +77,10 @@ def measure(
         todo = [one for one in benchmarks if not _rows_file(folder, one, phase).is_file()]
         if not (todo or benign or drift):
             continue
-        engine = load_local(models[phase], chat_template_kwargs=chat_template_kwargs)
+        revision = (revisions or {}).get(phase)
+        version: dict[str, Any] = {"revision": revision} if revision else {}
+        engine = load_local(models[phase], chat_template_kwargs=chat_template_kwargs, **version)
+        used({phase: model_source(models[phase], revision)})
         if benign:  # goes on by itself
             settings: dict[str, Any] = {"phase": phase, "decodings": ["greedy"], "max_new_tokens": 64, "seed": seed}
             stages.ask_benign(engine, benign, folder / "benchmarks", **settings, bar=bar)

@@ -29,6 +29,8 @@ from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, factor, with_in
 from sirl.report.wrapped import wrapped_words
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+FOLDERS = ("models", "model", "checkpoints", "runs", "out", "output", "outputs", "data", "datasets")
+"""Names that folders have, and no owner on the hub."""
 HUB_ID = re.compile(r"\A[\w-][\w.-]*/[\w-][\w.-]*")
 SILENT = "An answer that says nothing counts with the full refusals."
 NAME, METHOD = "SIRL", "[SIRL](https://arxiv.org/abs/2510.01088)"
@@ -100,20 +102,36 @@ def render_card(run: Run) -> str:
         "## Provenance",
         _list(f"{label}: {words}" for label, words in sections.provenance(run.manifest)),
     ]
-    return f"---\n{_metadata(name, base, summary).to_yaml()}\n---\n\n" + "\n\n".join(p for p in parts if p) + "\n"
+    return f"---\n{_metadata(run, name, base, summary).to_yaml()}\n---\n\n" + "\n\n".join(p for p in parts if p) + "\n"
 
 
-def _metadata(name: str, base: str, summary: Mapping[str, Any]) -> ModelCardData:
+def _metadata(run: Run, name: str, base: str, summary: Mapping[str, Any]) -> ModelCardData:
     known: dict[str, Any] = {}
     if is_demo(base):
         known |= {"base_model": DEMO_BASE, "license": "apache-2.0"}
-    elif HUB_ID.fullmatch(base) and not Path(base).exists():
+    elif _on_hub(run, base):
         known["base_model"] = base
     results = _results(summary)
     if results:
         known |= {"model_name": name, "eval_results": results}
     tags = ["sirl", "grpo", "trl", "safety"]
     return ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=tags, **known)
+
+
+def _on_hub(run: Run, base: str) -> bool:
+    """Whether a name is a hub id: by what the run noted when it loaded the model, else by how it looks from here."""
+    sources = (run.manifest or {}).get("sources")
+    noted = [one for roles in sources.values() for one in roles.values()] if isinstance(sources, Mapping) else []
+    kinds = {one.get("kind") for one in noted if one.get("name") == base}
+    if kinds:
+        return kinds == {"hub"}
+    places = (
+        Path(),
+        run.path.resolve(),
+        *run.path.resolve().parents,
+    )  # a relative name is of where the run was started
+    local = base.partition("/")[0] in FOLDERS or any((place / base).exists() for place in places)
+    return HUB_ID.fullmatch(base) is not None and not local
 
 
 def _results(summary: Mapping[str, Any]) -> list[EvalResult]:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from sirl.demo import is_demo
 from sirl.judges.measured import errors_in_words
+from sirl.provenance import source_words
 from sirl.report.attack_figures import with_origins
 from sirl.report.attack_sections import DECODING_NAMES, attack_limits, budgets_of, chart_row, comparison, drawn, pick
 from sirl.report.charts import Series, axis_top, curve, histogram, percent_axis, trail
@@ -374,6 +375,8 @@ def provenance(manifest: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     for key, label in (("versions", "Versions"), ("machine", "Machine")):
         if isinstance(m.get(key), Mapping):
             facts.append((label, ", ".join(f"{k} {v}" for k, v in m[key].items() if v not in (None, [], ""))))
+    if isinstance(m.get("sources"), Mapping) and (words := source_words(m["sources"])):
+        facts.append(("From the hub", words))
     stages = m.get("stages")
     if isinstance(stages, Mapping):
         facts.append(("Stages", ", ".join(_stage_words(k, v) for k, v in stages.items() if isinstance(v, Mapping))))
