@@ -213,8 +213,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_arguments(self.chat_template_kwargs or {}, "chat_template_kwargs")
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+        fits = Path(self.name).name == self.name and self.name.isprintable() and len(self.name.encode()) <= 200
+        if not self.name or not fits or self.name.startswith((".", "-")):
             raise UserError(f"name: {self.name!r} cannot be the name of a folder")
+        if not (self.output_dir or "").isprintable():
+            raise UserError(f"output_dir: {self.output_dir!r} cannot be the name of a folder")
         _at_least(0, seed=self.seed)
 
     @property

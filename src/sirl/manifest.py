@@ -304,7 +304,9 @@ def check_writable(folder: Path, flag: str = "--output_dir") -> None:
         there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         try_writing(there)
     except OSError as error:
-        raise UserError(f"{flag}: cannot write to {folder} ({reason(error)})") from None
+        raise UserError(f"{flag}: cannot write to {str(folder)[:200]} ({reason(error)})") from None
+    except ValueError as error:  # NUL, which no name of a file may hold
+        raise UserError(f"{flag}: {str(folder)[:200]!r} is no name of a folder ({error})") from None
 
 
 def versions() -> dict[str, str | None]:

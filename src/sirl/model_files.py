@@ -41,8 +41,15 @@ UNREADABLE = (
     ImportError,
     SafetensorError,
     StrictDataclassError,
+    RecursionError,
+    ArithmeticError,
+    re.error,
 )
 """What transformers and peft raise for a file that they can make no sense of; they check few values before use."""
+LONGEST = 1000
+"""Characters of a name that may be a path."""
+LARGEST = {"num_hidden_layers": 10_000, "hidden_size": 1 << 20, "intermediate_size": 1 << 22, "vocab_size": 1 << 24}
+"""Sizes that no model exceeds. transformers would make all of its modules before it reads any weights."""
 SHARDS = "model.safetensors.index.json"
 
 
@@ -62,6 +69,10 @@ def read_config(name: str, revision: str | None = None) -> Any:
     except UNREADABLE as error:
         raise cannot_load(name, error) from error
     _check_kind(name, config)
+    for key, most in LARGEST.items():
+        size = getattr(config.get_text_config(), key, None)
+        if size is not None and not (isinstance(size, int) and 1 <= size <= most):
+            raise UserError(f"{FLAG} {name}: config.json has {key} {str(size)[:40]}; correct it")
     if Path(name).is_dir():
         _check_weights(Path(name))
         _check_embedding(Path(name), config)
@@ -74,6 +85,8 @@ def read_config(name: str, revision: str | None = None) -> Any:
 
 def check_name(name: str) -> None:
     """Raise `UserError` for a path that is no model folder."""
+    if not name.isprintable() or len(name) > LONGEST:
+        raise UserError(f"{FLAG} {name[:80]!r}: is the name of no model; give a model folder, a hub id or `{DEMO}`")
     path = Path(name).expanduser()
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if path.is_file():
@@ -271,9 +284,9 @@ def _check_kind(name: str, config: Any) -> None:
         )
     kinds = [config.architectures] if isinstance(config.architectures, str) else config.architectures or []
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False)
-    if not causal or (kinds and not any(CAUSAL.search(kind) for kind in kinds)):
+    if not causal or (kinds and not any(CAUSAL.search(str(kind)) for kind in kinds)):
         raise UserError(
-            f"{FLAG} {name}: is no causal language model ({', '.join(kinds) or config.model_type}); give a "
+            f"{FLAG} {name}: is no causal language model ({', '.join(map(str, kinds)) or config.model_type}); give a "
             "decoder-only chat model, such as Qwen/Qwen2.5-3B-Instruct"
         )
 

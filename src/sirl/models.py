@@ -44,6 +44,9 @@ from sirl.records import user_turn
 
 log = logging.getLogger(__name__)
 
+LONGEST_PROMPT = 1_000_000
+"""Characters that a chat template may write for one short question."""
+
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 """Settings of a `generation_config.json` that say something only together with `do_sample`."""
 
@@ -196,9 +199,14 @@ def check_tokenizer(tokenizer: Any, name: str, *, chat: bool = True) -> None:
         )
     if chat:
         try:
-            chat_text(tokenizer, user_turn("Hello"))
+            written = chat_text(tokenizer, user_turn("Hello"))
         except EncodingError as error:
             raise UserError(f"{FLAG} {name}: its chat template does not work ({error}); correct it") from error
+        if not 0 < len(written) <= LONGEST_PROMPT:
+            raise UserError(
+                f"{FLAG} {name}: its chat template does not work (it writes {len(written):,} characters for Hello); "
+                "correct it"
+            )
 
 
 def merge_adapter(model: Any, adapter: str | Path, scale: float = 1.0, *, revision: str | None = None) -> Any:

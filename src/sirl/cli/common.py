@@ -37,8 +37,9 @@ class Parser(argparse.ArgumentParser):
 
 def note(text: str) -> None:
     """A line for the person at the terminal; stdout stays free for results."""
+    shown = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in redact_text(text))
     with suppress(OSError):  # see `sirl.progress`
-        print(f"{redact_text(text)}\n", end="", file=sys.stderr, flush=True)
+        print(f"{shown}\n", end="", file=sys.stderr, flush=True)
 
 
 def close_match(name: str, known: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -95,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return _failed(f"{str(error.filename)[:80]}...: a name that is longer than this system takes")
         if not refused(error):
             raise
         return _failed(str(CannotWriteError(error.filename or "a file", reason(error))))

@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-TEMPLATE_FAILURES = (TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+TEMPLATE_FAILURES = (
+    *(TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError),
+    *(AttributeError, MemoryError),
+)
 """What a template can raise: its own errors, and those of the Python that it is made of (`None + ''`, `1 / 0`)."""
 
 SCALED_BY_FACTOR = ("linear", "dynamic", "yarn")
