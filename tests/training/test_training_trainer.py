@@ -22,6 +22,7 @@ from sirl.training import SIRLTrainer, batching
 from sirl.training.config import REWARDS
 from sirl.training.retention import Deck
 from sirl.training.rewards import reward_function
+from sirl.training.scoring import Scoring
 from sirl.training.trainer import HOOKS, check_hooks
 from tiny_models import PROMPTS, chat_ids, tiny_tokenizer
 
@@ -93,7 +94,8 @@ def test_conversations_as_prompts(tmp_path: Path, model_folder: Any) -> None:
 
 def test_hooks_are_there() -> None:
     check_hooks()
-    overridden = {name for name in vars(SIRLTrainer) if name in vars(GRPOTrainer) and name != "__init__"}
+    overridden = {name for own in (SIRLTrainer, Scoring) for name in vars(own) if name in vars(GRPOTrainer)}
+    overridden -= {"__init__"}
     overridden -= {"_name", "_tag_names", "__doc__", "__module__"}
     assert overridden <= set(HOOKS), "every override is checked"
 

@@ -4,7 +4,9 @@ What is TRL's stays TRL's: gathering, group advantages, clipped loss, KL, PEFT, 
 checkpoints. Added here:
 
 - rollouts by our engine through TRL's `rollout_func`, which brings entropies and log-probabilities along for free; with
-  vLLM, which cannot return exact entropies, one forward pass of the training model gives them (`_score_rollouts`);
+  vLLM, which cannot return exact entropies, a forward pass of the training model gives them: the one that TRL makes for
+  its importance weights, where it makes one (`_score_rollouts`);
+- entropies that are known from the rollouts are not computed again in the update;
 - of `num_rollouts` responses to a prompt, TRL learns from the `num_generations` whose rewards differ most;
 - what the responses to other prompts say too is worth less, where that is wanted (`sameness_weight`);
 - groups whose rewards hardly differ get advantage 0 (`min_reward_spread`);
@@ -17,7 +19,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ from sirl.diversity import sameness
 from sirl.entropy import mean_token_entropy
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
-from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
 from sirl.generation.encode import EncodingError, context_length, encode_chat, with_template_arguments
 from sirl.judges.hostile import says_nothing
@@ -40,23 +40,14 @@ from sirl.model_files import choose_padding
 from sirl.models import check_tokenizer, load_model, load_tokenizer, settle_generation_config
 from sirl.records import Prompt
 from sirl.stats import mean_of
-from sirl.training.batching import (
-    EpochSampler,
-    as_chats,
-    eval_chats,
-    group_runs,
-    level_flat_groups,
-    pad_pairs,
-    widest_spread,
-)
+from sirl.training.batching import EpochSampler, as_chats, eval_chats, group_runs, level_flat_groups, widest_spread
 from sirl.training.config import SIRLConfig
-from sirl.training.lean import enable_packing
 from sirl.training.lora import prepare_lora
 from sirl.training.metrics import rollout_metrics
-from sirl.training.packed import pack_rows, packed_scores
 from sirl.training.pairs import paired_answers
 from sirl.training.retention import Deck, held_answers, retention_loss, token_weight
 from sirl.training.rewards import RewardFunction, reward_function
+from sirl.training.scoring import Scoring
 from sirl.training.watched import GivesBackMemory, Watched
 
 MEASURED = ("mean_entropy", "first_entropy", "mean_logprob", "reward_seed")
@@ -73,9 +64,6 @@ HOOKS: dict[str, tuple[str, ...]] = {
 nothing, so construction fails instead."""
 
 
-_SCORING_FLAGS = {"batch_size", "compute_entropy", "compute_aux_loss"}
-
-
 def check_hooks() -> None:
     """Fail where TRL's trainer no longer has what we override, with the arguments that we count on."""
     for name, expected in HOOKS.items():
@@ -85,7 +73,7 @@ def check_hooks() -> None:
             raise RuntimeError(f"this TRL has no GRPOTrainer.{name}{expected}; sirl needs trl>=1.16,<1.17")
 
 
-class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
+class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
     """GRPO on unlabeled prompts with an entropy reward.
 
     As `trl.GRPOTrainer`, but for these: the reward is `args.reward`, so there are no `reward_funcs`; a text is a chat
@@ -158,7 +146,7 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         self._pair_prompts = list(pair_prompts)
         self._held: Deck | None = None
         self._pairs: Deck | None = None
-        self._held_sums: Counter[str] = Counter()
+        self._held_sums: dict[str, Tensor] = {}
         self._update_seen, self._update_began = -1, 0
 
     # -- rollouts ---------------------------------------------------------------------------------------------------
@@ -202,6 +190,7 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
             "mean_logprob": [mean_of(r.logprobs) for r in responses],
             "reward_seed": [seed + i for i in range(len(responses))],
             "drawn_entropy": [mean_of(known)] * len(responses),
+            "token_entropies": [r.entropies for r in responses],
         }
         for i, response in enumerate(responses):
             if self._says_nothing(response.token_ids):
@@ -223,7 +212,9 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         return self._step - self._update_began
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with self._scores_once():
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            self._remember_entropies(output)
         empty = output["completion_mask"].sum(-1) == 0
         if bool(empty.any()):  # truncated rows under mask_truncated_completions: nothing of them may be learnt
             output["advantages"] = output["advantages"].masked_fill(empty, 0.0)
@@ -238,6 +229,7 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         completions: list[Any],
         completion_ids_list: list[list[int]],
     ) -> Tensor:
+        self._drawn = [row.pop("token_entropies", None) for row in inputs]  # no reward is made of them
         if "mean_entropy" not in inputs[0]:
             self._score_rollouts(inputs, prompts, completion_ids_list)
         if self.mask_truncated_completions:
@@ -265,25 +257,19 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
         self, inputs: list[dict[str, Any]], prompts: list[Any], completion_ids: list[list[int]]
     ) -> None:
         """Entropies and log-probabilities of responses that another engine sampled, by one pass of the policy."""
-        chats = self._encoded(prompts)
         seed, first_row = self._rollout_seed(), self.accelerator.process_index * len(prompts)
         batch = max(self.args.per_device_train_batch_size, 1)
-        for start in range(0, len(chats), batch):
-            rows = slice(start, start + batch)
-            ids, mask, width = pad_pairs(chats[rows], completion_ids[rows], self._tokenizer.pad_token_id)
-            ids, mask = ids.to(self.accelerator.device), mask.to(self.accelerator.device)
-            with torch.no_grad():
-                logps, entropies, _ = self._get_per_token_logps_and_entropies(
-                    self.model, ids, mask, width, compute_entropy=True
-                )
-            kept = mask[:, -width:]
-            first = kept * (torch.arange(width, device=kept.device) < self.args.reward_tokens)
+        found: Any = [(0, *self._scored)] if self._scored else None
+        for start, logps, entropies, kept in found or self._policy_scores(
+            self._encoded(prompts), completion_ids, batch
+        ):
+            first = kept * (torch.arange(kept.shape[1], device=kept.device) < self.args.reward_tokens)
             means = {
                 "mean_entropy": mean_token_entropy(entropies, kept).tolist(),
                 "first_entropy": mean_token_entropy(entropies, first).tolist(),
                 "mean_logprob": mean_token_entropy(logps, kept).tolist(),
             }
-            for i, ids in enumerate(completion_ids[rows]):
+            for i, ids in enumerate(completion_ids[start : start + len(kept)]):
                 row = inputs[start + i]
                 row |= {name: values[i] if ids else None for name, values in means.items()}
                 row["reward_seed"] = seed * 1_000_003 + first_row + start + i
@@ -297,62 +283,9 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
 
     # -- update -----------------------------------------------------------------------------------------------------
 
-    def _prepare_packing(self) -> None:
-        """Teach policy and reference to score packed batches, where that is wanted and their attention allows it."""
-        obstacle = None
-        if not supports_decode_cache(self.model.config):
-            obstacle = f"the layers of {self.model.config.model_type} models are not all plain full attention"
-        elif self.args.gradient_checkpointing:
-            obstacle = "gradient checkpointing computes forward passes again with another attention"
-        wanted = self.args.packed_scoring
-        if wanted and obstacle:
-            raise UserError(f"--packed_scoring: not possible here ({obstacle}); leave it out")
-        on_cpu = self.accelerator.device.type == "cpu"
-        self._packs = obstacle is None and (on_cpu if wanted is None else wanted)
-        if self._packs:
-            for model in (self.model, self.ref_model):
-                if model is not None:
-                    enable_packing(self.accelerator.unwrap_model(model), lean=on_cpu)
-
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """TRL's scoring pass as one packed sequence (see `sirl.training.packed`): `(B, T)` each.
-
-        Where packing does not apply, TRL's own without the columns in which this batch holds nothing but padding.
-        """
-        if args or any(v is not None for k, v in kwargs.items() if k not in _SCORING_FLAGS):
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
-        if self._packs and not kwargs.get("compute_aux_loss"):
-            size = kwargs.get("batch_size") or len(input_ids)
-            chunks = zip(input_ids.split(size), attention_mask.split(size), strict=True)
-            found = [pack_rows(ids, mask, logits_to_keep, self.model.dtype) for ids, mask in chunks]
-            packs = [p for p in found if p is not None]
-            if len(packs) == len(found):
-                mask = attention_mask[:, -logits_to_keep:].bool()
-                wanted = bool(kwargs.get("compute_entropy"))
-                scores = zip(*(packed_scores(model, p, self.temperature, wanted) for p in packs), strict=True)
-                # entropies carry no gradient; TRL uses them for its entropy bonus alone, which SIRL forbids
-                logps, entropies = (None if part[0] is None else _unpacked(torch.cat(part), mask) for part in scores)
-                return logps, entropies, None
-        used = attention_mask.any(0).nonzero().squeeze(-1)
-        completion_start = input_ids.shape[1] - logits_to_keep
-        first = min(int(used[0]), completion_start - 1) if len(used) else 0
-        last = max(int(used[-1]) + 1, completion_start + 1) if len(used) else input_ids.shape[1]
-        trimmed = (input_ids[:, first:last], attention_mask[:, first:last])
-        logps, entropies, aux = super()._get_per_token_logps_and_entropies(
-            model, *trimmed, last - completion_start, **kwargs
-        )
-        missing = input_ids.shape[1] - last
-        if missing:
-            logps = torch.nn.functional.pad(logps, (0, missing))
-            entropies = None if entropies is None else torch.nn.functional.pad(entropies, (0, missing))
-        return logps, entropies, aux
-
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        loss: Tensor = super()._compute_loss(model, inputs)
+        with self._entropies_known(inputs):
+            loss: Tensor = super()._compute_loss(model, inputs)
         if self.model.training:
             loss = self._add_held(loss, model, "retention", self._held, self.args.retention_weight)
             loss = self._add_held(loss, model, "pair", self._pairs, self.args.pair_weight)
@@ -372,10 +305,11 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
             # whose gradients are summed and averaged.
             total = sum(token_weight(row, first_weight) for row in dealt) / processes
             held = retention_loss(model, rows, self._tokenizer.pad_token_id, first_weight, total, self._packs)
-            self._held_sums[name] += self.accelerator.gather(held.detach()).mean().item()
+            self._held_sums[name] = self._held_sums.get(name, torch.zeros_like(held)) + held.detach()
             loss = loss + weight * held
-        if micro_step == micro_batches - 1:
-            self._metrics["train"][f"{name}_kl"].append(self._held_sums.pop(name, 0.0))
+        if micro_step == micro_batches - 1:  # once an update, as all wait for each other
+            own = self._held_sums.pop(name, torch.zeros((), device=loss.device))
+            self._metrics["train"][f"{name}_kl"].append(self.accelerator.gather(own.float()).mean().item())
         return loss
 
     def before_training(self) -> None:
@@ -406,8 +340,3 @@ class SIRLTrainer(Watched, GRPOTrainer):  # type: ignore[misc]
             shuffle=self.shuffle_dataset,
             seed=self.args.seed,
         )
-
-
-def _unpacked(values: Tensor, mask: Tensor) -> Tensor:
-    """`(M,)` values of a batch's completion tokens at their places `(B, T)`, 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

@@ -1,0 +1,129 @@
+"""Nothing is scored twice: neither what vLLM drew, nor entropies in the update."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import HELD, tiny_trainer
+
+from sirl.generation.local import LocalEngine
+from sirl.training import scoring
+from sirl.training.retention import Deck, held_answers
+
+Pass = tuple[bool, bool, int]
+"""Of a scoring pass: whether it has gradients, whether it gives entropies, its completion tokens."""
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[Pass]:
+    """Scoring passes in order."""
+    seen: list[Pass] = []
+    plain = scoring.packed_scores
+
+    def watched(model: Any, packed: Any, temperature: float, entropy: bool) -> Any:
+        seen.append((torch.is_grad_enabled(), entropy, len(packed.targets)))
+        return plain(model, packed, temperature, entropy)
+
+    monkeypatch.setattr(scoring, "packed_scores", watched)
+    return seen
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_another_engine_drew_is_scored_once(
+    masked: bool, passes: list[Pass], tmp_path: Path, model_folder: Any
+) -> None:
+    """TRL scores it for its importance weights; only where it leaves responses out do we score it ourselves."""
+    trainer = tiny_trainer(
+        tmp_path,
+        model_folder("llama"),
+        per_device_train_batch_size=4,
+        steps_per_generation=3,
+        beta=0.0,
+        mask_truncated_completions=masked,
+        max_steps=1,
+    )
+    trainer.rollout_func = None  # as with vLLM
+    trainer.train()
+    [step] = trainer.record.steps
+    whole = sum(map(len, step.completion_ids))
+    scored = [tokens for grad, _, tokens in passes if not grad]
+    if masked:
+        assert whole < sum(scored) <= 2 * whole
+        return
+    assert sum(scored) == whole
+    said = [i for i, h in enumerate(step.mean_entropy) if h is not None]
+    assert [step.mean_entropy[i] for i in said] == pytest.approx([step.reference_entropy[i] for i in said], abs=1e-4)
+    assert [step.mean_logprob[i] for i in said] == pytest.approx([step.reference_logprob[i] for i in said], abs=1e-4)
+
+
+def test_a_reference_is_not_taken_for_the_policy(passes: list[Pass], tmp_path: Path, model_folder: Any) -> None:
+    """It is scored behind the policy, with adapters off, and gives no entropies."""
+    trainer = tiny_trainer(
+        tmp_path, model_folder("llama"), per_device_train_batch_size=4, steps_per_generation=2, beta=0.1, max_steps=4
+    )
+    trainer.rollout_func = None
+    trainer.train()
+    for step in trainer.record.steps:
+        for got, expected in zip(step.mean_entropy, step.reference_entropy, strict=True):
+            assert got is None or got == pytest.approx(expected, abs=1e-4)
+    assert [wanted for grad, wanted, _ in passes if not grad][:4] == [True, True, False, False]
+
+
+def test_entropies_are_not_computed_again_in_the_update(passes: list[Pass], tmp_path: Path, model_folder: Any) -> None:
+    trainer = tiny_trainer(
+        tmp_path, model_folder("qwen2"), per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
+    trainer.train()
+    assert [wanted for grad, wanted, _ in passes if grad] == [False] * 4
+
+
+def test_the_entropy_that_is_logged(tmp_path: Path, model_folder: Any) -> None:
+    trainer = tiny_trainer(tmp_path, model_folder("llama"), max_steps=1)
+    trainer.train()
+    [step] = trainer.record.steps
+    lengths = [len(ids) for ids in step.completion_ids]
+    expected = sum(h * n for h, n in zip(step.reference_entropy, lengths, strict=True)) / sum(lengths)
+    assert trainer.state.log_history[0]["entropy"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"steps_per_generation": 2}, {"num_iterations": 2}])
+def test_a_policy_that_has_moved_is_scored_again(
+    settings: dict[str, Any], passes: list[Pass], tmp_path: Path, model_folder: Any
+) -> None:
+    trainer = tiny_trainer(tmp_path, model_folder("llama"), per_device_train_batch_size=4, max_steps=2, **settings)
+    trainer.train()
+    assert {wanted for grad, wanted, _ in passes if grad} == {True}
+
+
+def test_processes_wait_for_each_other_once_an_update(tmp_path: Path, model_folder: Any) -> None:
+    trainer = tiny_trainer(
+        tmp_path,
+        model_folder("llama"),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        retention=HELD,
+        retention_batch_size=8,
+    )
+    engine = LocalEngine(trainer.model, trainer.processing_class)
+    trainer._held = Deck(held_answers(engine, trainer._retention_prompts, 6), 8, seed=0)
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.1
+    gathered: list[float] = []
+
+    def gather(value: torch.Tensor) -> torch.Tensor:
+        gathered.append(value.item())
+        return torch.stack([value, 3 * value])  # another process has three times as much
+
+    trainer.accelerator.gather = gather
+    losses = []
+    for trainer._step in range(2):
+        losses.append(trainer._add_held(torch.zeros(()), trainer.model, "retention", trainer._held, 0.5).item())
+    assert len(gathered) == 1
+    assert min(losses) > 1e-3
+    assert gathered[0] == pytest.approx(2 * sum(losses), rel=1e-5)
+    assert trainer._metrics["train"]["retention_kl"] == [pytest.approx(4 * sum(losses), rel=1e-5)]
