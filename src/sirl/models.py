@@ -58,9 +58,11 @@ def load_model(
     adapter: str | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
+    place: bool = True,
 ) -> Any:
     """A causal LM in evaluation mode on the best device. Adapters, of a folder or hub id, are merged.
 
+    Without `place` it stays where it was loaded: who shares it out over several GPUs puts it there in shares.
     `dtype` defaults to `default_dtype()`, `attn_implementation` to what transformers chooses. Remote code is never run.
 
     Raises:
@@ -76,13 +78,15 @@ def load_model(
     elif found := adapter_file(name_or_path, revision):
         with of_adapter(name_or_path):
             base, version = base_of(name_or_path, found), base_revision(found)
-            model = load_model(base, dtype=dtype, revision=version, attn_implementation=attn_implementation)
+            model = load_model(
+                base, dtype=dtype, revision=version, attn_implementation=attn_implementation, place=place
+            )
         model = merge_adapter(model, name_or_path, revision=revision)
     else:
         model = _from_pretrained(name_or_path, dtype, revision, attn_implementation)
     if adapter is not None:
         model = merge_adapter(model, adapter)
-    return model.eval().to(default_device())
+    return model.eval().to(default_device()) if place else model.eval()
 
 
 def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_implementation: str | None) -> Any:

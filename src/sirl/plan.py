@@ -25,7 +25,8 @@ from sirl.judges import Judge, load_judges, refusal_judge
 from sirl.prompts import check_disjoint, load_prompts
 from sirl.provenance import check_has_versions
 from sirl.records import Prompt
-from sirl.training.checks import NOT_SHARDED, sharded
+from sirl.training.checks import NOT_SHARDED
+from sirl.training.sharding import sharded
 
 WRAPPED = "train.wrap_prompts"
 _ELSEWHERE = ("model_name_or_path", "model_revision", "output_dir", "seed", "chat_template_kwargs")

@@ -76,6 +76,8 @@ def test_rewards_to_choose(reward: str, tmp_path: Path) -> None:
         ({"entropy_floor": -1.0}, "--entropy_floor -1.0: give 0 or more"),
         ({"entropy_floor": 0.5, "reward": "random"}, "--entropy_floor 0.5: only with --reward entropy or first_k"),
         ({"retention_first_weight": 0.0}, "--retention_first_weight 0.0: give more than 0"),
+        ({"max_cache_gb": 0.0}, "--max_cache_gb 0: give a number of GiB above 0"),
+        ({"max_cache_gb": float("nan")}, "--max_cache_gb nan: give a number of GiB above 0"),
         ({"retention_batch_size": 0}, "--retention_batch_size 0: give 1 or more"),
         ({"retention_tokens": 0}, "--retention_tokens 0: give 1 or more"),
         ({"max_prompt_tokens": 0}, "--max_prompt_tokens 0: give 1 or more"),

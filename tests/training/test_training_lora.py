@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+from tiny_runs import tiny_trainer
 from torch import Tensor
 
 from precision import check_no_worse
-from sirl.training.lora import FormedWeights, effective_weight, materialise_lora
+from sirl.training.lora import FormedWeights, effective_weight, formed_for_rollouts, materialise_lora
 from tiny_models import FAMILIES, tiny_model
 
 IDS = torch.randint(3, 300, (3, 11), generator=torch.Generator().manual_seed(0))
@@ -96,6 +98,54 @@ def test_what_is_not_plain_stays_pefts() -> None:
     assert materialise_lora(adapted(lora_bias=True)) == 0
     assert materialise_lora(tiny_model("llama")) == 0
     assert materialise_lora(adapted("gpt2", target_modules=["c_attn"])) == 0  # Conv1D: (in, out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_formed_for_rollouts(dtype: torch.dtype) -> None:
+    """On accelerators: one product a layer meanwhile, and not a bit of the weights is another one afterwards."""
+    model = adapted(dtype=dtype)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        expected = model(input_ids=IDS).logits
+        with formed_for_rollouts(model, None) as count:
+            assert count == len([m for m in model.modules() if isinstance(m, LoraLinear)]) > 0
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(LoraLinear, "forward", None)  # PEFT's, of three products
+                got = model(input_ids=IDS).logits
+        again = model(input_ids=IDS).logits
+    if dtype == torch.float32:
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        merged = copy.deepcopy(model).merge_and_unload()
+        torch.testing.assert_close(got, merged(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)
+    else:
+        exact = copy.deepcopy(model).double()(input_ids=IDS).logits
+        check_no_worse(*(list((logits - exact).flatten(0, 1)) for logits in (got, expected)), margin=1.5)
+    assert torch.equal(again, expected)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(hasattr(m, "formed") or "forward" in vars(m) for m in model.modules() if isinstance(m, LoraLinear))
+
+
+def test_weights_are_not_formed_without_room() -> None:
+    model = adapted()
+    needed = sum(4 * m.base_layer.weight.numel() for m in model.modules() if isinstance(m, LoraLinear))
+    for room, formed_ in ((2 * needed, True), (2 * needed - 1, False)):
+        with torch.no_grad(), formed_for_rollouts(model, room) as count:
+            assert bool(count) is formed_
+
+
+def test_rollouts_of_a_trainer_on_an_accelerator(
+    tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU that takes itself for one: rollouts do not go through PEFT's products, and are those of the policy."""
+    monkeypatch.setattr("sirl.training.trainer.prepare_lora", lambda _: None)
+    monkeypatch.setattr("sirl.training.watched.forms_for_rollouts", lambda _: True)
+    trainer = tiny_trainer(tmp_path, model_folder("llama"), max_steps=3)
+    trainer.train()
+    for step in trainer.record.steps:
+        for got, expected in zip(step.mean_entropy, step.reference_entropy, strict=True):
+            assert got is None or got == pytest.approx(expected, abs=1e-4)
+    with trainer.policy() as engine:
+        assert all("forward" in vars(m) for m in engine.model.modules() if isinstance(m, LoraLinear))
 
 
 def formed(model: Any) -> list[Tensor]:

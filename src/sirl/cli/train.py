@@ -81,8 +81,10 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.memory import announce
     from sirl.models import load_tokenizer, model_context
     from sirl.training.run import retention_prompts, training_prompts
+    from sirl.training.sharding import check_rollouts
 
     training: Training = args.training
+    check_rollouts(training.config)
     folder, first = Path(training.config.output_dir), PartialState().is_main_process
     if first:
         check_writable(folder)
@@ -177,6 +179,7 @@ def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
     from sirl.models import load_tokenizer, model_context
     from sirl.prompts import load_prompts
     from sirl.stages import gap_prompts, measure_gap
+    from sirl.training.sharding import loaded_whole
 
     data, config, model = training.data, training.config, training.model
     tokenizer = with_template_arguments(
@@ -197,9 +200,10 @@ def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
     chosen = gap_prompts(prompts, "unlabeled", data.retention_dataset_name, GAP_PROMPTS, config.seed, fitting)
     tokens = min(GAP_TOKENS, config.max_completion_length or GAP_TOKENS)
     settings = GapConfig(max_new_tokens=tokens, temperature=config.temperature, seed=config.seed)
-    engine = load_engine(
-        str(model.model_name_or_path),
-        revision=model.model_revision,
-        chat_template_kwargs=config.template_arguments,
-    )
+    with loaded_whole():  # the other processes wait: they take no part in loading it in shares
+        engine = load_engine(
+            str(model.model_name_or_path),
+            revision=model.model_revision,
+            chat_template_kwargs=config.template_arguments,
+        )
     measure_gap(engine, load_judge("refusal"), chosen, settings, folder, bar)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerCallback
@@ -34,12 +34,6 @@ COLLAPSES = {"max_repetition": "repetition", "max_over_refusal": "over_refusal"}
 
 ANEW = "--overwrite trains anew"
 NOT_SHARDED = "development.choose: not with sharded weights (FSDP, DeepSpeed); set it to false"
-
-
-def sharded(args: Any) -> bool:
-    """Whether a trainer with these `TrainingArguments`, in this environment of accelerate's, will shard its weights."""
-    launched = any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
-    return bool(args.fsdp or args.deepspeed) or launched
 
 
 @dataclass(frozen=True)

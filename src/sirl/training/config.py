@@ -128,6 +128,13 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     )
     pair_target: str = field(default="clean", metadata={"help": "Paired loss: " + ", ".join(PAIR_TARGETS) + "."})
 
+    max_cache_gb: float | None = field(
+        default=None,
+        metadata={
+            "help": "GiB that keys and values of a batch of rollouts may take. Default: half of an accelerator's free "
+            "memory, 2 on a CPU."
+        },
+    )
     packed_scoring: bool | None = field(
         default=None,
         metadata={
@@ -196,6 +203,8 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             raise UserError(
                 f"--entropy_floor {self.entropy_floor}: only with --reward {' or '.join(FLOORED)}, not {self.reward}"
             )
+        if self.max_cache_gb is not None and not 0 < self.max_cache_gb < math.inf:
+            raise UserError(f"--max_cache_gb {self.max_cache_gb:g}: give a number of GiB above 0")
         for name in ("retention_first_weight", "pair_sharpness"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give more than 0")

@@ -5,10 +5,17 @@ activations around them. On a CPU the casts and thin products cost more than the
 formed once an update, used in one product forwards and one backwards, and the gradients of A and B come from thin
 products in the type of W, so that the large gradient of W' never exists. Adapters, saving, loading and disabling stay
 PEFT's. The price is a second copy of the adapted weights.
+
+On accelerators the products are cheap and launching them is not, one at a time for each decoded token. There training
+stays PEFT's, and weights are formed for the time of the rollouts alone (`formed_for_rollouts`).
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -16,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import TrainerCallback
+
+log = logging.getLogger(__name__)
 
 
 def materialise_lora(model: Any) -> int:
@@ -36,6 +45,35 @@ def prepare_lora(trainer: Any) -> None:
     if trainer.accelerator.device.type == "cpu" and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         materialise_lora(trainer.model)
         trainer.add_callback(FormedWeights())
+
+
+def forms_for_rollouts(trainer: Any) -> bool:
+    """Whether formed weights pay in a trainer's rollouts and are possible: on an accelerator, weights unsharded."""
+    on_cpu = trainer.accelerator.device.type == "cpu"  # where `prepare_lora` has formed them
+    return not (on_cpu or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+@contextmanager
+def formed_for_rollouts(model: Any, room: int | None) -> Iterator[int]:
+    """`model` without gradients, its plain LoRA layers as one product with `W + s B A`; yields how many they are.
+
+    The weights themselves are not touched: to add an adapter to a bfloat16 weight and to take it away again would leave
+    another weight. `room` (bytes) is the memory that is free; none are formed where they would take half of it.
+    """
+    layers = [m for m in _lora_layers(model) if _is_plain(m)]
+    needed = sum(m.base_layer.weight.numel() * m.base_layer.weight.element_size() for m in layers)
+    if room is not None and 2 * needed > room:
+        log.info("adapters are not merged for rollouts: %d bytes of %d free", needed, room)
+        layers = []
+    for module in layers:
+        module.formed = None
+        # now, and not at the first use, which may be under an autocast that would round the sum
+        module.forward = partial(functional.linear, weight=effective_weight(module), bias=module.base_layer.bias)
+    try:
+        yield len(layers)
+    finally:
+        for module in layers:
+            del module.forward, module.formed
 
 
 class FormedWeights(TrainerCallback):  # type: ignore[misc]

@@ -28,6 +28,7 @@ from sirl.training.checks import PolicyCheck
 from sirl.training.config import SIRLConfig
 from sirl.training.metrics import MetricsFile
 from sirl.training.rewards import RewardFunction
+from sirl.training.sharding import check_rollouts, loaded_whole, loads_shares, sharded
 from sirl.wrapping import resolve_families, wrapped_forms
 
 if TYPE_CHECKING:
@@ -197,14 +198,17 @@ def build_trainer(
     """The trainer of a run; `config.output_dir` is where checkpoints go."""
     from sirl.training.trainer import SIRLTrainer
 
-    model, peft_config = starting_model(model_args)
+    check_rollouts(config)
+    model, peft_config = starting_model(model_args, place=not sharded(config))
     if peft_config is None and config.beta:
         # TRL loads the reference model by the policy's name, so there has to be a folder of that name.
         reference = Path(config.output_dir) / "reference"
         with config.main_process_first(local=config.save_on_each_node, desc="reference model"):
             if not reference.exists():
-                export_model(model, tokenizer, reference)
+                _export_start(model, model_args, tokenizer, reference)
         model.config._name_or_path = str(reference)
+        if sharded(config) and config.bf16:  # it is computed with in bfloat16, and needs no more to be kept
+            config.model_init_kwargs = {"dtype": "bfloat16"}  # of the reference: the policy is made already
     return SIRLTrainer(
         model,
         config,
@@ -218,8 +222,19 @@ def build_trainer(
     )
 
 
-def starting_model(model_args: ModelConfig) -> tuple[Any, Any]:
-    """The model that is trained, and what PEFT is to add to it (None: all weights are trained)."""
+def _export_start(model: Any, model_args: ModelConfig, tokenizer: Any, target: Path) -> None:
+    """Write the model that a training starts from, by one process alone, which may hold but a share of it."""
+    if loads_shares():
+        with loaded_whole():
+            model, _ = starting_model(model_args, place=False)
+    export_model(model, tokenizer, target)
+
+
+def starting_model(model_args: ModelConfig, place: bool = True) -> tuple[Any, Any]:
+    """The model that is trained, and what PEFT is to add to it (None: all weights are trained).
+
+    `place` is as for `load_model`.
+    """
     dtype = None if model_args.dtype in (None, "auto") else model_dtype(model_args.dtype)
     peft_config = get_peft_config(model_args)
     if dtype is None and peft_config is None:
@@ -229,6 +244,7 @@ def starting_model(model_args: ModelConfig) -> tuple[Any, Any]:
         dtype=dtype,
         revision=model_args.model_revision,
         attn_implementation=model_args.attn_implementation,
+        place=place,
     )
     return model, peft_config
 

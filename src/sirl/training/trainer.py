@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from torch import Tensor
 from trl import GRPOTrainer
@@ -35,6 +35,7 @@ from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.decode import Rollout
 from sirl.generation.encode import EncodingError, context_length, encode_chat, with_template_arguments
+from sirl.generation.local import LocalEngine
 from sirl.judges.hostile import says_nothing
 from sirl.model_files import choose_padding
 from sirl.models import check_tokenizer, load_model, load_tokenizer, settle_generation_config
@@ -45,9 +46,10 @@ from sirl.training.config import SIRLConfig
 from sirl.training.lora import prepare_lora
 from sirl.training.metrics import rollout_metrics
 from sirl.training.pairs import paired_answers
-from sirl.training.retention import Deck, held_answers, retention_loss, token_weight
+from sirl.training.retention import Deck, HeldAnswer, held_answers, retention_loss, token_weight
 from sirl.training.rewards import RewardFunction, reward_function
 from sirl.training.scoring import Scoring
+from sirl.training.sharding import check_rollouts, sharded
 from sirl.training.watched import GivesBackMemory, Watched
 
 MEASURED = ("mean_entropy", "first_entropy", "mean_logprob", "reward_seed")
@@ -111,8 +113,11 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
             raise UserError("train_dataset: give the prompts to train on")
         if isinstance(model, str):
             processing_class = processing_class or load_tokenizer(model)
-            model = load_model(model, dtype=None if peft_config else torch.float32)
+            model = load_model(
+                model, dtype=None if peft_config else torch.float32, place=args is None or not sharded(args)
+            )
         args = args or SIRLConfig(f"{Path(model.config._name_or_path or 'model').name}-SIRL")
+        check_rollouts(args)
         self._reward = reward or reward_function(args.reward, args.entropy_floor)
         if processing_class is not None:
             check_tokenizer(processing_class, getattr(processing_class, "name_or_path", "model"))
@@ -316,15 +321,34 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
         """Answers that are held are taken first, from the model before any update."""
         args = self.args
         if self._retention_prompts and args.retention_weight and self._held is None:
-            with self.policy() as engine:
-                held = held_answers(engine, self._retention_prompts, args.retention_tokens)
+            held = self._of_the_start(lambda e: held_answers(e, self._retention_prompts, args.retention_tokens))
             self._held = Deck(held, args.retention_batch_size, args.seed)
         if self._pair_prompts and args.pair_weight and self._pairs is None:
-            with self.policy() as engine:
-                pairs = paired_answers(
-                    engine, self._pair_prompts, args.pair_tokens, args.pair_target, args.pair_sharpness
-                )
+            target, sharpness = args.pair_target, args.pair_sharpness
+            pairs = self._of_the_start(
+                lambda e: paired_answers(e, self._pair_prompts, args.pair_tokens, target, sharpness)
+            )
             self._pairs = Deck(pairs, args.pair_batch_size, args.seed + 1)
+
+    def _of_the_start(self, take: Callable[[LocalEngine], list[HeldAnswer]]) -> list[HeldAnswer]:
+        """What the model says before it is trained, the same on all processes.
+
+        FSDP makes its shares of the first process's weights when training begins, and others may hold none before. So
+        that process asks the whole model, on its device for so long, and tells the others.
+        """
+        if not self.is_fsdp_enabled:
+            with self.policy() as engine:
+                return take(engine)
+        found: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            placed = next(self.model.parameters()).device
+            self.model.to(self.accelerator.device)
+            with self.policy() as engine:
+                found = [take(engine)]
+            self.model.to(placed)
+        broadcast_object_list(found)
+        answers: list[HeldAnswer] = found[0]
+        return answers
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """See `transformers.Trainer.evaluate`. Prompts are answered `num_generations_eval` times and rewarded."""

@@ -16,7 +16,11 @@ from trl.models import unwrap_model_for_generation
 
 from sirl.disk import sync_folder, sync_tree, writing
 from sirl.generation.local import LocalEngine
+from sirl.generation.memory import free_bytes
 from sirl.models import give_back_memory
+from sirl.training.lora import formed_for_rollouts, forms_for_rollouts
+
+SHARDED_CACHE_GB = 2.0
 
 
 class Watched:
@@ -38,8 +42,13 @@ class Watched:
         ):
             was_training = model.training
             model.eval()
+            device = self.accelerator.device
+            merged = formed_for_rollouts(model, free_bytes(device)) if forms_for_rollouts(self) else nullcontext()
+            # processes that share weights must make the same batches, however much memory is free on each
+            most_gb = getattr(self.args, "max_cache_gb", None) or (SHARDED_CACHE_GB if self.is_fsdp_enabled else None)
             try:
-                yield LocalEngine(model, self.processing_class)
+                with merged:
+                    yield LocalEngine(model, self.processing_class, max_cache_gb=most_gb)
             finally:
                 model.train(was_training)
 
