@@ -23,7 +23,7 @@ from sirl.errors import UserError
 from sirl.model_files import UNREADABLE, adapter_file, base_of, cannot_load, read_config
 from sirl.models import default_dtype
 from sirl.prompts import load_prompts
-from sirl.training.checks import sharded
+from sirl.training.sharding import sharded
 
 log = logging.getLogger(__name__)
 
