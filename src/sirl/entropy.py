@@ -68,6 +68,15 @@ def _distribution(rows: Tensor, temperature: float) -> tuple[Tensor, Tensor, Ten
     return entropy, top, total, weights
 
 
+def _log_total(rows: Tensor, temperature: float) -> Tensor:
+    """Log-sum-exp of `(N, V)` logits at a temperature, `(N,)`, float32. torch's own takes twice as long on a CPU."""
+    x = rows.to(torch.float32, copy=True)
+    if temperature != 1.0:
+        x.div_(temperature)
+    top = x.amax(-1)
+    return x.sub_(top[:, None]).exp_().sum(-1).log_().add_(top)
+
+
 def _on_host(x: Tensor) -> bool:
     """Whether a look at a value waits for nothing."""
     return x.device.type == "cpu"
@@ -177,7 +186,7 @@ class _TokenScores(torch.autograd.Function):  # type: ignore[misc]
         for part, logits in _products(hidden, head):
             for rows, x in _slices(part, logits):
                 if entropies is None:
-                    log_totals[rows] = (x.float() / temperature).logsumexp(-1)
+                    log_totals[rows] = _log_total(x, temperature)
                 else:
                     entropies[rows], top, total, _ = _distribution(x, temperature)
                     log_totals[rows] = total.log() + top
