@@ -151,6 +151,8 @@ def test_benign_answers_alone_make_no_gap_of_an_unlabeled_mixture() -> None:
     assert result.overall.low > 0.5
     assert (result.verdict, result.basis) == ("too few", "between")
     assert "only 0 of 60 prompts got both kinds" in result.explanation
+    mirrored = [replace(row, entropies=(1.2 - row.entropies[0],)) for row in rows]
+    assert analyse_gap(mirrored, CONFIG).verdict == "reversed", "which warns before training, as ever"
     both = [sample(60 + i % 12, i < 24, [0.5 + rng.gauss(0, 0.02)], "unlabeled") for i in range(48)]
     assert analyse_gap([*rows, *both], CONFIG).verdict == "absent", "within prompts there is none"
 

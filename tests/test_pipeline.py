@@ -94,7 +94,7 @@ def test_whole_story(config: RunConfig, world: World) -> None:
     assert stages(config) == dict.fromkeys(STORY, "done")
     assert (summary["dsr_before"], summary["dsr_after"]) == (0.5, 1.0)
     assert summary["plain_refusal_before"] == summary["plain_refusal_after"] == 0
-    assert summary["gap"]["verdict"] == "present"
+    assert summary["gap"]["verdict"] == "too few", "no prompt, of which none is labelled, got both kinds"
     assert set(summary["seconds"]) == set(STORY)
     assert summary["checkpoint"] == str(config.run_dir / "model")
     assert summary["base"] == str(config.run_dir / "base")

@@ -7,12 +7,12 @@ reported apart, since there the answer is the safe response.
 
 Group-relative training sees only the difference within a prompt, so that decides (`basis` "within") where at least
 `min_per_class` prompts got both kinds of response: `present` where its interval is above 0, `reversed` where it is
-below, else `absent`. Where fewer did, the difference between prompts decides, which is what the paper compares, but of
-harmful prompts alone (`basis` "between"): `present` needs Mann-Whitney p < 0.05 besides. In an unlabeled mixture easy
-answers to harmless prompts could make that difference, and it is no help. `too few`: a class has fewer than
-`min_per_class` responses, or they come from fewer than three prompts; or the prompts are unlabeled and hardly any got
-both kinds. Intervals are over prompts, not responses: the k responses to one prompt are not independent. Mann-Whitney
-treats them as if they were, so its p alone is too small and never decides.
+below, else `absent`. Where fewer did, the difference between prompts decides, which is what the paper compares (`basis`
+"between"): `present` needs Mann-Whitney p < 0.05 besides, and prompts that are said to be harmful. In an unlabeled
+mixture, answers to harmless prompts alone could make that difference: it is `too few` then. So it is where a class has
+fewer than `min_per_class` responses, or they come from fewer than three prompts. Intervals are over prompts, not
+responses: the k responses to one prompt are not independent. Mann-Whitney treats them as if they were, so its p alone
+is too small and never decides.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ ALPHA = 0.05
 BINS = 24
 RULE = (
     "where {n} prompts or more got both kinds of response, by the difference within prompts, which is what training "
-    "sees; else, of harmful prompts, by the difference between prompts. present: interval above 0 (between prompts, "
-    "and Mann-Whitney p < 0.05); reversed: interval below 0; too few: a class has fewer than {n} responses or they "
-    "come from fewer than {m} prompts, or unlabeled prompts of which fewer than {n} got both kinds; else absent"
+    "sees; else by the difference between prompts. present: interval above 0 (between prompts: Mann-Whitney p < 0.05 "
+    "too, and never of unlabeled prompts); reversed: interval below 0; too few: a class has fewer than {n} responses "
+    "or they come from fewer than {m} prompts, or it would be present but for the labels; else absent"
 )
 
 
@@ -257,7 +257,7 @@ def analyse_gap(samples: Sequence[GapSample], config: GapConfig) -> GapResult:
     within = _within_prompt(main, config)
     basis: Basis = "within" if within.mixed >= max(config.min_per_class, MIN_PROMPTS) else "between"
     verdict = _verdict_within(within) if basis == "within" else _verdict(main, overall, config)
-    if basis == "between" and compared == "unlabeled":
+    if basis == "between" and compared == "unlabeled" and verdict == "present":
         verdict = "too few"
     length = _length_check(main, config)
     kinds = {kind: [s for s in scored if s.kind == kind] for kind in get_args(Kind)}
