@@ -242,6 +242,8 @@ def test_what_a_prompt_says_is_no_parameter(server: Server) -> None:
         ("Only one completion choice is allowed: 'n' must be 1", "n"),
         ("This model's maximum context length is 8192 tokens", None),
         ("'max_tokens' is too large: 100", None),
+        ("max_tokens=5000 cannot be greater than max_model_len=2048. Please request fewer output tokens.", None),
+        ("Invalid value for 'n': n must be at least 1", None),
         ("Internal error", None),
     ],
 )

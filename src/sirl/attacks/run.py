@@ -123,7 +123,7 @@ class _Run:
 
     def store(self, attempts: Sequence[Attempt]) -> None:
         """Keep finished attempts, on disk first."""
-        if self.path is not None:
+        if self.path is not None and attempts:
             append_jsonl(self.path, attempts)
         self.done.update((attempt.id, attempt) for attempt in attempts)
         self.report()
@@ -298,8 +298,8 @@ def _answers(
             found[i] = answer
             count(1)
     except BaseException:
-        done = [(asked[i], found[i]) for i in sorted(found) if _error_of(found[i]) is None]
-        run.store([run.attempt(job, job.messages or (), answer, None) for job, answer in done])
+        kept = [(asked[i], found[i]) for i in sorted(found) if _error_of(found[i]) is None]
+        run.store([run.attempt(job, job.messages or (), answer, None) for job, answer in kept])
         raise
     return [(job, found[i]) for i, job in enumerate(asked)]
 

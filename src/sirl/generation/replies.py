@@ -204,12 +204,21 @@ _REFUSING = re.compile(
 )
 
 
+_SIZE = re.compile(
+    r"too (?:large|long|big|small|many|high|low)|greater|less than|exceed|at least|at most|maximum", re.I
+)
+
+
 def refused_parameter(refusal: Refusal, sent: Sequence[str]) -> str | None:
-    """Which of the parameters that were `sent` a server says that it does not take; None where it says none."""
+    """Which of the parameters that were `sent` a server says that it does not take; None where it says none.
+
+    A value that it finds too large or too small (vLLM: `max_tokens=5000 cannot be greater than max_model_len=2048`) is a
+    complaint about that value.
+    """
     for name in PARAMETERS:
         if name in sent and refusal.parameter == name:
             return name
-    if not _REFUSING.search(refusal.reason):
+    if _SIZE.search(refusal.reason) or not _REFUSING.search(refusal.reason):
         return None
     quoted = [n for n in PARAMETERS if n in sent and re.search(rf"['\"`\[.]{n}['\"`\]]|^{n}\b", refusal.reason)]
     # "Use 'max_completion_tokens' instead": what is not sent is not what is refused
