@@ -47,6 +47,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.headers: list[dict[str, str]] = []
         self.asked: Counter[str] = Counter()
         self.key: str | None = None
         self.answer: Callable[[str], str] | None = None
@@ -76,6 +77,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.keys.append(self.headers.get("Authorization"))
+        self.server.headers.append(dict(self.headers))
         if not self._lost():
             self._send(self.server.models)
 

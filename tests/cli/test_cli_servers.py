@@ -171,7 +171,7 @@ def test_ctrl_c_keeps_what_was_answered(tmp_path: Path, server: Server) -> None:
     start = time.monotonic()
     _, said = child.communicate(timeout=20)
     assert child.returncode == 130
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10, "2 s on a machine that does nothing else; the server hangs for 30"
     assert "the same command goes on from here" in said
     server.released.set()
     assert len(read_jsonl(folder / "attempts.jsonl", Attempt)) == 8

@@ -147,11 +147,16 @@ def test_keys_go_to_whom_they_are_meant_for(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", ["SIRL_API_KEY", "SIRL_API_KEY_127_0_0_1"])
 def test_what_is_sent_is_the_key_that_was_named(server: Server, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "of openai")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
     assert answers(server.url)
     assert server.keys[-1] == "Bearer none"
-    monkeypatch.setenv(name, "named")
+    assert "org-1" not in str(server.headers)
+    monkeypatch.setenv(name, " named\n")
     assert answers(server.url)
     assert server.keys[-1] == "Bearer named"
+    monkeypatch.setenv(name, "\u201cnamed\u201d")
+    with pytest.raises(UserError, match=f"{name}: holds characters that no key has"):
+        load_engine("served", engine=server.url)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +224,6 @@ def test_ctrl_c_does_not_wait_for_a_server_that_hangs(server: Server) -> None:
     child.send_signal(signal.SIGINT)
     start = time.monotonic()
     assert child.wait(20) == 130
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10, "2 s on a machine that does nothing else; the server hangs for 30"
     server.released.set()
     assert len(server.requests) == 32, "nothing more is asked"

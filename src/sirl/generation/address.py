@@ -1,7 +1,7 @@
 """Where an OpenAI-compatible server is, what it calls the model, and which key it may have.
 
     key, source = api_key("https://api.openai.com/v1")
-    address = find_server(base_url, model, ask)        # with /v1 where that is what answers
+    found = find_server(base_url, model, ask)          # with /v1 where that is what answers
 
 People leave `/v1` out, paste the whole address of an endpoint, or name a model as another program does. What can be
 found out without an answer of the model is found out here, before any work.
@@ -44,11 +44,10 @@ Ask = Callable[[str, str, dict[str, Any] | None], Reply]
 
 @dataclass(frozen=True)
 class Found:
-    """Where the server is, and its own name for the model. `listed`: it says which models it has."""
+    """Where the server is, and its own name for the model."""
 
     base_url: str
     model: str
-    listed: bool
 
 
 def host_key(host: str) -> str:
@@ -59,14 +58,19 @@ def host_key(host: str) -> str:
 def key_names(base_url: str) -> tuple[str, ...]:
     """Environment variables that may hold the key for an address, in the order in which they are looked at."""
     host = urlsplit(base_url).hostname or ""
-    return (host_key(host), *((OPENAI_KEY,) if host == OPENAI_HOST else ()), KEY)
+    return (host_key(host), *((OPENAI_KEY,) if is_openai(base_url) else ()), KEY)
+
+
+def is_openai(base_url: str) -> bool:
+    """Whether an address is OpenAI's own."""
+    return urlsplit(base_url).hostname == OPENAI_HOST
 
 
 def api_key(base_url: str) -> tuple[str | None, str | None]:
     """The key for an address and the environment variable that it is from; None where there is none.
 
     Raises:
-        UserError: OpenAI's own key would travel in the clear.
+        UserError: OpenAI's own key would travel in the clear, or what the variable holds is no key.
     """
     name = next((name for name in key_names(base_url) if os.environ.get(name)), None)
     if name is None:
@@ -75,7 +79,10 @@ def api_key(base_url: str) -> tuple[str | None, str | None]:
         raise UserError(
             f"--engine {shown(base_url)}: {OPENAI_KEY} goes over https only; write https://{OPENAI_HOST}/v1"
         )
-    return os.environ[name].strip(), name
+    key = os.environ[name].strip()
+    if not key.isascii() or not key.isprintable():  # no header can hold it
+        raise UserError(f"{name}: holds characters that no key has; set it again, without quotation marks")
+    return key, name
 
 
 def is_in_the_clear(base_url: str) -> bool:
@@ -128,12 +135,12 @@ def find_server(base_url: str, model: str, ask: Ask) -> Found:
         body = read_json(reply.text, reply.content_type) if reply.status == 200 else None
         served = None if isinstance(body, Refusal) else model_ids(body)
         if served is not None:
-            return Found(place, _named(model, served, is_plain_list(body), place), bool(served))
+            return Found(place, _named(model, served, is_plain_list(body), place))
         if not isinstance(body, Refusal):  # a web page in place of the list: no API is here
             chats.append(place)
     for place in chats:  # not every server lists its models
         if _speaks(ask(place, "chat/completions", _hello(model)), model, place):
-            return Found(place, model, False)
+            return Found(place, model)
     raise UserError(f"--engine {shown(base_url)}: is no OpenAI-compatible address (does it end in /v1?)")
 
 

@@ -212,8 +212,8 @@ _SIZE = re.compile(
 def refused_parameter(refusal: Refusal, sent: Sequence[str]) -> str | None:
     """Which of the parameters that were `sent` a server says that it does not take; None where it says none.
 
-    A value that it finds too large or too small (vLLM: `max_tokens=5000 cannot be greater than max_model_len=2048`) is a
-    complaint about that value.
+    A value that it finds too large or too small is none of them: vLLM's `max_tokens=5000 cannot be greater than
+    max_model_len=2048` complains of the value.
     """
     for name in PARAMETERS:
         if name in sent and refusal.parameter == name:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from sirl.errors import UserError
-from sirl.generation.address import Reply, api_key, find_server, is_in_the_clear, key_names, shown, tidy
+from sirl.generation.address import Reply, api_key, find_server, is_in_the_clear, is_openai, key_names, shown, tidy
 from sirl.generation.base import SamplingParams, request_seeds
 from sirl.generation.replies import Refusal, read_answers, read_error, read_json, refused_parameter
 from sirl.records import Completion, Conversation, ends_in_prefill, user_turn
@@ -106,7 +106,15 @@ class ServerEngine:
         key, source = api_key(self._given)
         if key and is_in_the_clear(self._given):
             log.warning("%s: the key of %s goes over plain http, where others can read it", shown(self._given), source)
-        self._client = openai.OpenAI(base_url=self._given, api_key=key or "none", timeout=timeout, max_retries=retries)
+        # whom the user's account with OpenAI belongs to is nobody else's business either
+        private = () if is_openai(self._given) else ("OpenAI-Organization", "OpenAI-Project")
+        self._client = openai.OpenAI(
+            base_url=self._given,
+            api_key=key or "none",
+            timeout=timeout,
+            max_retries=retries,
+            default_headers={name: openai.Omit() for name in private},
+        )
         found = find_server(self._given, model, self._look)
         self.base_url, self._model = shown(found.base_url), found.model
         self._client = self._client.with_options(base_url=found.base_url)
