@@ -124,15 +124,23 @@ class ServerEngine:
             log.info("--model_name_or_path %s: the server calls it %s", model, found.model)
 
     def _look(self, base_url: str, path: str, body: dict[str, Any] | None) -> Reply:
-        """One request of the search for the server.
+        """One request of the search for the server; a connection that breaks is tried once more.
 
         Raises:
             UserError: nobody is there, or the key is refused.
         """
-        try:
-            reply = self._send(path, body or {}, base_url, min(self.timeout, FOUND_WITHIN))
-        except self._openai.APIConnectionError as error:
-            raise UserError(f"--engine {shown(base_url)}: cannot be reached ({_cause(error)})") from error
+        for tries in range(2):
+            try:
+                reply = self._send(path, body or {}, base_url, min(self.timeout, FOUND_WITHIN))
+                break
+            except self._openai.APITimeoutError as error:
+                if body is not None:  # it said no to the list of models, and is slow with an answer
+                    return Reply(504, "{}")
+                raise UserError(f"--engine {shown(base_url)}: does not answer within {FOUND_WITHIN:g} s") from error
+            except self._openai.APIConnectionError as error:
+                if tries:
+                    raise UserError(f"--engine {shown(base_url)}: cannot be reached ({_cause(error)})") from error
+                _wait(0, None, threading.Event())
         if reply.status == 401:
             raise self._key_refused()
         return reply
