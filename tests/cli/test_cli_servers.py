@@ -93,6 +93,7 @@ def test_errors_of_some_are_counted_and_asked_again_at_another_address(
     assert "Not scored" not in again.out
     assert all(a.error is None for a in read_jsonl(folder / "attempts.jsonl", Attempt))
     assert json.loads((folder / "manifest.json").read_text())["config"]["attack_before"]["engine"] == other
+    server.models = Reply({"data": [{"id": "served"}, {"id": "other"}]})
     clash = sirl(*attack(goals, folder, other, "--retry_errors", "--model_name_or_path", "other")).error
     assert "model_name_or_path differ" in clash, "answers of two models are never mixed"
 

@@ -216,6 +216,15 @@ def test_a_prefill_that_is_not_taken_is_an_error(server: Server) -> None:
     assert plain.error is None
 
 
+@pytest.mark.parametrize("said", ["Sure, here is how.", " is how."])
+def test_a_prefill_that_is_said_again_is_no_part_of_the_answer(server: Server, said: str) -> None:
+    server.scripts = {"Sure": (choice({"content": said}),), "fine": (choice({"content": "Sure, here"}),)}
+    engine = load_engine("served", engine=server.url)
+    begun: Any = (*user_turn("hello"), {"role": "assistant", "content": "Sure, here"})
+    (begun_answer,), (plain,) = engine.generate([begun, user_turn("fine")], SamplingParams())
+    assert (begun_answer.text, plain.text) == (" is how.", "Sure, here")
+
+
 def test_fewer_answers_than_asked_for_are_asked_for_one_by_one(server: Server) -> None:
     (answers,) = load_engine("served", engine=server.url).generate(
         [user_turn("stingy 2")], SamplingParams(n=3, temperature=1.0)

@@ -13,7 +13,7 @@ import queue
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -227,7 +227,8 @@ class ServerEngine:
         out = self._reply(question, n, question.seed, stop)
         while len(out) < n:
             out += self._reply(question, 1, (question.seed + len(out)) % (1 << 31), stop)
-        return out[:n]
+        begun = question.content["messages"][-1]["content"] if "continue_final_message" in question.extra else ""
+        return [_behind(begun, answer) for answer in out[:n]]
 
     def _reply(self, question: _Question, n: int, seed: int, stop: threading.Event) -> list[Completion]:
         """The answers to one request, at least one; what the server refuses or fails to do is an error of each."""
@@ -317,6 +318,12 @@ def _chat(conversation: Conversation, params: SamplingParams, seed: int, templat
         extra |= {"add_generation_prompt": False, "continue_final_message": True}
     messages = [dict(message) for message in conversation]
     return _Question("chat/completions", {"messages": messages}, params, seed, extra)
+
+
+def _behind(begun: str, answer: Completion) -> Completion:
+    """An answer without the prefill, which llama.cpp says again before it: those words are not the model's."""
+    echo = next((one for one in (begun, begun.rstrip()) if one and answer.text.startswith(one)), "")
+    return replace(answer, text=answer.text[len(echo) :])
 
 
 def _in_order(
