@@ -81,11 +81,12 @@ def show(found: dict[str, Any], folder: Path) -> None:
 
     known = known_rates(found["methods"])
     rates = {title: key for key, title in known.items() if key != "partly_refused"}  # the page has the room for it
-    columns = ["method", "seeds", *rates, "KL", "training s", "front"]
+    columns = ["method", "seeds", *rates, "d'", "KL", "training s", "front"]
     rows = []
     for name, method in found["methods"].items():
         kl, seconds = (method[key]["mean"] if method[key] else None for key in ("kl", "train_seconds"))
         cells = [percent_cell(method[key]["mean"] if method[key] else None) for key in rates.values()]
+        cells += ["-" if not method["dprime"] else f"{method['dprime']['mean']:.2f}"]
         cells += ["-" if kl is None else f"{kl:.3f}", "-" if seconds is None else f"{seconds:.0f}"]
         rows.append([name, str(method["seeds"]), *cells, "yes" if method["on_front"] else ""])
     print()

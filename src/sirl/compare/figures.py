@@ -22,6 +22,7 @@ from sirl.report.load import Run, Scored, load_run
 from sirl.report.rates import (
     DECODINGS,
     ENDS,
+    discrimination,
     group_by,
     overall,
     paired,
@@ -59,6 +60,7 @@ FIGURES = (
     "commonest_sentence",
     "kl",
     "perplexity_rise",
+    "dprime",
     "train_seconds",
     "answer_seconds",
 )
@@ -128,6 +130,7 @@ def measure_run(job: Job) -> Measured:
     texts = refusal_texts(attacks)["phases"].get(phase)
     row["distinct_refusals"] = texts["distinct_share"] if texts else None
     row["commonest_sentence"] = texts["anywhere"]["share"] if texts else None
+    row["dprime"] = _dprime(attacks, wrapped)
     row |= {"covers": covers} | _costs(run, job) | _change(run, job, chosen, decoding)
     rows["wrapped"] = wrapped
     units = {name: _units(part) for name, part in (rows | {f"start/{n}": part for n, part in starts.items()}).items()}
@@ -166,6 +169,11 @@ def _units(rows: Sequence[Scored], outcome: str | None = None) -> Units:
         goal: [r.refused if outcome is None else r.outcome == outcome for r in part] for goal, part in groups.items()
     }
     return {goal: (float(sum(part)), float(len(part))) for goal, part in found.items()}
+
+
+def _dprime(attacks: Sequence[Scored], wrapped: Sequence[Scored]) -> float | None:
+    found = discrimination({"after": attacks}, {"after": wrapped})
+    return found["phases"]["after"]["value"] if found else None
 
 
 def _by_attack(rows: Sequence[Scored], outcome: str | None = None) -> list[Units]:

@@ -33,6 +33,7 @@ from sirl.report.rates import (
     by,
     by_phase,
     change,
+    discrimination,
     group_by,
     left_out,
     overall,
@@ -76,11 +77,12 @@ def benign_summary(rows: Sequence[Scored]) -> Table:
     return out
 
 
-def wrapped_summary(rows: Sequence[Scored]) -> Table:
+def wrapped_summary(rows: Sequence[Scored], attacks: Sequence[Scored] = ()) -> Table:
     """Refusals of benign prompts in the wrappings of attacks, which are asked greedily alone.
 
     `rates` has, by phase, `by_attack` and `overall`, the mean in which every wrapping weighs alike; `change` pairs
-    (wrapping, prompt) before and after, with an `interval` over prompts.
+    (wrapping, prompt) before and after, with an `interval` over prompts. `dprime`: see `discrimination`, of these and
+    the attacks.
     """
     split = by_phase(rows, "greedy")
     asked = [row for part in split.values() for row in part]
@@ -93,6 +95,7 @@ def wrapped_summary(rows: Sequence[Scored]) -> Table:
             phase: {"overall": overall(part), "by_attack": by(part, _attack)} for phase, part in split.items() if part
         },
         "change": changed,
+        "dprime": discrimination(by_phase(attacks, "greedy"), split),
         "left_out": left_out(asked),
     }
 
@@ -147,7 +150,7 @@ def summarise(run: Run) -> Table:
         "attack": attack_summary(run.attacks) if run.attacks else None,
         "truncation": truncation_summary(run.attacks, run.rechecked) if run.attacks else None,
         "benign": benign_summary(run.benign) if run.benign else None,
-        "wrapped": wrapped_summary(run.wrapped) if run.wrapped else None,
+        "wrapped": wrapped_summary(run.wrapped, run.attacks or ()) if run.wrapped else None,
         "capability": capability_summary(run.capability or {}, run.benchmarks),
         "steps": _steps(run.metrics),
         "seconds": stage_seconds(run.manifest),
@@ -181,7 +184,8 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
     are rates of full refusals and empty answers of benign prompts by kind, `benign_refusal_*` of all of them, and
     `wrapped_refusal_*` the mean over the wrappings of attacks that they were put in; `cut_refusals_*` the share of
     refusals under attack that the token limit cut off, `rechecked_dsr_*` the DSR after those were asked again;
-    `empty_*` and `benign_empty_*` are shares of answers that say nothing; `base` and `checkpoint` are absolute paths,
+    `empty_*` and `benign_empty_*` are shares of answers that say nothing, `dprime_*` says how well harmful requests are
+    told from harmless ones in the same wrappings (`value`, `low`, `high`); `base` and `checkpoint` are absolute paths,
     so that they load from any working directory.
     """
     run = load_run(run_dir)
@@ -197,10 +201,12 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
         out[f"empty_{phase}"] = _dig(attack, "rates", "greedy", phase, "overall", "empty_rate")
         out[f"benign_empty_{phase}"] = _dig(summary, "benign", "overall", "greedy", phase, "empty_rate")
         out[f"benign_refusal_{phase}"] = _dig(summary, "benign", "overall", "greedy", phase, "rate")
+        out[f"dprime_{phase}"] = _dig(summary, "wrapped", "dprime", "phases", phase)
         out[f"wrapped_refusal_{phase}"] = _dig(summary, "wrapped", "rates", phase, "overall", "rate")
         cut = _dig(summary, "truncation", out["dsr_covers"] or "", phase, "overall")
         out[f"cut_refusals_{phase}"] = _dig(cut, "cut_rate")
         out[f"rechecked_dsr_{phase}"] = _dig(cut, "dsr_rechecked")
+    out["dprime_change"] = _dig(summary, "wrapped", "dprime", "change")
     out["reduction"] = _dig(attack, "change", "greedy", "reduction")
     out["kinds"] = {kind: _kind_figures(tables) for kind, tables in (_dig(attack, "kinds") or {}).items()}
     out["gap"] = _gap_figures(run.gap)

@@ -1,4 +1,4 @@
-"""What the report and the card say of harmless requests in the wrappings of attacks (`sirl.evals.wrapped`)."""
+"""Harmless requests in the wrappings of attacks (`sirl.evals.wrapped`): what report and card say of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,23 @@ def wrapped_words(wrapped: Mapping[str, Any]) -> str:
     change = wrapped["change"]
     if change and change["pairs"]:
         words += f" ({count(change['pairs'], 'pair')}, {p_words(change)}){change_words(change, 'prompts')}"
-    return words + "."
+    return f"{words}.{_dprime_words(wrapped.get('dprime'))}"
+
+
+def _dprime_words(found: Mapping[str, Any] | None) -> str:
+    """Whether it tells the harmful from the harmless in the same wrappings, as further sentences."""
+    if not found or not found["phases"]:
+        return ""
+    parts = [f"{_ends(figures)} {phase}" for phase, figures in found["phases"].items()]
+    words = f" How well it tells harmful requests from these in the same wrappings: d' {' and '.join(parts)}"
+    if found["change"]:
+        words += f", a change of {_ends(found['change'], '+')}"
+    return words + " (0: it goes by the wrapping alone)."
+
+
+def _ends(figures: Mapping[str, Any], sign: str = "") -> str:
+    value, low, high = (format(figures[key], f"{sign}.2f") for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def wrapped_limits(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
