@@ -18,9 +18,10 @@ import psutil
 import torch
 from accelerate import PartialState
 
+from sirl.adapters import adapter_file, base_of, base_revision
 from sirl.demo import demo_scale
 from sirl.errors import UserError
-from sirl.model_files import UNREADABLE, adapter_file, base_of, cannot_load, read_config
+from sirl.model_files import UNREADABLE, cannot_load, read_config
 from sirl.models import default_dtype
 from sirl.prompts import load_prompts
 from sirl.training.sharding import sharded
@@ -188,7 +189,7 @@ def training_shape(config: Any, model_args: Any, *, on_cpu: bool, device_bytes: 
     )
 
 
-def announce(training: Any, name: str, say: bool = True) -> dict[str, int]:
+def announce(training: Any, name: str, revision: str | None = None, say: bool = True) -> dict[str, int]:
     """Say what a training of the model of that name needs and what there is, and warn where that is too little.
 
     Returns `training_memory`.
@@ -200,7 +201,7 @@ def announce(training: Any, name: str, say: bool = True) -> dict[str, int]:
 
     on_cpu = training.config.use_cpu or not torch.cuda.is_available()
     free, total, where = available(on_cpu)
-    size = model_size(model_config(name, training.model.model_revision), get_peft_config(training.model))
+    size = model_size(model_config(name, revision), get_peft_config(training.model))
     lengths = prompt_lengths(training)
     shape = training_shape(training.config, training.model, on_cpu=on_cpu, device_bytes=total, prompts=lengths)
     parts = training_memory(size, shape)
@@ -249,7 +250,7 @@ def model_config(name: str, revision: str | None = None) -> Any:
 
         return LlamaConfig(**BASE_SHAPE)
     found = adapter_file(name, revision)
-    return model_config(base_of(name, found)) if found else read_config(name, revision)
+    return model_config(base_of(name, found), base_revision(found)) if found else read_config(name, revision)
 
 
 def available(on_cpu: bool) -> tuple[int, int, str]:

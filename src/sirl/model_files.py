@@ -7,11 +7,8 @@ either made to work here or refused with what to do about it.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,6 @@ from safetensors import SafetensorError, safe_open
 
 from sirl.demo import DEMO
 from sirl.errors import UserError
-
-log = logging.getLogger(__name__)
 
 FLAG = "--model_name_or_path"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -98,80 +93,6 @@ def check_name(name: str) -> None:
         )
     if looks_local and not path.exists():
         raise UserError(f"{FLAG} {name}: no such folder; give a model folder, a hub id (org/name) or `{DEMO}`")
-
-
-def adapter_file(name: str, revision: str | None = None) -> Path | None:
-    """`adapter_config.json` of a PEFT adapter, in a folder or on the hub (or in its cache); None for anything else."""
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    if Path(name).is_dir():
-        path = Path(name) / "adapter_config.json"
-        return path if path.is_file() else None
-    if not HUB_ID.fullmatch(name):
-        return None
-    try:
-        found = find_adapter_config_file(name, revision=revision)
-    except OSError:  # no such model, or no access: who loads it says so
-        return None
-    return Path(found) if found else None
-
-
-def base_of(name: str, path: Path) -> str:
-    """The model that an adapter's configuration, the file `path`, names as its base.
-
-    Raises:
-        UserError: it names none, the adapter cannot be merged, or the base is quantised.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = None
-    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not isinstance(base, str) or not base:
-        raise UserError(f"{FLAG} {name}: {path.name} names no base model; set base_model_name_or_path in it")
-    _check_mergeable(name, str(config.get("peft_type")))
-    _check_chain(name, base)
-    if adapter_file(base) is None and (method := _quantisation(base)):
-        raise UserError(
-            f"{FLAG} {name}: the adapter's base {base} is quantised ({method}); set base_model_name_or_path in "
-            f"{path.name} to the unquantised model{_unquantised(base)}"
-        )
-    return base
-
-
-@contextmanager
-def of_adapter(name: str | None) -> Iterator[None]:
-    """Name the adapter, if there is one, in what is wrong with its base."""
-    try:
-        yield
-    except UserError as error:
-        if name is None:
-            raise
-        raise UserError(f"{FLAG} {name}: the base of this adapter cannot be used: {error}") from error
-
-
-def base_revision(path: Path) -> str | None:
-    """The version of its base that an adapter's configuration, which `base_of` has checked, asks for."""
-    revision = json.loads(path.read_text(encoding="utf-8")).get("revision")
-    return revision if isinstance(revision, str) and revision else None
-
-
-def has_tokenizer(name: str, revision: str | None = None) -> bool:
-    """Whether an adapter, a folder or hub id, brings a tokenizer of its own."""
-    from transformers.utils import cached_file
-
-    if Path(name).is_dir():
-        return (Path(name) / "tokenizer_config.json").exists()
-    return bool(
-        cached_file(
-            name,
-            "tokenizer_config.json",
-            revision=revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    )
 
 
 def read_tokenizer(name: str, revision: str | None = None, config: Any = None) -> Any:
@@ -276,11 +197,11 @@ def first_line(error: BaseException) -> str:
 def _check_kind(name: str, config: Any) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    method = _method(config.to_dict())
+    method = quantisation(config.to_dict())
     if method:
         raise UserError(
             f"{FLAG} {name}: its weights are quantised ({method}), and sirl needs to add to them; give the unquantised "
-            f"model{_unquantised(name)}, or ask it behind --engine vllm or a server"
+            f"model{unquantised(name)}, or ask it behind --engine vllm or a server"
         )
     kinds = [config.architectures] if isinstance(config.architectures, str) else config.architectures or []
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False)
@@ -348,43 +269,7 @@ def convert_command(name: str) -> str:
     )
 
 
-def _check_mergeable(name: str, kind: str) -> None:
-    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-
-    known = {str(getattr(key, "value", key)): tuner for key, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()}
-    if kind not in known:
-        raise UserError(f"{FLAG} {name}: adapter of unknown type {kind}; a newer peft may know it: pip install -U peft")
-    if not hasattr(known[kind], "merge_and_unload"):
-        raise UserError(
-            f"{FLAG} {name}: an adapter of type {kind} cannot be merged into its base's weights; give one that can, "
-            "such as LoRA"
-        )
-
-
-def _check_chain(name: str, base: str) -> None:
-    """That bases end in a model: an adapter may stand on another, and not on itself."""
-    seen = {os.path.realpath(name)}
-    while (path := adapter_file(base)) is not None:
-        if os.path.realpath(base) in seen:
-            raise UserError(f"{FLAG} {name}: the adapter is its own base; set base_model_name_or_path in {path}")
-        seen.add(os.path.realpath(base))
-        try:
-            base = str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
-        except (OSError, ValueError, LookupError, TypeError):  # told where that adapter is loaded
-            return
-
-
-def _quantisation(name: str) -> str | None:
-    """By what method a model, a folder or hub id, is quantised, as far as its configuration can be had."""
-    from transformers import PretrainedConfig
-
-    try:
-        return _method(PretrainedConfig.get_config_dict(name)[0])
-    except (OSError, ValueError):  # it may still be told by its name
-        return "by its name" if QUANTISED_NAME.search(name) else None
-
-
-def _method(config: dict[str, Any]) -> str | None:
+def quantisation(config: dict[str, Any]) -> str | None:
     """The method of a `quantization_config`, at the top or in the part for text."""
     for part in (config, config.get("text_config") or {}):
         part = part if isinstance(part, dict) else {}
@@ -395,7 +280,7 @@ def _method(config: dict[str, Any]) -> str | None:
     return None
 
 
-def _unquantised(name: str) -> str:
+def unquantised(name: str) -> str:
     """A guess at the name of the unquantised model, by what such names end in."""
     plain = QUANTISED_NAME.sub("", name)
     return f", by its name {plain}" if plain != name and HUB_ID.fullmatch(name) else ""

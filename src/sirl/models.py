@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from sirl.adapters import adapter_file, base_of, base_revision, has_tokenizer, of_adapter
 from sirl.demo import demo_scale
 from sirl.disk import sync_folder, sync_tree, writing
 from sirl.errors import UserError
@@ -27,16 +28,11 @@ from sirl.merging import merge_layers
 from sirl.model_files import (
     FLAG,
     UNREADABLE,
-    adapter_file,
-    base_of,
-    base_revision,
     cannot_load,
     check_name,
     check_vocabulary,
     choose_padding,
     first_line,
-    has_tokenizer,
-    of_adapter,
     read_config,
     read_tokenizer,
 )

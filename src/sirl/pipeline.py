@@ -43,7 +43,7 @@ def run_pipeline(
     plan = prepare(config)  # whatever can be wrong is found before any work
     found = None if overwrite else Manifest.read(folder)
     if found is None or not found.done("train"):
-        announce(plan.training, config.model_name_or_path)
+        announce(plan.training, config.model_name_or_path, config.model_revision)
     with sole_writer(folder):
         manifest = Manifest.open(
             folder, config=config.as_dict(), seed=config.seed, command=list(command), overwrite=overwrite

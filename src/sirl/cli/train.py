@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> Outcome:
     context = model_context(str(training.model.model_name_or_path), training.model.model_revision)
     training_prompts(training.config, training.data, tokenizer, context, None)
     retention_prompts(training.data, training.config.max_prompt_tokens, tokenizer, context, None)
-    announce(training, str(training.model.model_name_or_path), say=first)
+    announce(training, str(training.model.model_name_or_path), training.model.model_revision, say=first)
     with contextlib.ExitStack() as held:
         manifest, failed = None, None
         if first:
