@@ -76,21 +76,28 @@ def _seeds(text: str | None) -> list[int]:
 
 def show(found: dict[str, Any], folder: Path) -> None:
     """The methods in one table, the front, and what failed."""
-    from sirl.compare.figures import known_rates
+    from sirl.compare.figures import SILENT, known_rates
     from sirl.compare.page import named
 
     known = known_rates(found["methods"])
-    rates = {title: key for key, title in known.items() if key != "partly_refused"}  # the page has the room for it
-    columns = ["method", "seeds", *rates, "d'", "KL", "training s", "front"]
+    rates = {title: key for key, title in known.items() if key not in (*SILENT, "partly_refused")}  # the page has room
+    told = any(method["dprime"] for method in found["methods"].values())
+    columns = ["method", "seeds", *rates, *(["d'"] if told else []), "KL", "training s", "front"]
     rows = []
     for name, method in found["methods"].items():
         kl, seconds = (method[key]["mean"] if method[key] else None for key in ("kl", "train_seconds"))
         cells = [percent_cell(method[key]["mean"] if method[key] else None) for key in rates.values()]
-        cells += ["-" if not method["dprime"] else f"{method['dprime']['mean']:.2f}"]
+        if told:
+            cells += ["-" if not method["dprime"] else f"{method['dprime']['mean']:.2f}"]
         cells += ["-" if kl is None else f"{kl:.3f}", "-" if seconds is None else f"{seconds:.0f}"]
         rows.append([name, str(method["seeds"]), *cells, "yes" if method["on_front"] else ""])
     print()
     print_table(columns, rows)
+    for key in SILENT:
+        shares = {name: method[key]["mean"] for name, method in found["methods"].items() if method[key]}
+        silent = [f"{name} {percent_cell(share)}" for name, share in shares.items() if share]
+        if silent:
+            print(f"Said nothing to {'harmless prompts' if key == 'empty' else 'attacks'}: {', '.join(silent)}")
     if found["front"]:
         names = [named(name, found["methods"][name]) for name in found["front"]]
         print(f"\nOn the Pareto front of DSR and over-refusal: {', '.join(names)}")
