@@ -171,14 +171,8 @@ class Deck:
     def update_rows(self, update: int, processes: int) -> list[HeldAnswer]:
         """The rows of an update, those of the first process first."""
         per_update = self.per_process * processes
-        orders: dict[int, list[int]] = {}
-        dealt = []
-        for epoch, place in (divmod(i, len(self.rows)) for i in range(update * per_update, (update + 1) * per_update)):
-            if epoch not in orders:
-                generator = torch.Generator().manual_seed(self.seed * 7_919 + epoch)
-                orders[epoch] = torch.randperm(len(self.rows), generator=generator).tolist()
-            dealt.append(self.rows[orders[epoch][place]])
-        return dealt
+        places = range(update * per_update, (update + 1) * per_update)
+        return [self.rows[i] for i in dealt_places(len(self.rows), places, self.seed)]
 
     def share(
         self, dealt: Sequence[HeldAnswer], process: int, micro_step: int, micro_batches: int, least: int
@@ -188,3 +182,15 @@ class Deck:
         size = max(least, -(-self.per_process // micro_batches))
         start = process * self.per_process + micro_step * size
         return dealt[start : min(start + size, (process + 1) * self.per_process)]
+
+
+def dealt_places(size: int, turns: range, seed: int) -> list[int]:
+    """Which of `size` rows are dealt in these turns, counted from the first update on: a shuffle for each epoch."""
+    orders: dict[int, list[int]] = {}
+    dealt = []
+    for epoch, place in (divmod(turn, size) for turn in turns):
+        if epoch not in orders:
+            generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
+            orders[epoch] = torch.randperm(size, generator=generator).tolist()
+        dealt.append(orders[epoch][place])
+    return dealt

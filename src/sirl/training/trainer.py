@@ -45,7 +45,7 @@ from sirl.training.batching import EpochSampler, as_chats, eval_chats, group_run
 from sirl.training.config import SIRLConfig
 from sirl.training.lora import prepare_lora
 from sirl.training.metrics import rollout_metrics
-from sirl.training.pairs import paired_answers
+from sirl.training.pairs import forms_to_train, paired_answers
 from sirl.training.retention import Deck, HeldAnswer, held_answers, retention_loss, token_weight
 from sirl.training.rewards import RewardFunction, reward_function
 from sirl.training.scoring import Scoring
@@ -324,10 +324,10 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
             held = self._of_the_start(lambda e: held_answers(e, self._retention_prompts, args.retention_tokens))
             self._held = Deck(held, args.retention_batch_size, args.seed)
         if self._pair_prompts and args.pair_weight and self._pairs is None:
+            rows = args.max_steps * args.pair_batch_size * self.accelerator.num_processes
+            forms = forms_to_train(self._pair_prompts, rows, args.seed + 1)
             target, sharpness = args.pair_target, args.pair_sharpness
-            pairs = self._of_the_start(
-                lambda e: paired_answers(e, self._pair_prompts, args.pair_tokens, target, sharpness)
-            )
+            pairs = self._of_the_start(lambda e: paired_answers(e, forms, args.pair_tokens, target, sharpness))
             self._pairs = Deck(pairs, args.pair_batch_size, args.seed + 1)
 
     def _of_the_start(self, take: Callable[[LocalEngine], list[HeldAnswer]]) -> list[HeldAnswer]:
