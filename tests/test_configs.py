@@ -93,7 +93,7 @@ def test_ablation_is_the_demo_with_one_thing_changed(path: Path, monkeypatch: py
     config = parse_config(merge(read_yaml("demo"), fragment), path.stem)
     plan = prepare(config)  # every key of `train` is known and its value taken
     assert plan.training.config.generation_batch_size // plan.training.config.num_generations == 12, "prompts an update"
-    assert set(fragment) <= {"train", "model_name_or_path", "gap"}
+    assert set(fragment) <= {"train", "model_name_or_path", "gap", "development"}
     assert (config.attack, config.evals, config.seed) == (demo.attack, demo.evals, demo.seed)
     assert config != demo
 
@@ -102,7 +102,7 @@ def test_fragments_are_read_by_name() -> None:
     for name, path in bundled_fragments().items():
         assert read_yaml(name, "--variants") == read_yaml(str(path))
     assert set(bundled_fragments().values()) == set(ABLATIONS)
-    assert read_yaml("ablations/kl-0", "--variants") == {"train": {"beta": 0.0}}
+    assert read_yaml("ablations/kl-0.001", "--variants") == {"train": {"beta": 0.001}}
     for name in ("ablations/kl-0.01", "ablations/kl-0.01.yaml"):
         assert read_yaml(name, "--variants") == {"train": {"beta": 0.01}}
 
@@ -111,10 +111,10 @@ def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "ablations").mkdir()
     (tmp_path / "ablations" / "kl-0.yaml").write_text("seed: 3")
     monkeypatch.chdir(tmp_path)
-    assert read_yaml("ablations/kl-0.yaml", "--variants") == {"seed": 3}
+    assert read_yaml("ablations/kl-0.001.yaml", "--variants") == {"seed": 3}
 
 
-@pytest.mark.parametrize("name", ["ablations/kl-0", "ablations/kl-0.01.yaml"])
+@pytest.mark.parametrize("name", ["ablations/kl-0.001", "ablations/kl-0.01.yaml"])
 def test_a_fragment_is_no_configuration(name: str) -> None:
     with pytest.raises(UserError, match=rf"^--config: {re.escape(name)} is no configuration but a fragment .*variants"):
         load_config(name)
@@ -123,7 +123,7 @@ def test_a_fragment_is_no_configuration(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("ablations/kl-00", "; did you mean ablations/kl-0.yaml?"),
+        ("ablations/kl-00", "; did you mean ablations/kl-0.001.yaml?"),
         ("reward-randon.yaml", "; did you mean ablations/reward-random.yaml?"),
         ("nowhere.yaml", "(sirl list configs)"),
     ],
@@ -172,7 +172,7 @@ def test_demo_wraps_harmless_requests_as_its_attacks_wrap_harmful_ones() -> None
     config = load_config("demo")
     assert isinstance(config.evals.wrappings, tuple)
     assert ["direct", *config.evals.wrappings] == list(config.attack.attacks)
-    assert config.evals.max_wrapped == 10
+    assert config.evals.max_wrapped * len(config.evals.wrappings) >= 200
 
 
 def test_template_file_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

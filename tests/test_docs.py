@@ -115,6 +115,6 @@ def test_attacks_page_maps_all_twenty_methods_of_the_paper() -> None:
 def test_the_demo_takes_as_long_everywhere() -> None:
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "run.md")]
     texts.append(importlib.import_module("sirl.cli.demo").__doc__ or "")
-    said = [re.findall(r"(\w+) minutes on two (?:CPU )?cores", text) for text in texts]
+    said = [re.findall(r"(\w+ to \w+) minutes on two (?:CPU )?cores", text) for text in texts]
     assert said[0]
     assert said[0][:1] == said[1] == said[2]

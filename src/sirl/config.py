@@ -298,7 +298,7 @@ def bundled_configs() -> dict[str, Path]:
 
 
 def bundled_fragments() -> dict[str, Path]:
-    """What goes over a configuration to change one thing of it, by name (`ablations/kl-0.yaml`); ships as well."""
+    """What goes over a configuration to change one thing of it, by name (`ablations/kl-0.001.yaml`); ships as well."""
     folder = Path(str(resources.files("sirl"))) / "configs" / "ablations"
     return {f"ablations/{path.name}": path for path in sorted(folder.glob("*.yaml"))}
 

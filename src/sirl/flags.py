@@ -23,8 +23,9 @@ from sirl.config import suggestion
 from sirl.errors import UserError
 from sirl.training import SIRLConfig
 from sirl.training.inherited import refuse_ignored
+from sirl.wrapping import resolve_families
 
-JOINED = ("dataset_name", "retention_dataset_name")
+JOINED = ("dataset_name", "retention_dataset_name", "wrap_prompts", "wrapping_families")
 """Flags that take several values with commas between; in a file they may be a list."""
 
 
@@ -64,6 +65,7 @@ class DataConfig:
     forms: int = field(default=2, metadata={"help": "Wrapped forms of each prompt of --wrap_prompts."})
 
     def __post_init__(self) -> None:
+        resolve_families(self.wrapping_families)
         if self.forms < 1:
             raise UserError(f"--forms: must be 1 or more, got {self.forms}")
         if self.max_prompts is not None and self.max_prompts < 1:

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,6 +50,7 @@ def sole_writer(folder: Path, flag: str = "--output_dir", name: str = NAME) -> I
         finally:
             _held[path] -= 1
         return
+    made = not folder.exists()
     handle = _take(path, f"{flag}: {folder if name == NAME else path.name}")
     _held[path] = 1
     try:
@@ -60,6 +61,9 @@ def sole_writer(folder: Path, flag: str = "--output_dir", name: str = NAME) -> I
         del _held[path]
         path.unlink(missing_ok=True)  # while it is still ours
         os.close(handle)
+        if made:
+            with suppress(OSError):  # it holds something by now
+                folder.rmdir()
 
 
 def is_unused(folder: Path) -> bool:

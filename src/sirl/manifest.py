@@ -164,6 +164,7 @@ class Manifest:
                     f"settings ({', '.join(keys[:4])} differ); {_WAYS_OUT}"
                 )
             return found._go_on({**found.data["config"], stage: plain}, command)
+        found.data.get("sources", {}).pop(stage, None)  # of settings that bind nobody any more
         found.data["config"][stage] = plain
         found.data.setdefault("commands", []).append(redact(command))
         found.data["status"] = "running"
@@ -174,6 +175,7 @@ class Manifest:
         """Take a stage out, so that it can be made again."""
         self.stages.pop(stage, None)
         self.data["config"].pop(stage, None)
+        self.data.get("sources", {}).pop(stage, None)
         self._save()
 
     @classmethod

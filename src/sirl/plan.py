@@ -113,6 +113,7 @@ def named_data(config: RunConfig) -> dict[str, str | None]:
     return {
         "train.dataset_name": config.train.dataset_name,
         "train.retention_dataset_name": config.train.options.get("retention_dataset_name"),
+        WRAPPED: config.train.options.get("wrap_prompts"),
         "gap.dataset_name": config.gap.dataset_name,
         "gap.benign_dataset_name": config.gap.benign_dataset_name,
         "attack.goals": config.attack.goals,

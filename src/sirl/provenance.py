@@ -49,6 +49,7 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
 
 def data_sources(sources: Mapping[str, str | None]) -> dict[str, Source]:
     """What the names of data sets stood for, by the flag or key that names them; one entry for each part of a list."""
+    from sirl.evals.overrefusal import HUB_SETS
     from sirl.hub_data import HubName
     from sirl.prompts import BUNDLED, is_file, parts_of
 
@@ -58,7 +59,8 @@ def data_sources(sources: Mapping[str, str | None]) -> dict[str, Source]:
         for number, part in enumerate(parts, 1):
             key = flag if len(parts) == 1 else f"{flag} {number}"
             kind = "bundled" if part in BUNDLED else "file" if is_file(part) else "hub"
-            name = HubName.parse(part) if kind == "hub" else None
+            known = HUB_SETS.get(part)  # `xstest` stands for a hub id
+            name = HubName.parse(known.source if known else part) if kind == "hub" else None
             revision = name.revision if name else None
             commit = _dataset_commit(name.path, revision) if name and "/" in name.path else None
             out[key] = {"name": part, "kind": kind, "revision": revision, "commit": commit}

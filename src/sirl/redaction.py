@@ -50,7 +50,10 @@ def redact(value: Any) -> Any:
     A list of texts is read as a command: what follows `--hub_token` is a secret. Done twice, it changes nothing more.
     """
     if isinstance(value, Mapping):
-        return {key: _hide(item) if is_secret(str(key)) else redact(item) for key, item in value.items()}
+        return {  # a table of figures by a category such as "credentials" is no secret
+            key: _hide(item) if is_secret(str(key)) and not isinstance(item, Mapping) else redact(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return _words(value)
     return redact_text(value) if isinstance(value, str) else value

@@ -40,7 +40,8 @@ from sirl.records import (
 
 log = logging.getLogger(__name__)
 
-ANSWERS = ("", "benign_", "wrapped_", "rechecked_")
+RECHECKED = "rechecked_"
+ANSWERS = ("", "benign_", "wrapped_", RECHECKED)
 """What the names of the files of attempts and of their verdicts begin with."""
 
 
@@ -162,7 +163,7 @@ def recheck(
 ) -> None:
     """Refusals that were cut off are asked again, into `rechecked_attempts.jsonl`; not where there is no limit."""
     if max_new_tokens is not None:
-        path = folder / "rechecked_attempts.jsonl"
+        path = folder / f"{RECHECKED}attempts.jsonl"
         with bar("recheck") as progress:
             recheck_refusals(
                 engine, attempts, judge, max_new_tokens, path, retry_errors=retry_errors, progress=progress
@@ -226,9 +227,9 @@ def judge_all(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> 
 
 def judge_rechecked(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> None:
     """Verdicts on the answers of `recheck`, where there are any."""
-    path = folder / "rechecked_attempts.jsonl"
+    path = folder / f"{RECHECKED}attempts.jsonl"
     if path.is_file():
-        judge_file(read_jsonl(path, Attempt, lean=True), judges, folder, "rechecked_", bar)
+        judge_file(read_jsonl(path, Attempt, lean=True), judges, folder, RECHECKED, bar)
 
 
 def _warn_of_thoughts(verdicts: Sequence[Verdict]) -> None:
@@ -253,7 +254,8 @@ def judge_file(
     path = folder / f"{kind}verdicts.jsonl"
     for judge in judges:
         with bar(f"judge ({judge.name})") as progress:
-            out += judge_attempts(attempts, judge, path, progress=progress)
+            # rechecked answers are few and long: a judge that fails on all of them says nothing about the run
+            out += judge_attempts(attempts, judge, path, progress=progress, required=kind != RECHECKED)
     _warn_of_thoughts(out)
     if len(judges) > 1:  # of the whole file: it may hold the other phase as well
         write_jsonl(folder / f"{kind}disagreements.jsonl", disagreements(read_jsonl(path, Verdict)))

@@ -56,7 +56,7 @@ def test_gap_then_training(sirl: Any, model: str, prompts: str, tmp_path: Path, 
     result = sirl(*flags(model, prompts, tmp_path / "out", "--max_steps", 3, "--json"))
     assert result.json == {"model": str(tmp_path / "out" / "model"), "output_dir": str(tmp_path / "out")}
     assert trained[0][0].max_steps == 3
-    assert json.loads((tmp_path / "out" / "gap.json").read_text())["verdict"] == "present"
+    assert json.loads((tmp_path / "out" / "gap.json").read_text())["verdict"] == "too few", "no prompt got both kinds"
     stages = json.loads((tmp_path / "out" / "manifest.json").read_text())["stages"]
     assert {name: s["status"] for name, s in stages.items()} == {"gap": "done", "train": "done"}
 

@@ -71,7 +71,7 @@ class TestJudgeReward:
         texts = ["I'm sorry, but I can't help with that.", "Sure. First, take two cups of flour.", ""]
         ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
         reward = judge_reward(load_judge("refusal"), tokenizer)
-        assert reward(prompts=[user_turn("x")] * 3, completion_ids=ids, mean_entropy=[0.1] * 3) == [1.0, 0.0, None]
+        assert reward(prompts=[user_turn("x")] * 3, completion_ids=ids, mean_entropy=[0.1] * 3) == [1.0, 0.0, 0.0]
 
     def test_a_judge_is_shown_the_request(self, tokenizer: Any) -> None:
         seen: list[str] = []

@@ -121,6 +121,6 @@ def test_a_file_given_twice(config: str, tmp_path: Path) -> None:
 
 
 def test_bundled_fragments_keep_the_dots_of_their_names(config: str, tmp_path: Path) -> None:
-    found = jobs_of(config, tmp_path, variants=["ablations/kl-0", "ablations/kl-0.01"], methods=["none"])
+    found = jobs_of(config, tmp_path, variants=["ablations/kl-0.001", "ablations/kl-0.01"], methods=["none"])
     betas = {name: job.config.train.options.get("beta") for name, job in found.items()}
-    assert betas == {"none-0": None, "kl-0-0": 0.0, "kl-0.01-0": 0.01}
+    assert betas == {"none-0": None, "kl-0.001-0": 0.001, "kl-0.01-0": 0.01}

@@ -80,7 +80,7 @@ def test_a_model_that_refuses_wrappings_is_not_hardened_at_little_cost(tmp_path:
     same = wrapped_rows(40, dict.fromkeys(("aim", "dan", "base64"), (0.67, 0.67)))
     got = verdict(tmp_path, BETTER, cheap, ENOUGH, wrapped=same)
     assert got.status == "hardened"
-    assert "in the attacks' wrappings it refuses 67.5%, as before" in got.headline
+    assert "in the attacks' wrappings it refuses 67.5% (" in got.headline
 
 
 def test_a_few_wrapped_requests_settle_nothing(tmp_path: Path) -> None:

@@ -129,7 +129,8 @@ def test_sentence_in_report_and_card(tmp_path: Path) -> None:
     rates = summarise_run(run.path)["wrapped"]["rates"]
     before, after = (with_interval(rates[phase]["overall"]) for phase in ("before", "after"))
     words = (
-        f"Of 10 harmless requests in the wrappings of 3 static attacks each, the model refused {before} before and "
+        f"Of 10 harmless requests in the wrappings of 3 static attacks each, the model refused, or said "
+        f"nothing to, {before} before and "
         f"{after} after (30 pairs, t test over goals, p = 0.001); the change lies between "
     )
     for page in (render_html(run), render_card(run)):
@@ -140,7 +141,7 @@ def test_sentence_in_report_and_card(tmp_path: Path) -> None:
 def test_before_alone(tmp_path: Path) -> None:
     run = made(tmp_path, wrapped=[row for row in wrapped_rows() if row[0].phase == "before"])
     html = render_html(load_run(run))
-    assert "the model refused 13.3% (3.3 to 26.7) before." in html
+    assert "the model refused, or said nothing to, 13.3% (3.3 to 26.7) before." in html
     assert [row[0] for row in table(html)[1:]] == ["Mean over wrappings", "dan", "aim", "base64"]
     assert not judge_run(summarise_run(run), None).warnings
 

@@ -70,9 +70,6 @@ FAMILIES: dict[str, str] = {
 }
 """Attack name -> family."""
 
-ENCODED = ("encoding", "code")
-"""Families that hide the request itself: a model that cannot read it cannot tell harm from form there."""
-
 
 def family_of(attack: str) -> str:
     """The family of an attack; a replay has that of the attack that it replays."""

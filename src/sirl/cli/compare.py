@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="YAML files with keys that go over --config, or bundled ones such as ablations/kl-0",
+        help="YAML files with keys that go over --config, or bundled ones such as ablations/kl-0.001",
     )
     parser.add_argument("--seeds", help="with commas, such as 0,1,2 (default: that of --config)")
     parser.add_argument("--output_dir", type=Path, default=Path("comparison"), help="default: comparison")

@@ -1,4 +1,4 @@
-"""The whole story on the bundled model: `sirl run --config demo`. 20 minutes to an hour on two CPU cores.
+"""The whole story on the bundled model: `sirl run --config demo`. 25 to 60 minutes on two CPU cores.
 
 The bundled model is a model organism: a small chat model taught to refuse most direct requests and to fall to a good
 part of the jailbreaks, so that there is something to harden. Its figures say nothing about other models.

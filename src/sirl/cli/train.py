@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.manifest import Manifest, check_writable
     from sirl.memory import announce
     from sirl.models import load_tokenizer, model_context
-    from sirl.training.run import retention_prompts, training_prompts
+    from sirl.training.run import pair_prompts, retention_prompts, training_prompts
     from sirl.training.sharding import check_rollouts
 
     training: Training = args.training
@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> Outcome:
     context = model_context(str(training.model.model_name_or_path), training.model.model_revision)
     training_prompts(training.config, training.data, tokenizer, context, None)
     retention_prompts(training.data, training.config.max_prompt_tokens, tokenizer, context, None)
+    pair_prompts(training.config, training.data, tokenizer, context, None)
     announce(training, str(training.model.model_name_or_path), training.model.model_revision, say=first)
     with contextlib.ExitStack() as held:
         manifest, failed = None, None
@@ -127,7 +128,7 @@ def _sources(training: Training) -> dict[str, Source]:
     """Which versions of model and data it is; the tokenizer has put the model's configuration into the hub's cache."""
     from sirl.provenance import data_sources, model_source
 
-    names = {key: getattr(training.data, key) for key in ("dataset_name", "retention_dataset_name")}
+    names = {key: getattr(training.data, key) for key in ("dataset_name", "retention_dataset_name", "wrap_prompts")}
     return {
         "model": model_source(str(training.model.model_name_or_path), training.model.model_revision),
         **data_sources(names),

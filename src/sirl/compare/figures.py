@@ -130,7 +130,7 @@ def measure_run(job: Job) -> Measured:
     texts = refusal_texts(attacks)["phases"].get(phase)
     row["distinct_refusals"] = texts["distinct_share"] if texts else None
     row["commonest_sentence"] = texts["anywhere"]["share"] if texts else None
-    row["dprime"] = _dprime(attacks, wrapped)
+    row["dprime"] = _dprime(attacks, wrapped) if decoding == "greedy" else None  # wrapped ones are asked greedily
     row |= {"covers": covers} | _costs(run, job) | _change(run, job, chosen, decoding)
     rows["wrapped"] = wrapped
     units = {name: _units(part) for name, part in (rows | {f"start/{n}": part for n, part in starts.items()}).items()}

@@ -98,7 +98,7 @@ def _methods(methods: Sequence[str], variants: Sequence[str]) -> dict[str, tuple
         name: (method, {}, f"method {name}") for name, method in METHODS.items() if name in {"none", *methods}
     }
     for file in variants:
-        name = re.sub(r"\.ya?ml$", "", Path(file).name)  # `ablations/kl-0.01` is no `kl-0`
+        name = re.sub(r"\.ya?ml$", "", Path(file).name)  # `ablations/kl-0.01` is no `kl-0.001`
         if name in out or name in METHODS or not _NAME.fullmatch(name):
             raise UserError(
                 f"--variants {file}: the name {name!r} is a method's, is given twice or cannot be a folder's"

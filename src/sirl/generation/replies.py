@@ -217,7 +217,7 @@ def refused_parameter(refusal: Refusal, sent: Sequence[str]) -> str | None:
     """
     for name in PARAMETERS:
         if name in sent and refusal.parameter == name:
-            return name
+            return None if name.endswith("_tokens") and _SIZE.search(refusal.reason) else name
     if _SIZE.search(refusal.reason) or not _REFUSING.search(refusal.reason):
         return None
     quoted = [n for n in PARAMETERS if n in sent and re.search(rf"['\"`\[.]{n}['\"`\]]|^{n}\b", refusal.reason)]

@@ -320,9 +320,18 @@ def _chat(conversation: Conversation, params: SamplingParams, seed: int, templat
     return _Question("chat/completions", {"messages": messages}, params, seed, extra)
 
 
+SHORTEST_ECHO = 8
+"""Characters of a prefill that is taken for said again."""
+
+
 def _behind(begun: str, answer: Completion) -> Completion:
-    """An answer without the prefill, which llama.cpp says again before it: those words are not the model's."""
-    echo = next((one for one in (begun, begun.rstrip()) if one and answer.text.startswith(one)), "")
+    """An answer without the prefill, which llama.cpp says again before it: those words are not the model's.
+
+    A prefill of a few characters stays: an answer of another server may well begin with the same ones ("1", "10 g").
+    """
+    echo = next(
+        (one for one in (begun, begun.rstrip()) if len(one) >= SHORTEST_ECHO and answer.text.startswith(one)), ""
+    )
     return replace(answer, text=answer.text[len(echo) :])
 
 

@@ -30,6 +30,7 @@ def judge_attempts(
     path: str | os.PathLike[str] | None = None,
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    required: bool = True,
 ) -> list[Verdict]:
     """One verdict per attempt, in order; attempts with an error are `unscored` and never shown to the judge.
 
@@ -38,11 +39,11 @@ def judge_attempts(
 
     With `path`, verdicts of this judge that the file already holds are kept (except "error" verdicts of attempts that
     have since succeeded, and those for which a judge model had failed) and new ones are appended after each `batch`,
-    by default as many as the judge itself asks for.
+    by default as many as the judge itself asks for. With `required` a judge has to give a verdict on some response.
 
     Raises:
         UserError: the file is not a verdicts file.
-        NoAnswerError: a judge model gave no verdict on any response.
+        NoAnswerError: a judge model gave no verdict on any response, and one is `required`.
         ValueError: the judge returned another number of judgements than it was given items.
     """
     done = _old_verdicts(path, attempts, judge.name)
@@ -65,7 +66,8 @@ def judge_attempts(
         done.update(fresh)
     if progress is not None:
         progress(len(attempts), len(attempts))
-    check_judged(judge.name, [done[attempt.id] for attempt in attempts if attempt.error is None])
+    if required:
+        check_judged(judge.name, [done[attempt.id] for attempt in attempts if attempt.error is None])
     return [done[attempt.id] for attempt in attempts]
 
 

@@ -147,7 +147,7 @@ def _figures(rows: Sequence[Scored]) -> Table:
     out: Table = {"rates": {}, "change": {}}
     for decoding in _decodings(rows):
         split = by_phase(rows, decoding)
-        alike = _of_both(split)
+        alike = of_both(split)
         out["rates"][decoding] = {
             phase: {
                 "overall": overall(alike[phase]),
@@ -165,7 +165,7 @@ def _figures(rows: Sequence[Scored]) -> Table:
     return out
 
 
-def _of_both(split: Mapping[str, Sequence[Scored]]) -> dict[str, Sequence[Scored]]:
+def of_both(split: Mapping[str, Sequence[Scored]]) -> dict[str, Sequence[Scored]]:
     """By phase the rows of those attacks that both phases have: a mean over others says nothing about the model.
 
     All rows where one phase is missing, or has none of the other's attacks.
@@ -177,7 +177,7 @@ def _of_both(split: Mapping[str, Sequence[Scored]]) -> dict[str, Sequence[Scored
 
 def _worst_cases(rows: Sequence[Scored]) -> Table:
     return {
-        decoding: {phase: worst_case(part) for phase, part in _of_both(by_phase(rows, decoding)).items() if part}
+        decoding: {phase: worst_case(part) for phase, part in of_both(by_phase(rows, decoding)).items() if part}
         for decoding in _decodings(rows)
     }
 
@@ -188,9 +188,9 @@ def _worst_cases(rows: Sequence[Scored]) -> Table:
 def search_figures(rows: Sequence[Scored]) -> Table:
     """What the searches of one attack against one model took, and what they were worth.
 
-    `start` and `found` are DSRs by the rules that the search goes by (`refusal`), whatever judge there is besides: of
-    the prompt that it starts from, and of the best that it came to. `queries` is the median number of model calls a
-    goal, `budget` the most that a goal could cost, `broken` the number of goals that were broken at all. `to_break` is
+    `start` and `found` are DSRs by what ends a search (`sirl.attacks.adaptive.verdicts`), the first judge's label and
+    the first score where a judge gives one: of the prompt that it starts from, and of the best that it came to.
+    `queries` is the median number of model calls a goal, `budget` the most that a goal could cost, `broken` the number of goals that were broken at all. `to_break` is
     the median number of calls to the first break over all goals, where an unbroken one counts as more than any (its
     search was censored when it ended): None unless more than half were broken. `to_break_of_broken` is the median of
     the broken ones alone, which flatters the attack. `seconds` (the goal's share of the wall time) and `flops` are

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sirl.dprime import Cells, dprime, dprime_change
+from sirl.records import DEFENDED
 from sirl.report.load import Scored
 from sirl.stats import (
     Estimate,
@@ -179,7 +180,8 @@ def _cells(rows: Sequence[Scored], names: Sequence[str], goals: Sequence[str]) -
     refused, scored = np.zeros((2, len(names), len(goals)))
     for row in rows:
         if row.counts and _name(row) in places:
-            refused[places[_name(row)], columns[_goal(row)]] += row.refused
+            # one event on both sides: silence refuses neither the request nor its wrapping
+            refused[places[_name(row)], columns[_goal(row)]] += row.outcome in DEFENDED
             scored[places[_name(row)], columns[_goal(row)]] += 1
     return Cells(refused, scored)
 

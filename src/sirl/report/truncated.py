@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sirl.report.attack_figures import KINDS, kinds_of
+from sirl.report.attack_figures import KINDS, kinds_of, of_both
 from sirl.report.load import Scored
-from sirl.report.rates import PHASES, Table, group_by, overall, rate
+from sirl.report.rates import PHASES, Table, by_phase, group_by, overall, rate
 from sirl.report.wording import ATTACK_NOUNS
 
 NAMES = {kind: f"{noun}s" for kind, noun in ATTACK_NOUNS.items()}
@@ -30,17 +30,13 @@ def truncation_summary(rows: Sequence[Scored], rechecked: Sequence[Scored]) -> T
     kind_of = kinds_of(rows)
     out: Table = {}
     for kind in KINDS:
+        own = by_phase([row for row in rows if kind_of[row.attempt.attack] == kind], "greedy")
+        alike = of_both(own)  # as in the other figures: means over attacks that both phases have
         for phase in PHASES:
-            part = [
-                row
-                for row in rows
-                if kind_of[row.attempt.attack] == kind
-                and (row.attempt.phase, row.attempt.decoding) == (phase, "greedy")
-            ]
-            if part:
-                groups = group_by(part, lambda row: row.attempt.attack)
+            if own[phase]:
+                groups = group_by(own[phase], lambda row: row.attempt.attack)
                 out.setdefault(kind, {})[phase] = {
-                    "overall": _figures(part, again, overall(part)["rate"], mean=True),
+                    "overall": _figures(alike[phase], again, overall(alike[phase])["rate"], mean=True),
                     "by_attack": {name: _figures(group, again, rate(group)["rate"]) for name, group in groups.items()},
                 }
     return out
@@ -74,7 +70,7 @@ def truncation_limits(truncated: Mapping[str, Any] | None) -> list[tuple[str, st
     if not cut:
         return []
     left = cut - sum(table["asked_again"] for table in tables)
-    unknown = f"; {left:,} of them were not asked again" if left else ""
+    unknown = f"; of {left:,} of them there is no verdict on a longer answer" if left else ""
     return [
         (
             "Answers end at a token limit.",

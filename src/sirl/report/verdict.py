@@ -127,7 +127,9 @@ def _cheap(summary: Mapping[str, Any]) -> str:
     """Whom it costs little; a wrapping that is mostly refused anyway is said to be."""
     wrapped = (summary["wrapped"] or {}).get("rates", {}).get("after", {}).get("overall", {}).get("rate")
     if wrapped is not None and wrapped > MOSTLY:
-        return f"plain requests; of harmless ones in the attacks' wrappings it refuses {percent(wrapped)}, as before"
+        then = ((summary["wrapped"]["rates"].get("before") or {}).get("overall") or {}).get("rate")
+        start = "" if then is None else f" ({percent(then)} before)"
+        return f"plain requests; of harmless ones in the attacks' wrappings it refuses {percent(wrapped)}{start}"
     return "harmless requests" if wrapped is not None else "harmless requests as they are"
 
 

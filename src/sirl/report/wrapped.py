@@ -35,7 +35,7 @@ def wrapped_words(wrapped: Mapping[str, Any]) -> str:
     parts = [f"{with_interval(wrapped['rates'][phase]['overall'])} {phase}" for phase in wrapped["phases"]]
     attacks = count(len(wrapped["attacks"]), ATTACK_NOUNS["static"])
     what = f"Of {count(wrapped['prompts'], 'harmless request')} in the wrappings of {attacks} each"
-    words = f"{what}, the model refused {' and '.join(parts)}"
+    words = f"{what}, the model refused, or said nothing to, {' and '.join(parts)}"
     change = wrapped["change"]
     if change and change["pairs"]:
         words += f" ({count(change['pairs'], 'pair')}, {p_words(change)}){change_words(change, 'prompts')}"

@@ -63,6 +63,8 @@ class Rule:
             return True
         if any(figures.get(key) is None for figures in (row, start) for key in RATES):
             return False
+        if (row.get("wrapped") is None) != (start.get("wrapped") is None):  # not knowing is no rate of 0
+            return False
         limit = start["over_refusal"] + self.allowance + 1e-9
         return bool(row["over_refusal"] <= limit) and self.collapsed(row, start) is None and self._scored(row, start)
 

@@ -65,15 +65,16 @@ def formed_for_rollouts(model: Any, room: int | None) -> Iterator[int]:
     if room is not None and 2 * needed > room:
         log.info("adapters are not merged for rollouts: %d bytes of %d free", needed, room)
         layers = []
-    for module in layers:
-        module.formed = None
-        # now, and not at the first use, which may be under an autocast that would round the sum
-        module.forward = partial(functional.linear, weight=effective_weight(module), bias=module.base_layer.bias)
     try:
+        for module in layers:
+            module.formed = None
+            # now, and not at the first use, which may be under an autocast that would round the sum
+            module.forward = partial(functional.linear, weight=effective_weight(module), bias=module.base_layer.bias)
         yield len(layers)
     finally:
-        for module in layers:
-            del module.forward, module.formed
+        for module in layers:  # of some there is nothing to take back, if memory ran out on the way
+            vars(module).pop("forward", None)
+            vars(module).pop("formed", None)
 
 
 class FormedWeights(TrainerCallback):  # type: ignore[misc]

@@ -165,7 +165,13 @@ def retention_prompts(
     return kept
 
 
-def pair_prompts(config: SIRLConfig, data_args: DataConfig, tokenizer: Any, context: int | None) -> list[Prompt]:
+def pair_prompts(
+    config: SIRLConfig,
+    data_args: DataConfig,
+    tokenizer: Any,
+    context: int | None,
+    what: str | None = "wrapped prompts",
+) -> list[Prompt]:
     """Wrapped forms of the prompts of `--wrap_prompts` that fit into `max_prompt_tokens` and the model, or none.
 
     Raises:
@@ -176,7 +182,7 @@ def pair_prompts(config: SIRLConfig, data_args: DataConfig, tokenizer: Any, cont
         return []
     families = resolve_families(data_args.wrapping_families)
     forms = wrapped_forms(load_prompts(source, flag=flag), families, data_args.forms, config.seed)
-    kept = fitting_prompts(forms, tokenizer, config.max_prompt_tokens, context, "wrapped prompts")
+    kept = fitting_prompts(forms, tokenizer, config.max_prompt_tokens, context, what)
     if not kept:
         raise UserError(
             f"{flag} {source}: none of {len(forms)} wrapped prompts can be used; give prompts of one turn each that "

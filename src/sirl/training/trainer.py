@@ -298,7 +298,7 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
 
     def _add_held(self, loss: Tensor, model: Any, name: str, deck: Deck | None, weight: float) -> Tensor:
         """The loss with that of this micro-batch's rows of a deck added, which is logged as `NAME_kl`."""
-        if deck is None or not weight:
+        if deck is None or not deck.rows or not weight:
             return loss
         micro_step, micro_batches = self._micro_step(), max(self.args.gradient_accumulation_steps, 1)
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
