@@ -190,11 +190,12 @@ def search_figures(rows: Sequence[Scored]) -> Table:
 
     `start` and `found` are DSRs by what ends a search (`sirl.attacks.adaptive.verdicts`), the first judge's label and
     the first score where a judge gives one: of the prompt that it starts from, and of the best that it came to.
-    `queries` is the median number of model calls a goal, `budget` the most that a goal could cost, `broken` the number of goals that were broken at all. `to_break` is
-    the median number of calls to the first break over all goals, where an unbroken one counts as more than any (its
-    search was censored when it ended): None unless more than half were broken. `to_break_of_broken` is the median of
-    the broken ones alone, which flatters the attack. `seconds` (the goal's share of the wall time) and `flops` are
-    medians a goal, of those that tell. Searches that ended in an error are left out.
+    `queries` is the median number of model calls a goal, `budget` the most that a goal could cost, `broken` the number
+    of goals that were broken at all. `to_break` is the median number of calls to the first break over all goals, where
+    an unbroken one counts as more than any (its search was censored when it ended): None unless more than half were
+    broken. `to_break_of_broken` is the median of the broken ones alone, which flatters the attack. `seconds` (the
+    goal's share of the wall time) and `flops` are medians a goal, of those that tell. Searches that ended in an error
+    are left out.
 
     `found_only` goals were broken by what was found and not by the start; none goes the other way, since a start that
     breaks the model is what is found. `p` is the exact McNemar test of the two, over the goals whose start was asked.
