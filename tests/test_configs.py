@@ -109,7 +109,7 @@ def test_fragments_are_read_by_name() -> None:
 
 def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ablations").mkdir()
-    (tmp_path / "ablations" / "kl-0.yaml").write_text("seed: 3")
+    (tmp_path / "ablations" / "kl-0.001.yaml").write_text("seed: 3")
     monkeypatch.chdir(tmp_path)
     assert read_yaml("ablations/kl-0.001.yaml", "--variants") == {"seed": 3}
 
@@ -123,7 +123,7 @@ def test_a_fragment_is_no_configuration(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("ablations/kl-00", "; did you mean ablations/kl-0.001.yaml?"),
+        ("ablations/kl-0.0001", "; did you mean ablations/kl-0.001.yaml?"),
         ("reward-randon.yaml", "; did you mean ablations/reward-random.yaml?"),
         ("nowhere.yaml", "(sirl list configs)"),
     ],

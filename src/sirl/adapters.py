@@ -44,7 +44,9 @@ def base_of(name: str, path: Path) -> str:
         raise UserError(f"{FLAG} {name}: {path.name} names no base model; set base_model_name_or_path in it")
     _check_mergeable(name, str(config.get("peft_type")))
     _check_chain(name, base)
-    if demo_scale(base) is None and adapter_file(base) is None and (method := _quantisation(base)):
+    version = config.get("revision") or None  # which is what will be loaded
+    method = None if demo_scale(base) is not None or adapter_file(base, version) else _quantisation(base, version)
+    if method:
         raise UserError(
             f"{FLAG} {name}: the adapter's base {base} is quantised ({method}); set base_model_name_or_path in "
             f"{path.name} to the unquantised model{unquantised(base)}"
@@ -113,11 +115,11 @@ def _check_chain(name: str, base: str) -> None:
             return
 
 
-def _quantisation(name: str) -> str | None:
+def _quantisation(name: str, revision: str | None = None) -> str | None:
     """By what method a model, a folder or hub id, is quantised, as far as its configuration can be had."""
     from transformers import PretrainedConfig
 
     try:
-        return quantisation(PretrainedConfig.get_config_dict(name)[0])
+        return quantisation(PretrainedConfig.get_config_dict(name, revision=revision)[0])
     except UNREADABLE:  # it may still be told by its name
         return "by its name" if QUANTISED_NAME.search(name) else None

@@ -1,9 +1,9 @@
 """What a training will need of memory, by arithmetic, and what there is: said before hours of work, not after.
 
 Of one process, in bytes. Counted are the tensors that are large: weights, the reference model, gradients, optimizer
-states, keys and values of rollouts, activations. Not counted are fragments, workspaces and what a library keeps for
-itself, for which `OVERHEAD` stands: expect the truth within a quarter. No weight is read: parameters are counted on
-torch's meta device.
+states, keys and values of rollouts, activations (those of retention and pairs as well, which are kept until the same
+backward pass). Not counted are fragments, workspaces and what a library keeps for itself, for which `OVERHEAD` stands.
+No weight is read: parameters are counted on torch's meta device.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from accelerate import PartialState
 from sirl.adapters import adapter_file, base_of, base_revision
 from sirl.demo import demo_scale
 from sirl.errors import UserError
+from sirl.generation.memory import CACHE_BYTES
 from sirl.model_files import UNREADABLE, cannot_load, read_config
 from sirl.models import default_dtype
 from sirl.prompts import load_prompts
@@ -30,10 +31,10 @@ log = logging.getLogger(__name__)
 
 OVERHEAD = 10**9
 """Python, torch, its kernels and workspaces."""
-KEPT_BY_ROLLOUTS = 2 << 30
-"""Keys and values of our own rollouts at most, see `sirl.generation.local.MAX_CACHE_BYTES`."""
 LAID_OUT = 4 << 30
 """Models up to this size are held a second time by rollouts on a CPU, see `sirl.generation.fused`."""
+WRAPPING = 30
+"""Tokens that a training wrapping puts around a request, about."""
 SAMPLE, BYTES_A_TOKEN, FRAME = 256, 3.5, 8
 """Prompts whose lengths are looked at, bytes of text that make a token, tokens that a template puts around a turn."""
 STATES = {"adam": 2, "lion": 1, "rmsprop": 1, "adagrad": 1, "adafactor": 0, "sgd": 0}
@@ -78,6 +79,8 @@ class Shape:
     packed: bool = False
     on_cpu: bool = False
     rollout_rows: int = 0
+    rollout_bytes: int = CACHE_BYTES
+    held: int = 0
     vllm: int = 0
     states: int = 2
     state_bytes: int | None = None
@@ -102,12 +105,12 @@ def training_memory(size: ModelSize, shape: Shape) -> dict[str, int]:
     layer = shape.compute * (8 * size.width + 2 * size.kv_width + 3 * size.inner) + 4 * 4 * size.width
     kept = shape.compute * size.width * size.layers + layer if shape.checkpointing else layer * size.layers
     prompts = shape.rows // shape.group if shape.packed else shape.rows
-    parts["activations"] = (prompts * shape.prompt + shape.rows * shape.completion) * kept
+    parts["activations"] = (prompts * shape.prompt + shape.rows * shape.completion + shape.held) * kept
     if shape.vllm:
         parts["vLLM"] = shape.vllm
     else:
         a_token = 2 * size.layers * size.kv_width * shape.weight
-        parts["rollouts"] = min(shape.rollout_rows * (shape.prompt + shape.completion) * a_token, KEPT_BY_ROLLOUTS)
+        parts["rollouts"] = min(shape.rollout_rows * (shape.prompt + shape.completion) * a_token, shape.rollout_bytes)
     if shape.on_cpu:
         matrices = (frozen - size.embeddings) * shape.weight
         parts["copies for the processor"] = (matrices if shape.lora else 0) + (
@@ -155,8 +158,13 @@ def model_size(config: Any, peft_config: Any = None) -> ModelSize:
     )
 
 
-def training_shape(config: Any, model_args: Any, *, on_cpu: bool, device_bytes: int, prompts: Sequence[int]) -> Shape:
-    """How `sirl train` would train by these arguments, with prompts of these lengths in tokens."""
+def training_shape(
+    config: Any, model_args: Any, *, on_cpu: bool, device_bytes: int, prompts: Sequence[int], data: Any = None
+) -> Shape:
+    """How `sirl train` would train by these arguments, with prompts of these lengths in tokens.
+
+    `data` (`sirl.flags.DataConfig`) says whether there are retention prompts and pairs.
+    """
     from sirl.training.run import model_dtype
 
     full = not model_args.use_peft
@@ -181,12 +189,30 @@ def training_shape(config: Any, model_args: Any, *, on_cpu: bool, device_bytes: 
         checkpointing=bool(config.gradient_checkpointing),
         packed=packed,
         on_cpu=on_cpu,
-        rollout_rows=0 if config.use_vllm else drawn,
+        held=_held_tokens(config, data, mean) if data is not None else 0,
+        rollout_rows=0 if config.use_vllm else -(-drawn // PartialState().num_processes),
+        # without a flag a GPU's batches follow what is free, and never need more than this
+        rollout_bytes=int(config.max_cache_gb * (1 << 30)) if config.max_cache_gb else CACHE_BYTES,
         vllm=int(config.vllm_gpu_memory_utilization * device_bytes) if colocated else 0,
         states=next((n for name, n in STATES.items() if name in optimizer), 2),
         state_bytes=1 if "8bit" in optimizer else None,
         shards=PartialState().num_processes if sharded(config) else 1,
     )
+
+
+def _held_tokens(config: Any, data: Any, prompt: int) -> int:
+    """Tokens of retention rows and pairs in one pass, with prompts that are as long as those of training."""
+    micro_batches = max(config.gradient_accumulation_steps, 1)
+
+    def rows(per_process: int) -> int:  # as `sirl.training.retention.Deck` deals them
+        return min(max(config.per_device_train_batch_size, -(-per_process // micro_batches)), per_process)
+
+    out = 0
+    if data.retention_dataset_name and config.retention_weight:
+        out += rows(config.retention_batch_size) * (prompt + config.retention_tokens)
+    if data.wrap_prompts and config.pair_weight:
+        out += rows(config.pair_batch_size) * (prompt + WRAPPING + config.pair_tokens)
+    return out
 
 
 def announce(training: Any, name: str, revision: str | None = None, say: bool = True) -> dict[str, int]:
@@ -203,7 +229,9 @@ def announce(training: Any, name: str, revision: str | None = None, say: bool = 
     free, total, where = available(on_cpu)
     size = model_size(model_config(name, revision), get_peft_config(training.model))
     lengths = prompt_lengths(training)
-    shape = training_shape(training.config, training.model, on_cpu=on_cpu, device_bytes=total, prompts=lengths)
+    shape = training_shape(
+        training.config, training.model, on_cpu=on_cpu, device_bytes=total, prompts=lengths, data=training.data
+    )
     parts = training_memory(size, shape)
     needed = sum(parts.values())
     if not say:
