@@ -33,6 +33,7 @@ CURVES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("refusal_rate",), "Refusal rate", "%", "Of training completions. Watched, never rewarded."),
     (("kl",), "KL to the reference", "nats", "How far the policy has moved."),
     (("retention_kl", "retention_loss"), "Retention KL", "nats", "Drift on benign prompts, held down on purpose."),
+    (("pair_kl",), "Pair KL", "nats", "Wrapped requests against the same ones bare: should fall."),
     (
         ("completion_length", "completions/mean_length"),
         "Completion length",
