@@ -76,9 +76,7 @@ def prepare(config: RunConfig) -> Plan:
     goals = load_prompts(
         config.attack.goals, limit=config.attack.max_goals, seed=seed, flag=goals_flag, with_category=True
     )
-    benign: list[Prompt] = []
-    if evals.overrefusal:
-        benign = load_benign(evals.overrefusal, evals.max_prompts, seed, benign_flag)
+    benign = load_benign(evals.overrefusal, evals.max_prompts, seed, benign_flag) if evals.overrefusal else []
     wrapped = draw_evenly(benign, evals.max_wrapped, seed) if wrappings else []
     seen = _trained_on(training)
     development = _development(config, judges[0])

@@ -144,15 +144,17 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
         prepare_lora(self)
         self.add_callback(GivesBackMemory())
         self._prepare_packing()
-        self._retention_prompts = [
-            p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention_prompts)
-        ]
         self._context = context_length(self.model.config)
-        self._pair_prompts = list(pair_prompts)
+        self._hold(retention_prompts, pair_prompts)
+        self._update_seen, self._update_began = -1, 0
+
+    def _hold(self, retention: Sequence[Prompt | str], pairs: Sequence[Prompt]) -> None:
+        """What the policy is held to; the answers are taken when training begins (`before_training`)."""
+        self._retention_prompts = [p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention)]
+        self._pair_prompts = list(pairs)
         self._held: Deck | None = None
         self._pairs: Deck | None = None
         self._held_sums: dict[str, Tensor] = {}
-        self._update_seen, self._update_began = -1, 0
 
     # -- rollouts ---------------------------------------------------------------------------------------------------
 
