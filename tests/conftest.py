@@ -6,6 +6,7 @@ Its being here puts this folder on the path, so that tests in subfolders import 
 from __future__ import annotations
 
 import os
+import signal
 
 # before any Hugging Face import: nothing may wait for a network that is not there
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,6 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and every process below would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

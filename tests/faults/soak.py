@@ -23,6 +23,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Weights are read by threads of their own, whose first step sets torch's pool up; in a forked process that can meet the
+# parent's ("Invalid thread pool"), which no process that a user starts does.
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
 
 from faults.harness import Fault, run, small_disk, warm
 from faults.scenarios import Chain, GoingServer, Reference, Scenario, draw, prepare, reference, remove, served
