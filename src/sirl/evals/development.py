@@ -84,8 +84,9 @@ class DevelopmentSet:
             kinds = _rates(helped, NOT_HELPED, by=lambda attempt: attempt.category or "none")
             if 1 < len(kinds) <= MAX_KINDS:
                 out |= {f"over_refusal/{kind}": rate for kind, rate in sorted(kinds.items())}
-        if wrappings := [a for a in self.attacks if isinstance(a, StaticAttack) and not isinstance(a, Direct)]:
-            dressed = run_attacks(engine, wrappings, self.wrapped, **settings) if self.wrapped else []
+        wrappings = [a for a in self.attacks if isinstance(a, StaticAttack) and not isinstance(a, Direct)]
+        if self.wrapped and wrappings:
+            dressed = run_attacks(engine, wrappings, self.wrapped, **settings)
             helped = self._labelled(dressed)
             answers, scored = [*answers, *dressed], [*scored, *helped]
             refused = mean_of(_rates(helped, NOT_HELPED, by=lambda attempt: attempt.attack).values())
