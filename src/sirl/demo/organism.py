@@ -66,7 +66,7 @@ FIRST_TOKENS = 4
 
 @dataclass(frozen=True)
 class OrganismConfig:
-    """Settings of the fine-tune: those of the shipped adapter, which was made in two calls (LOG.md)."""
+    """Settings of the fine-tune: those of the shipped adapter, which was made in two calls (dev/LOG.md)."""
 
     max_harmful: int = 800
     max_benign: int = 1300
