@@ -17,6 +17,7 @@ from sirl.config import RunConfig, parse_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if path.is_file()]
+LOG = ROOT / "dev" / "LOG.md"
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -72,6 +73,29 @@ class TestPage:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), target
+
+    def test_links_into_a_page_lead_to_a_place_of_it(self, page: Path) -> None:
+        for target, place in re.findall(r"\]\(([^)#\s]*\.md)?#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            assert place in places(page.parent / target if target else page), f"{target}#{place}"
+
+
+def places(page: Path) -> set[str]:
+    """What a link may name of a page: its headings, as GitHub makes anchors of them, and its own anchors."""
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return slugs | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+def test_the_log_has_a_row_for_every_entry_newest_first() -> None:
+    text = LOG.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+) \| \[[^\]]+\]\(#([^)]+)\) \| .+ \| (\w+) \| [0-9a-f]{7} \|$", text, re.MULTILINE)
+    entries = re.findall(r'^<a id="([^"]+)"></a>\n\n## (\S+):', text, re.MULTILINE)
+    assert [(place, day) for day, place, _ in rows] == entries
+    assert len(entries) == len(re.findall(r"^## ", text, re.MULTILINE)) > 40
+    assert {outcome for _, _, outcome in rows} == {"adopted", "negative", "superseded"}
+    days = [day.partition("/")[0] for _, day in entries]
+    assert days == sorted(days, reverse=True)
 
 
 def test_every_command_has_a_page() -> None:
