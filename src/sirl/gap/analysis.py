@@ -26,26 +26,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from sirl.errors import UserError
-from sirl.gap_view import explain, gap_svg, render_gap_table
+from sirl.gap.view import explain
 from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.unanswered import is_failed, no_answer
 from sirl.judges.base import Judge, JudgeItem, Judgement, judge_items
 from sirl.records import SAID, Completion, Conversation, FinishReason, Label, Prompt
 from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, mean_interval, mean_of, spearman
-
-__all__ = [
-    "Comparison",
-    "GapConfig",
-    "GapResult",
-    "GapSample",
-    "Kind",
-    "LengthCheck",
-    "WithinPrompt",
-    "analyse_gap",
-    "gap_svg",
-    "render_gap_table",
-    "sample_gap",
-]
 
 Kind = Literal["harmful", "benign", "unlabeled"]
 Verdict = Literal["present", "absent", "reversed", "too few"]

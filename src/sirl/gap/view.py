@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sirl.gap import Basis, Comparison, GapConfig, GapResult, Kind, LengthCheck, Verdict, WithinPrompt
+    from sirl.gap.analysis import Basis, Comparison, GapConfig, GapResult, Kind, LengthCheck, Verdict, WithinPrompt
 
 WIDTH, HEIGHT = 720, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 56, 44
