@@ -19,24 +19,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 import numpy as np
 
 from sirl.errors import UserError
+from sirl.gap.types import Basis, Comparison, GapConfig, GapResult, GapSample, Kind, LengthCheck, Status, WithinPrompt
 from sirl.gap.view import explain
 from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.unanswered import is_failed, no_answer
 from sirl.judges.base import Judge, JudgeItem, Judgement, judge_items
-from sirl.records import SAID, Completion, Conversation, FinishReason, Label, Prompt
+from sirl.records import SAID, Completion, Conversation, Prompt
 from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, mean_interval, mean_of, spearman
-
-Kind = Literal["harmful", "benign", "unlabeled"]
-Verdict = Literal["present", "absent", "reversed", "too few"]
-Basis = Literal["within", "between"]
-"""Which difference a verdict rests on: that within prompts, or that between them."""
 
 MIN_PROMPTS = 3
 """Prompts that each class must come from: with fewer, resampling prompts says nothing."""
@@ -48,136 +43,6 @@ RULE = (
     "too, and never of unlabeled prompts); reversed: interval below 0; too few: a class has fewer than {n} responses "
     "or they come from fewer than {m} prompts, or it would be present but for the labels; else absent"
 )
-
-
-@dataclass(frozen=True)
-class GapConfig:
-    """How to measure: `k` responses a prompt of at most `max_new_tokens`, and how to compare them."""
-
-    k: int = 4
-    max_new_tokens: int = 64
-    temperature: float = 1.0
-    seed: int = 0
-    min_per_class: int = 10
-    prefix_tokens: int = 16
-    n_bootstrap: int = 2000
-    level: float = 0.95
-
-    def __post_init__(self) -> None:
-        for name in ("k", "max_new_tokens", "min_per_class", "prefix_tokens", "n_bootstrap"):
-            if getattr(self, name) < 1:
-                raise UserError(f"gap: {name} must be 1 or more, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise UserError(
-                f"gap: temperature must be above 0 (responses are drawn, not decoded), got {self.temperature}"
-            )
-        if not 0 < self.level < 1:
-            raise UserError(f"gap: level must be between 0 and 1, such as 0.95, got {self.level}")
-
-
-@dataclass(frozen=True)
-class GapSample:
-    """One response with its verdict. `refused` is None where it does not count: an error, no verdict, no text, no
-    entropies."""
-
-    prompt_id: str
-    prompt: str
-    kind: Kind
-    category: str | None
-    response: str
-    label: Label
-    refused: bool | None
-    entropies: tuple[float, ...]
-    finish_reason: FinishReason = "stop"
-    error: str | None = None
-
-    @property
-    def mean_entropy(self) -> float | None:
-        """Mean token entropy (nats); None without tokens."""
-        return sum(self.entropies) / len(self.entropies) if self.entropies else None
-
-    def to_row(self) -> dict[str, Any]:
-        """The sample as a JSON-ready row, with its mean entropy and its length in tokens."""
-        return asdict(self) | {"mean_entropy": self.mean_entropy, "length": len(self.entropies)}
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> GapSample:
-        """The sample that `to_row` wrote; unknown keys are ignored."""
-        kept = {f.name: row[f.name] for f in fields(cls) if f.name in row}
-        return cls(**{**kept, "entropies": tuple(kept["entropies"])})
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Answered against refused responses; `difference` is answered minus refused. None where there is no figure."""
-
-    n_refused: int
-    n_answered: int
-    mean_refused: float | None = None
-    mean_answered: float | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    u: float | None = None
-    p: float | None = None
-    cohens_d: float | None = None
-    auroc: float | None = None
-
-
-@dataclass(frozen=True)
-class LengthCheck:
-    """Is the gap one of length? Lengths in tokens; `adjusted_*` is the difference at equal length, by regression."""
-
-    mean_refused: float | None
-    mean_answered: float | None
-    truncated_refused: float | None
-    truncated_answered: float | None
-    spearman: float | None
-    adjusted_difference: float | None
-    adjusted_low: float | None
-    adjusted_high: float | None
-
-
-@dataclass(frozen=True)
-class WithinPrompt:
-    """The difference within prompts that got both kinds of response: all that a group-relative advantage can see."""
-
-    prompts: int
-    mixed: int
-    difference: float | None
-    low: float | None
-    high: float | None
-    positive: float | None
-
-
-@dataclass(frozen=True)
-class GapResult:
-    """What was measured on the prompts of kind `compared`, and by kind and category.
-
-    `basis` is which difference the verdict rests on: `within_prompt`, or `overall` ("between").
-    """
-
-    verdict: Verdict
-    explanation: str
-    rule: str
-    compared: Kind
-    config: GapConfig
-    counts: dict[str, int]
-    overall: Comparison
-    prefix: Comparison
-    length: LengthCheck
-    within_prompt: WithinPrompt
-    by_position: dict[str, dict[str, list[float | int]]]
-    by_kind: dict[str, Comparison]
-    by_category: dict[str, Comparison]
-    histogram: dict[str, list[float]]
-    basis: Basis = "between"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: no NaN and no infinity, None in their place."""
-        cleaned = _clean(asdict(self))
-        assert isinstance(cleaned, dict)
-        return cleaned
 
 
 def sample_gap(
@@ -316,7 +181,7 @@ def _clusters(samples: Sequence[GapSample]) -> list[str]:
     return [f"{s.kind}/{s.prompt_id}" for s in samples]
 
 
-def _verdict(samples: Sequence[GapSample], overall: Comparison, config: GapConfig) -> Verdict:
+def _verdict(samples: Sequence[GapSample], overall: Comparison, config: GapConfig) -> Status:
     prompts = [{s.prompt_id for s in samples if s.refused is refused} for refused in (True, False)]
     enough = min(overall.n_refused, overall.n_answered) >= config.min_per_class
     if not enough or min(map(len, prompts)) < MIN_PROMPTS:
@@ -329,7 +194,7 @@ def _verdict(samples: Sequence[GapSample], overall: Comparison, config: GapConfi
     return "reversed" if overall.high < 0 else "absent"
 
 
-def _verdict_within(within: WithinPrompt) -> Verdict:
+def _verdict_within(within: WithinPrompt) -> Status:
     assert within.low is not None
     assert within.high is not None
     return "present" if within.low > 0 else "reversed" if within.high < 0 else "absent"
@@ -390,11 +255,3 @@ def _histogram(samples: Sequence[GapSample]) -> dict[str, list[float]]:
     edges = np.linspace(0.0, max(top, 1e-6) * (1 + 1e-9), BINS + 1)
     counts = {refused: np.histogram(np.clip(v, 0, None), edges)[0].tolist() for refused, v in values.items()}
     return {"edges": edges.tolist(), "refused": counts[True], "answered": counts[False]}
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _clean(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

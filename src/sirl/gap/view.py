@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from sirl.gap.types import Basis, Comparison, GapConfig, GapResult, Kind, LengthCheck, Status, WithinPrompt
+
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from sirl.gap.analysis import Basis, Comparison, GapConfig, GapResult, Kind, LengthCheck, Verdict, WithinPrompt
 
 WIDTH, HEIGHT = 720, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 56, 44
@@ -19,7 +19,7 @@ COLOURS = {"refused": ("#1a7f6b", "#4fd1b3"), "answered": ("#c2512f", "#ff9470")
 
 
 def explain(
-    verdict: Verdict,
+    verdict: Status,
     basis: Basis,
     overall: Comparison,
     length: LengthCheck,
