@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from sirl.attacks.base import Attack, AttackResult, StaticAttack, goal_rng, require_goal, stable_seed
+from sirl.attacks.base import Attack, AttackResult, StaticAttack, goal_rng, require_goal
+from sirl.attacks.batches import TEMPERATURES, Job, Progress, Run, error_of, run_chunk
 from sirl.attacks.replay import Replay
 from sirl.errors import UserError
-from sirl.generation.base import Engine, SamplingParams
+from sirl.generation.base import Engine
 from sirl.generation.encode import EncodingError
-from sirl.generation.unanswered import require_answers
 from sirl.records import (
     Attempt,
     Completion,
@@ -33,104 +33,12 @@ from sirl.records import (
     Decoding,
     Phase,
     Prompt,
-    SearchFacts,
-    append_jsonl,
     read_records,
     write_jsonl,
 )
 
 BATCH = 256
 """Conversations per engine call: what an interruption can lose, at most."""
-
-TEMPERATURES: dict[Decoding, float] = {"greedy": 0.0, "sample": 1.0}
-
-Progress = Callable[[int, int], None]
-"""Called with (attempts done, attempts in all); those found in the file count as done."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One attempt that is wanted. `messages` is None where the attack decides on them as it goes."""
-
-    id: str
-    decoding: Decoding
-    attack: Attack
-    goal: Prompt
-    messages: Conversation | None
-    error: str | None = None
-
-
-@dataclass
-class _Run:
-    """The settings of a call, what is done so far, and where it is written."""
-
-    engine: Engine
-    phase: Phase
-    seed: int
-    max_new_tokens: int
-    batch: int
-    path: str | os.PathLike[str] | None
-    done: dict[str, Attempt]
-    total: int
-    progress: Progress | None
-    last: str | None
-    """The attempt that a crash may have stopped behind: the last one of the file, of whatever call."""
-    stored: list[Attempt] | None = None
-    """What searches found by themselves according to the file, once it was looked at."""
-
-    def params(self, decoding: Decoding, key: str) -> SamplingParams:
-        """Decoding settings of one chunk. The seed leaves out the phase: before and after draw alike."""
-        seed = stable_seed(self.seed, decoding, key)
-        return SamplingParams(max_new_tokens=self.max_new_tokens, temperature=TEMPERATURES[decoding], n=1, seed=seed)
-
-    def attempt(
-        self,
-        job: _Job,
-        messages: Conversation,
-        completion: Completion,
-        error: str | None,
-        queries: int | None = None,
-        search: SearchFacts | None = None,
-    ) -> Attempt:
-        return Attempt(
-            id=job.id,
-            phase=self.phase,
-            decoding=job.decoding,
-            attack=job.attack.name,
-            goal_id=job.goal.id,
-            goal=job.goal.text,
-            category=job.goal.category,
-            messages=messages,
-            response=completion.text.encode("utf-8", "replace").decode("utf-8"),  # a lone surrogate cannot be stored
-            tokens=completion.tokens,
-            entropies=completion.entropies,
-            finish_reason="error" if error else completion.finish_reason,
-            seed=self.seed,
-            error=error,
-            queries=queries,
-            search=search,
-        )
-
-    def found(self, phase: Phase, attack: str) -> dict[str, Attempt]:
-        """What an attack settled on for each goal, under greedy decoding, in this call or in the file."""
-        start = f"{phase}/greedy/{attack}/"
-        if self.stored is None:  # read once: what comes later is among those done
-            exists = self.path is not None and Path(self.path).exists()
-            old = read_records(self.path, Attempt, lean=True) if self.path is not None and exists else []
-            self.stored = [a for a in old if a.decoding == "greedy" and a.seed == self.seed]
-        known = (*self.stored, *self.done.values())
-        return {a.goal_id: a for a in known if a.id == start + a.goal_id and a.seed == self.seed}
-
-    def store(self, attempts: Sequence[Attempt]) -> None:
-        """Keep finished attempts, on disk first."""
-        if self.path is not None and attempts:
-            append_jsonl(self.path, attempts)
-        self.done.update((attempt.id, attempt) for attempt in attempts)
-        self.report()
-
-    def report(self, extra: int = 0) -> None:
-        if self.progress is not None:
-            self.progress(min(len(self.done) + extra, self.total), self.total)
 
 
 def run_attacks(
@@ -174,13 +82,14 @@ def run_attacks(
         old = read_records(path, Attempt)
         done = _already_done(path, old, jobs, seed, max_new_tokens)
         last = old[-1].id if old and not retry_errors else None
-    run = _Run(engine, phase, seed, max_new_tokens, batch, path, done, len(jobs), progress, last)
+    run = Run(engine, phase, seed, max_new_tokens, batch, path, done, len(jobs), progress, last)
     _check_replays(run, attacks, decodings)
     run.report()
     for decoding in decodings:
         pooled = [job for job in jobs if job.decoding == decoding and isinstance(job.attack, StaticAttack)]
         for start in range(0, len(pooled), batch):
-            _run_chunk(run, pooled[start : start + batch])
+            chunk = pooled[start : start + batch]
+            run_chunk(run, chunk, f"{chunk[0].attack.name}/{chunk[0].goal.id}")
         searches = [attack for attack in attacks if not isinstance(attack, StaticAttack)]
         for attack in sorted(searches, key=lambda attack: isinstance(attack, Replay)):  # what they replay comes first
             _run_adaptive(run, attack, [job for job in jobs if job.decoding == decoding and job.attack is attack])
@@ -207,7 +116,7 @@ def _check_input(attacks: Sequence[Attack], goals: Sequence[Prompt], decodings: 
         _unusable(goal)
 
 
-def _check_replays(run: _Run, attacks: Sequence[Attack], decodings: Sequence[Decoding]) -> None:
+def _check_replays(run: Run, attacks: Sequence[Attack], decodings: Sequence[Decoding]) -> None:
     names = {attack.name for attack in attacks} if run.phase == "before" and decodings[0] == "greedy" else set()
     for attack in attacks:
         if not isinstance(attack, Replay) or attack.inner.name in names:
@@ -221,7 +130,7 @@ def _check_replays(run: _Run, attacks: Sequence[Attack], decodings: Sequence[Dec
 
 def _plan(
     attacks: Sequence[Attack], goals: Sequence[Prompt], phase: Phase, decodings: Sequence[Decoding], seed: int
-) -> list[_Job]:
+) -> list[Job]:
     """Every attempt wanted, prompts built. A prompt does not depend on the decoding: it is built once for all."""
     built: list[tuple[Attack, Prompt, Conversation | None, str | None]] = []
     for attack in attacks:
@@ -237,7 +146,7 @@ def _plan(
                     messages, error = (), f"building the prompt failed: {type(failure).__name__}: {failure}"
             built.append((attack, goal, messages, error))
     return [
-        _Job(f"{phase}/{decoding}/{attack.name}/{goal.id}", decoding, attack, goal, messages, error)
+        Job(f"{phase}/{decoding}/{attack.name}/{goal.id}", decoding, attack, goal, messages, error)
         for decoding in decodings
         for attack, goal, messages, error in built
     ]
@@ -252,66 +161,7 @@ def _unusable(goal: Prompt) -> str | None:
     return None
 
 
-def _run_chunk(run: _Run, chunk: Sequence[_Job]) -> None:
-    """One engine call for what is missing of a chunk of static jobs.
-
-    Chunks lie at fixed places of the plan and their seed comes from their first job, so that a resumed run draws the
-    samples that an uninterrupted one would have drawn. Where a crash tore a chunk, all of it is asked again and what is
-    missing is stored: draws depend on how often a prompt came before in the call, and rounding on the batch.
-    """
-    missing = [job for job in chunk if job.id not in run.done]
-    if not missing:
-        return
-    kept = len(chunk) - len(missing)
-    torn = kept > 0 and missing == list(chunk[kept:]) and chunk[kept - 1].id == run.last
-    asked = [job for job in (chunk if torn else missing) if job.error is None]
-    first = chunk[0]
-    answers: dict[str, Attempt] = {}
-    if asked:
-        finished = 0
-
-        def count(fresh: int) -> None:
-            nonlocal finished
-            finished += fresh
-            run.report(finished)
-
-        params = run.params(first.decoding, f"{first.attack.name}/{first.goal.id}")
-        for job, completion in _answers(run, asked, params, count):
-            answers[job.id] = run.attempt(job, job.messages or (), completion, _error_of(completion))
-        _check_answered(run, [a.error for a in answers.values()], params)
-    failed = Completion(text="", finish_reason="error")
-    run.store([answers.get(job.id) or run.attempt(job, (), failed, job.error) for job in missing])
-
-
-def _answers(
-    run: _Run, asked: Sequence[_Job], params: SamplingParams, count: Callable[[int], None]
-) -> list[tuple[_Job, Completion]]:
-    """One completion a job. If the engine stops in the middle, what it had answered by then is stored first."""
-    conversations = [job.messages or () for job in asked]
-    stream = getattr(type(run.engine), "generate_each", None)  # of the class: a defence passes no such thing through
-    if stream is None:
-        outputs = run.engine.generate(conversations, params, count)
-        return [(job, answer) for job, (answer, *_) in zip(asked, outputs, strict=True)]
-    found: dict[int, Completion] = {}
-    try:
-        for i, (answer, *_) in stream(run.engine, conversations, params):
-            found[i] = answer
-            count(1)
-    except BaseException:
-        kept = [(asked[i], found[i]) for i in sorted(found) if _error_of(found[i]) is None]
-        run.store([run.attempt(job, job.messages or (), answer, None) for job, answer in kept])
-        raise
-    return [(job, found[i]) for i, job in enumerate(asked)]
-
-
-def _check_answered(run: _Run, errors: Sequence[str | None], params: SamplingParams) -> None:
-    """Stop where nothing of a batch was answered and nothing will be: see `require_answers`."""
-    reasons = [error for error in errors if error is not None]
-    if reasons and len(reasons) == len(errors):
-        require_answers(run.engine, reasons, params)
-
-
-def _run_adaptive(run: _Run, attack: Attack, jobs: Sequence[_Job]) -> None:
+def _run_adaptive(run: Run, attack: Attack, jobs: Sequence[Job]) -> None:
     """Let an adaptive attack search on the goals it has not finished, storing each result as it comes.
 
     A search that asks greedily is made once: its sampled attempts are answers to what the greedy ones settled on.
@@ -333,7 +183,7 @@ def _run_adaptive(run: _Run, attack: Attack, jobs: Sequence[_Job]) -> None:
         job = missing.pop(result.goal_id, None)
         if job is None:
             raise ValueError(f"attack {attack.name!r} answered goal {result.goal_id!r} twice or was never given it")
-        error = result.error or _error_of(result.completion)
+        error = result.error or error_of(result.completion)
         search = result.search or {}  # empty where the attack tells nothing; None is for prompts that no search made
         run.store([run.attempt(job, result.messages, result.completion, error, result.queries, search)])
     if missing:
@@ -341,7 +191,7 @@ def _run_adaptive(run: _Run, attack: Attack, jobs: Sequence[_Job]) -> None:
         run.store([run.attempt(job, (), failed, error, search={}) for job in missing.values()])
 
 
-def _run_replay(run: _Run, attack: Replay, jobs: Sequence[_Job]) -> None:
+def _run_replay(run: Run, attack: Replay, jobs: Sequence[Job]) -> None:
     """Put to the model what another attack found in phase `before`; where it found nothing is an error."""
     _run_again(run, jobs, run.found("before", attack.inner.name), replayed=True)
     missing = [job for job in jobs if job.id not in run.done]
@@ -349,40 +199,22 @@ def _run_replay(run: _Run, attack: Replay, jobs: Sequence[_Job]) -> None:
     run.store([run.attempt(job, (), Completion.failed(error), error, queries=0) for job in missing])
 
 
-def _run_again(run: _Run, jobs: Sequence[_Job], found: dict[str, Attempt], replayed: bool = False) -> None:
+def _run_again(run: Run, jobs: Sequence[Job], found: dict[str, Attempt], replayed: bool = False) -> None:
     """Answers to prompts that a search has already settled on."""
     for start in range(0, len(jobs), run.batch):
-        chunk = jobs[start : start + run.batch]
-        chosen = [
-            (job, source)
-            for job in chunk
-            if job.id not in run.done
-            and (source := found.get(job.goal.id)) is not None
-            and source.error is None
-            and source.goal == job.goal.text
-        ]
-        if not chosen:
-            continue
-        params = run.params(chunk[0].decoding, chunk[0].attack.name)
-        answers = run.engine.generate([source.messages for _, source in chosen], params)
-        _check_answered(run, [_error_of(answer) for answer, *_ in answers], params)
-        attempts = []
-        for (job, source), (completion, *_) in zip(chosen, answers, strict=True):
-            queries = 1 if replayed else (source.queries or 0) + 1
-            search = None if replayed else source.search
-            attempts.append(run.attempt(job, source.messages, completion, _error_of(completion), queries, search))
-        run.store(attempts)
-
-
-def _error_of(completion: Completion) -> str | None:
-    """Why there is no answer; an error that does not say why is an error all the same."""
-    if completion.error is None and completion.finish_reason != "error":
-        return None
-    return completion.error or "the engine gave no answer and no reason"
+        chunk = []
+        for job in jobs[start : start + run.batch]:
+            source = found.get(job.goal.id)
+            if source is not None and source.error is None and source.goal == job.goal.text:
+                queries = 1 if replayed else (source.queries or 0) + 1
+                search = None if replayed else source.search
+                chunk.append(replace(job, messages=source.messages, queries=queries, search=search))
+        if chunk:
+            run_chunk(run, chunk, chunk[0].attack.name)
 
 
 def _already_done(
-    path: str | os.PathLike[str], attempts: Sequence[Attempt], jobs: Sequence[_Job], seed: int, max_new_tokens: int
+    path: str | os.PathLike[str], attempts: Sequence[Attempt], jobs: Sequence[Job], seed: int, max_new_tokens: int
 ) -> dict[str, Attempt]:
     """Attempts of the file that are wanted, after making sure that they are the ones this run would make."""
     wanted = {job.id: job for job in jobs}

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sirl.attacks.base import PLACEHOLDER, TemplateAttack
-from sirl.attacks.run import BATCH, Progress, run_attacks
+from sirl.attacks.batches import Progress
+from sirl.attacks.run import BATCH, run_attacks
 from sirl.columns import label as cell
 from sirl.errors import UserError
 from sirl.generation.base import Engine

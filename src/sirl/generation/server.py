@@ -162,13 +162,15 @@ class ServerEngine:
         return _in_order(self.generate_each(conversations, params), len(conversations), params.n, progress)
 
     def generate_each(
-        self, conversations: Sequence[Conversation], params: SamplingParams
+        self, conversations: Sequence[Conversation], params: SamplingParams, wanted: Sequence[int] | None = None
     ) -> Iterator[tuple[int, list[Completion]]]:
         """The place of each conversation and its `params.n` answers, as they come: so that those of
-        a batch that is interrupted can be kept."""
+        a batch that is interrupted can be kept. Of the rest, those in `wanted` places are asked as before."""
         seeds = request_seeds(conversations, params)
-        chats = [_chat(c, params, seed, self._template) for c, seed in zip(conversations, seeds, strict=True)]
-        return self._each([partial(self._ask, chat, params.n) for chat in chats])
+        places = range(len(conversations)) if wanted is None else wanted
+        chats = [_chat(conversations[i], params, seeds[i], self._template) for i in places]
+        found = self._each([partial(self._ask, chat, params.n) for chat in chats])
+        return ((places[number], answers) for number, answers in found)
 
     def complete(
         self,
