@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import attempt, write_run
 
+from report_runs import attempt, write_run
 from sirl.errors import UserError
 from sirl.records import Attempt, Label, Verdict, append_jsonl, write_jsonl
 from sirl.report.aggregate import benign_summary, build_summary, capability_summary, summarise_run

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from report_runs import adaptive_rows, attack_rows, attempt, benign_rows, write_run
 from test_report_render import Page
 
+from report_runs import adaptive_rows, attack_rows, attempt, benign_rows, write_run
 from sirl.records import Attempt
 from sirl.report.aggregate import build_summary, summarise_run
 from sirl.report.attack_figures import attack_summary, kinds_of, search_figures, with_origins

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import attack_rows, attempt, manifest, write_run
 
+from report_runs import attack_rows, attempt, manifest, write_run
 from sirl.records import write_json
 from sirl.report.aggregate import benign_summary, capability_summary, summarise_run
 from sirl.report.capability import capability_facts, is_share

@@ -13,8 +13,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_runs import attempt, gap_json, gap_samples, manifest, write_run
 
+from report_runs import attempt, gap_json, gap_samples, manifest, write_run
 from sirl.errors import UserError
 from sirl.gap import GapConfig, analyse_gap
 from sirl.records import write_json, write_jsonl

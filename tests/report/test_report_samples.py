@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from report_runs import attack_rows, attempt, benign_rows
 
+from report_runs import attack_rows, attempt, benign_rows
 from sirl.report.load import join
 from sirl.report.samples import (
     ENTROPY_BOUNDS,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import metrics, write_run
 
+from report_runs import metrics, write_run
 from sirl.records import write_json, write_jsonl
 from sirl.report.aggregate import summarise
 from sirl.report.card import render_card

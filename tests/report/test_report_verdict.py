@@ -8,8 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from report_runs import attack_rows, attempt, benign_rows, manifest, wrapped_rows, write_run
 
+from report_runs import attack_rows, attempt, benign_rows, manifest, wrapped_rows, write_run
 from sirl.report.aggregate import capability_summary, summarise_run
 from sirl.report.prices import BENIGN_LIMITS, OVERALL_LIMIT
 from sirl.report.verdict import STATUS_NAMES, Judged, judge_run

@@ -9,8 +9,8 @@ from statistics import NormalDist
 from typing import Any
 
 import pytest
-from report_runs import attack_rows, attempt, manifest, wrapped_rows, write_run
 
+from report_runs import attack_rows, attempt, manifest, wrapped_rows, write_run
 from sirl.records import write_jsonl
 from sirl.report.aggregate import build_summary, summarise_run
 from sirl.report.card import render_card

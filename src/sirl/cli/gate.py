@@ -1,0 +1,68 @@
+"""Hold a run against rules, for CI: exit code 0 if all pass, 1 if one fails, 2 for bad input.
+
+The cautious end of the metric's 95% interval decides a rule: the low end for --min, the high end for --max. A metric
+that was not measured fails. --list prints the metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sirl.cli.common import Outcome, print_table
+from sirl.errors import UserError
+
+GO_ON = "run it again"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sirl gate`."""
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, nargs="?", help="folder of a run, such as runs/demo")
+    limit = {"nargs": "+", "action": "extend", "metavar": "METRIC=LIMIT", "default": []}
+    parser.add_argument("--min", **limit, help="the metric must be at least LIMIT, such as dsr=0.9")  # type: ignore[arg-type]
+    parser.add_argument("--max", **limit, help="the metric must be at most LIMIT")  # type: ignore[arg-type]
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="YAML with `min:` and `max:`, added to the flags")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary for pull requests here")
+    parser.add_argument("--list", action="store_true", help="print the metrics and exit")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Check the rules, then hold the run against them."""
+    if args.list:
+        return _metrics()
+    from sirl.gate import check_finished, check_rules, hold, read_rule, read_rules
+    from sirl.gate_output import junit, markdown
+    from sirl.manifest import check_writable
+    from sirl.records import write_text
+    from sirl.report.aggregate import summarise
+    from sirl.report.load import load_run
+
+    if args.run_dir is None:
+        raise UserError("RUN_DIR: give the folder of a run, such as runs/demo")
+    rules = read_rules(args.rules) if args.rules else []
+    rules += [read_rule(text, "min", "--min") for text in args.min]
+    rules += [read_rule(text, "max", "--max") for text in args.max]
+    check_rules(rules)
+    for flag, target in (("--junit", args.junit), ("--markdown", args.markdown)):
+        if target is not None:
+            check_writable(target.parent, flag)
+    loaded = load_run(args.run_dir)
+    check_finished(args.run_dir, loaded.manifest)
+    summary = summarise(loaded)
+    findings = hold(summary, rules)
+    for target, make in ((args.junit, junit), (args.markdown, markdown)):
+        if target is not None:
+            write_text(target, make(summary["run"], findings))
+    passed = all(finding.passed for finding in findings)
+    document = {"run": summary["run"], "passed": passed, "rules": [finding.to_dict() for finding in findings]}
+    return Outcome(document, lambda: print("\n".join(map(str, findings))), exit_code=0 if passed else 1)
+
+
+def _metrics() -> Outcome:
+    from sirl.gate_metrics import ATTACK_PREFIX, METRICS
+
+    rows: list[dict[str, Any]] = [{"name": name, "description": metric.description} for name, metric in METRICS.items()]
+    rows.append({"name": f"{ATTACK_PREFIX}ATTACK", "description": "DSR of one attack, such as dsr:gcg"})
+    return Outcome(rows, lambda: print_table(list(rows[0]), [list(row.values()) for row in rows]))
