@@ -256,9 +256,9 @@ def test_no_such_folder(tmp_path: Path) -> None:
 
 
 def test_it_is_quick(full_run: Path) -> None:
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: a busy machine is not a slow report
     render_report(full_run)  # 3,200 attempts under attack, 600 benign
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def test_gap_figures_and_distributions(html: str) -> None:
