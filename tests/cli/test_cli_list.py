@@ -27,6 +27,7 @@ def test_attacks_with_kind_and_source(sirl: Any) -> None:
         ("rewards", {"entropy", "random"}),
         ("methods", set(METHODS)),
         ("configs", {"demo"}),
+        ("hazards", {"cybercrime", "chemical_biological"}),
     ],
 )
 def test_other_lists(sirl: Any, what: str, names: set[str]) -> None:
@@ -44,3 +45,10 @@ def test_fragments_are_told_from_configurations(sirl: Any) -> None:
     assert kinds["ablations/kl-0.01.yaml"] == ("fragment", None)
     assert kinds["ablations/organism-none.yaml"] == ("fragment", "demo@0")
     assert "None" not in sirl("list", "configs").out
+
+
+def test_ids_of_other_taxonomies_are_in_json_alone(sirl: Any) -> None:
+    rows = {row["name"]: row for row in sirl("list", "attacks", "--json").json}
+    assert rows["base64"]["atlas"] == ["AML.T0054", "AML.T0068"]
+    assert rows["direct"]["owasp"] == []
+    assert "AML.T0054" not in sirl("list", "attacks").out

@@ -1,9 +1,10 @@
-"""What there is to choose from: attacks, wrappings, judges, rewards, methods, bundled data and configurations."""
+"""What there is to choose from: attacks, judges, rewards, methods, bundled data, configurations and more."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from sirl.cli.common import Outcome
@@ -25,12 +26,26 @@ def run(args: argparse.Namespace) -> Outcome:
 def _attacks() -> list[dict[str, Any]]:
     from sirl.attacks import ATTACKS, load_attack
     from sirl.attacks.families import family_of
+    from sirl.taxonomy import tags_of
 
     loaded = [load_attack(name) for name in ATTACKS]
     return [
-        {"name": a.name, "kind": a.kind, "family": family_of(a.name), "description": a.description, "source": a.source}
+        {
+            "name": a.name,
+            "kind": a.kind,
+            "family": family_of(a.name),
+            "description": a.description,
+            "source": a.source,
+            **asdict(tags_of(a.name)),
+        }
         for a in loaded
     ]
+
+
+def _hazards() -> list[dict[str, Any]]:
+    from sirl.taxonomy import HAZARDS
+
+    return [{"name": category, "AILuminate": hazard} for category, hazard in HAZARDS.items()]
 
 
 def _wrappings() -> list[dict[str, Any]]:
@@ -88,6 +103,7 @@ _TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "rewards": _rewards,
     "methods": _methods,
     "data": _data,
+    "hazards": _hazards,
     "configs": _configs,
     "wrappings": _wrappings,
 }
@@ -100,5 +116,5 @@ def _first_line(cls: type) -> str:
 def _show(rows: list[dict[str, Any]]) -> None:
     from sirl.cli.common import print_table
 
-    columns = list(rows[0]) if rows else []
+    columns = [name for name, value in rows[0].items() if not isinstance(value, tuple)] if rows else []
     print_table(columns, [["-" if row[c] is None else str(row[c]) for c in columns] for row in rows])
