@@ -74,8 +74,8 @@ HAZARDS: dict[str, str] = {
     "privacy": "privacy",
     "sexual/adult content": "sexual content",
 }
-"""Category of a goal -> hazard of AILuminate, where one hazard covers all of the category. Weapons and violence, harassment,
-misinformation, self-harm together with dangerous advice, and the like are spread over several hazards, or over none."""
+"""Category of a goal -> hazard of AILuminate, where one hazard covers all of the category. Weapons and violence,
+harassment, misinformation, self-harm with dangerous advice and the like are spread over several hazards, or over none."""
 
 
 @dataclass(frozen=True)
