@@ -75,7 +75,7 @@ HAZARDS: dict[str, str] = {
     "sexual/adult content": "sexual content",
 }
 """Category of a goal -> hazard of AILuminate, where one hazard covers all of the category. Weapons and violence,
-harassment, misinformation, self-harm with dangerous advice and the like are spread over several hazards, or over none."""
+harassment, misinformation, self-harm with dangerous advice and the like are spread over several, or over none."""
 
 
 @dataclass(frozen=True)
