@@ -240,7 +240,7 @@ class TestBadInput:
             load_prompts(str(tmp_path))
 
     def test_bundled_name_mistyped(self) -> None:
-        with pytest.raises(UserError, match="did you mean 'demo/train'"):
+        with pytest.raises(UserError, match="did you mean demo/train"):
             load_prompts("demo/trian")
 
     def test_neither_file_nor_id(self) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sirl.chat_template import check_arguments
-from sirl.errors import UserError
+from sirl.errors import UserError, suggestion
 from sirl.records import Decoding
 from sirl.user_files import read_text
 from sirl.yaml_text import parse_yaml
@@ -340,14 +340,6 @@ def build(cls: type[S], data: Mapping[str, Any], where: str) -> S:
         if name not in values and spec.default is MISSING and spec.default_factory is MISSING:
             raise UserError(f"{where}{name} is missing")
     return cls(**values)
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    """The nearest known name, or all of a few."""
-    match = get_close_matches(name, known, n=1)
-    if match:
-        return f"; did you mean {match[0]}?"
-    return f"; known are {', '.join(known)}" if len(known) <= 12 else ""
 
 
 def _joined(value: Any) -> Any:

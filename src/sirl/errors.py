@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """Bad input from the user: shown as one line without a traceback, exit code 2.
@@ -25,3 +28,11 @@ class CannotWriteError(UserError):
             f"{path}: cannot be written ({reason}); what was written before is kept: make room or see to the "
             "permissions, then run the same command again (without --overwrite)"
         )
+
+
+def suggestion(name: str, known: Collection[str], most: int = 12) -> str:
+    """The end of a message on an unknown name: the nearest known one, or all where there are at most `most`."""
+    match = get_close_matches(name, known, n=1)
+    if match:
+        return f"; did you mean {match[0]}?"
+    return f"; known are {', '.join(known)}" if len(known) <= most else ""

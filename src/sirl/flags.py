@@ -19,8 +19,7 @@ from trl import ModelConfig
 from trl.scripts._hf_argparser import string_to_bool
 from trl.scripts.utils import TrlParser
 
-from sirl.config import suggestion
-from sirl.errors import UserError
+from sirl.errors import UserError, suggestion
 from sirl.training import SIRLConfig
 from sirl.training.inherited import refuse_ignored
 from sirl.wrapping import resolve_families

@@ -15,7 +15,6 @@ import string
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 from importlib import resources
 from operator import itemgetter
@@ -34,7 +33,7 @@ from sirl.columns import (
     names,
     prompt_column,
 )
-from sirl.errors import UserError
+from sirl.errors import UserError, suggestion
 from sirl.hub_data import FORM, HubName, hub_rows
 from sirl.records import Conversation, Prompt
 
@@ -172,7 +171,7 @@ def _file_of(source: str, flag: str) -> Path | None:
     if source in BUNDLED:
         return bundled_path(source)
     if source.startswith("demo/"):
-        raise UserError(f"{flag}: no bundled prompts {source!r}{_close(source, BUNDLED)}")
+        raise UserError(f"{flag}: no bundled prompts {source!r}{suggestion(source, BUNDLED, most=len(BUNDLED))}")
     path = Path(source).expanduser()
     if not _is_file_name(source, path):
         if HubName.parse(source) is None:
@@ -332,15 +331,6 @@ def _deduplicate(prompts: Iterable[Prompt], name: str) -> Iterator[Prompt]:
         yield replace(prompt, id=unique)
     if repeated:
         log.warning("%s: %d repeated prompts left out", name, repeated)
-
-
-# --- messages -----------------------------------------------------------------------------------------------------
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    match = get_close_matches(name, known, n=1)
-    return f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(known)}"
 
 
 def _shorten(text: str, width: int = 60) -> str:

@@ -58,8 +58,8 @@ print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)
     ("words", "message"),
     [
         ((), "the following arguments are required: COMMAND"),
-        (("lst",), "no command 'lst'; did you mean 'list'?"),
-        (("zzz",), "no command 'zzz'; see sirl --help"),
+        (("lst",), "no command 'lst'; did you mean list?"),
+        (("zzz",), "no command 'zzz'; known are demo, run, gap,"),
         (("list", "fruit"), "argument what: invalid choice: 'fruit'"),
         (("list", "data", "--jsn"), "unrecognized arguments: --jsn"),
         (("attack", "--output_dir", "x"), "the following arguments are required: --model_name_or_path"),

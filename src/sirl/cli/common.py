@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sirl.chat_template import parse_arguments
@@ -40,12 +39,6 @@ def note(text: str) -> None:
     shown = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in redact_text(text))
     with suppress(OSError):  # see `sirl.progress`
         print(f"{shown}\n", end="", file=sys.stderr, flush=True)
-
-
-def close_match(name: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?` where some known name is near, else nothing."""
-    found = get_close_matches(name, known, n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def positive_int(text: str) -> int:

@@ -21,9 +21,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sirl.cli.common import Outcome, Parser, close_match, note
+from sirl.cli.common import Outcome, Parser, note
 from sirl.disk import reason, refused
-from sirl.errors import CannotWriteError, UserError
+from sirl.errors import CannotWriteError, UserError, suggestion
 from sirl.records import to_json
 from sirl.redaction import redact, redact_text
 
@@ -136,7 +136,7 @@ def _dispatch(words: list[str]) -> tuple[Outcome, bool]:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     chosen = words[0] if words else ""
     if chosen and not chosen.startswith("-") and chosen not in COMMANDS:
-        raise UserError(f"no command {chosen!r}{close_match(chosen, list(COMMANDS)) or '; see sirl --help'}")
+        raise UserError(f"no command {chosen!r}{suggestion(chosen, COMMANDS)}")
     module: Any = importlib.import_module(f"sirl.cli.{chosen}") if chosen in COMMANDS else None
     if hasattr(module, "parse"):
         args = module.parse(words[1:])
