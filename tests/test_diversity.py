@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sirl.diversity import SAME, _clusters, commonest_sentence, sameness, sentences
+from sirl.diversity import SAME, _clusters, commonest_sentence, distinct_rate, repetition_rate, sameness, sentences
 
 
 def test_sentences() -> None:
@@ -90,3 +90,17 @@ def test_long_responses_take_seconds_and_not_minutes(words: int) -> None:
     start = time.process_time()
     sameness(texts, [i // 4 for i in range(128)])
     assert time.process_time() - start < 4
+
+
+def test_repetition_rate() -> None:
+    assert repetition_rate([1, 2, 3, 4, 5, 6]) == 0.0
+    # 1 2 1 2 1 2 1 2 has 5 four-grams, of which (1 2 1 2) and (2 1 2 1) are different: 1 - 2/5
+    assert repetition_rate([1, 2] * 4) == pytest.approx(0.6)
+    assert repetition_rate([7] * 100) == pytest.approx(1 - 1 / 97)
+    assert repetition_rate([1, 1, 1]) == repetition_rate([]) == 0.0, "too short to hold a four-gram"
+
+
+def test_distinct_rate() -> None:
+    assert distinct_rate(["a", "b", "a", "c"]) == 0.75
+    assert distinct_rate(["a"] * 4) == 0.25
+    assert distinct_rate([]) == 1.0

@@ -14,6 +14,7 @@ SAME = 0.6
 """Sentences that share at least this much of their words (Jaccard) count as wordings of one sentence."""
 
 MAX_CHARS = 300
+NGRAM = 4
 
 
 @dataclass(frozen=True)
@@ -115,3 +116,14 @@ class _Index:
         common = shared[places]
         alike = common / (len(words) + np.frombuffer(self._sizes, dtype=np.intc)[places] - common) >= SAME
         return int(places[alike.argmax()]) if alike.any() else None
+
+
+def repetition_rate(token_ids: Sequence[object]) -> float:
+    """Share of a completion's 4-grams that it has used before: 0 for fresh text, near 1 for a loop."""
+    grams = [tuple(token_ids[i : i + NGRAM]) for i in range(len(token_ids) - NGRAM + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct_rate(texts: Sequence[str]) -> float:
+    """Share of responses that are unlike all others, by whole text: 1 / n where all are the same template."""
+    return len(set(texts)) / len(texts) if texts else 1.0

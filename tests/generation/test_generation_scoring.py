@@ -10,7 +10,7 @@ import torch
 from sirl.generation.base import GradientEngine, ScoringEngine
 from sirl.generation.encode import encode_chat
 from sirl.generation.local import LocalEngine
-from sirl.generation.scoring import one_hot_gradients, printable_pieces
+from sirl.generation.scoring import one_hot_gradients, pad_pairs, printable_pieces
 from sirl.records import user_turn
 from tiny_models import PROMPTS, chat_ids, reference_scores, tiny_model
 
@@ -119,3 +119,17 @@ def test_local_engine_has_both_protocols(tokenizer: Any) -> None:
     assert isinstance(engine, GradientEngine)
     assert engine.parameters == sum(p.numel() for p in engine.model.parameters())
     assert engine.count_tokens([user_turn(PROMPTS[0])]) == [len(chat_ids(tokenizer, PROMPTS[:1])[0])]
+
+
+def test_pad_pairs() -> None:
+    ids, mask, width = pad_pairs([[1, 2, 3], [4]], [[5], [6, 7]], pad_id=0)
+    assert width == 2
+    assert ids.tolist() == [[1, 2, 3, 5, 0], [0, 0, 4, 6, 7]]
+    assert mask.tolist() == [[1, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+
+
+def test_pad_pairs_without_any_completion() -> None:
+    ids, mask, width = pad_pairs([[1], [2, 3]], [[], []], pad_id=9)
+    assert width == 1
+    assert ids.tolist() == [[9, 1, 9], [2, 3, 9]]
+    assert mask.tolist() == [[0, 1, 0], [1, 1, 0]]

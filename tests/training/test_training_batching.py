@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from sirl.errors import UserError
-from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, pad_pairs, widest_spread
+from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, widest_spread
 
 NAN = float("nan")
 
@@ -112,23 +112,6 @@ def test_level_flat_groups_can_be_turned_off() -> None:
 def test_level_flat_groups_takes_each_reward_for_itself() -> None:
     rewards = torch.tensor([[1.0, 5.0], [1.001, 6.0]])
     torch.testing.assert_close(level_flat_groups(rewards, 2, 0.01), torch.tensor([[1.0005, 5.0], [1.0005, 6.0]]))
-
-
-# -- padding -----------------------------------------------------------------------------------------------------------
-
-
-def test_pad_pairs() -> None:
-    ids, mask, width = pad_pairs([[1, 2, 3], [4]], [[5], [6, 7]], pad_id=0)
-    assert width == 2
-    assert ids.tolist() == [[1, 2, 3, 5, 0], [0, 0, 4, 6, 7]]
-    assert mask.tolist() == [[1, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
-
-
-def test_pad_pairs_without_any_completion() -> None:
-    ids, mask, width = pad_pairs([[1], [2, 3]], [[], []], pad_id=9)
-    assert width == 1
-    assert ids.tolist() == [[9, 1, 9], [2, 3, 9]]
-    assert mask.tolist() == [[0, 1, 0], [1, 1, 0]]
 
 
 # -- order -------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor
 import sirl.entropy
 import sirl.generation.decode
 from sirl.entropy import entropy_from_logits, score_tokens
-from sirl.training.batching import pad_pairs
+from sirl.generation.scoring import pad_pairs
 from sirl.training.packed import add_packed_forward, pack, pack_rows, packed_scores
 from tiny_models import FAMILIES, tiny_model
 

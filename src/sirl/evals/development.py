@@ -15,7 +15,7 @@ from typing import Any
 from sirl.attacks.base import Attack, StaticAttack
 from sirl.attacks.direct import Direct
 from sirl.attacks.run import run_attacks
-from sirl.diversity import commonest_sentence, sentences
+from sirl.diversity import commonest_sentence, distinct_rate, repetition_rate, sentences
 from sirl.evals.drift import Text, measure_drift, read_texts
 from sirl.evals.overrefusal import run_overrefusal
 from sirl.generation.base import Engine, SamplingParams
@@ -24,7 +24,6 @@ from sirl.judges import Judge
 from sirl.judges.run import judge_attempts
 from sirl.records import DEFENDED, NOT_HELPED, Attempt, Label, Prompt, user_turn
 from sirl.stats import mean_of
-from sirl.training.metrics import distinct_rate, repetition_rate
 
 MAX_KINDS = 6
 """Refusal rates are given by category where there are at most so many."""

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sirl.divergence import answer_logprobs, bucketed_kl, top_tokens
 from sirl.generation.encode import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Attempt, Conversation
 from sirl.stats import bootstrap_ratio
-from sirl.training.retention import answer_logprobs, bucketed_kl, top_tokens
 
 
 @dataclass(frozen=True)

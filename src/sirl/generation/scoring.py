@@ -138,3 +138,18 @@ def check_pairs(prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int
         raise ValueError(f"{len(prompts)} prompts with {len(targets)} targets")
     if not all(len(p) for p in prompts) or not all(len(t) for t in targets):
         raise ValueError("a prompt or target without tokens cannot be scored")
+
+
+def pad_pairs(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int
+) -> tuple[Tensor, Tensor, int]:
+    """Prompts padded on the left and completions on the right: ids and mask `(B, P + T)`, and T (at least 1)."""
+    left = max(len(p) for p in prompts)
+    right = max(1, max(len(c) for c in completions))
+    ids = torch.full((len(prompts), left + right), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        span = slice(left - len(prompt), left + len(completion))
+        ids[row, span] = torch.tensor([*prompt, *completion])
+        mask[row, span] = 1
+    return ids, mask, right

@@ -81,21 +81,6 @@ def widest_spread(rewards: Sequence[float | None], n: int) -> list[int]:
     return sorted(i for _, i in widest)
 
 
-def pad_pairs(
-    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int
-) -> tuple[Tensor, Tensor, int]:
-    """Prompts padded on the left and completions on the right: ids and mask `(B, P + T)`, and T (at least 1)."""
-    left = max(len(p) for p in prompts)
-    right = max(1, max(len(c) for c in completions))
-    ids = torch.full((len(prompts), left + right), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        span = slice(left - len(prompt), left + len(completion))
-        ids[row, span] = torch.tensor([*prompt, *completion])
-        mask[row, span] = 1
-    return ids, mask, right
-
-
 class EpochSampler(RepeatSampler):  # type: ignore[misc]
     """TRL's `RepeatSampler`, with an order that hangs on the epoch and not on how often it was iterated.
 

@@ -11,25 +11,13 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from sirl.diversity import distinct_rate, repetition_rate
 from sirl.errors import CannotWriteError
 from sirl.judges import load_judge
 from sirl.judges.base import JudgeItem, judge_items
 from sirl.records import append_jsonl, iter_json_lines, write_jsonl
 
 log = logging.getLogger(__name__)
-
-NGRAM = 4
-
-
-def repetition_rate(token_ids: Sequence[object]) -> float:
-    """Share of a completion's 4-grams that it has used before: 0 for fresh text, near 1 for a loop."""
-    grams = [tuple(token_ids[i : i + NGRAM]) for i in range(len(token_ids) - NGRAM + 1)]
-    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def distinct_rate(texts: Sequence[str]) -> float:
-    """Share of responses that are unlike all others, by whole text: 1 / n where all are the same template."""
-    return len(set(texts)) / len(texts) if texts else 1.0
 
 
 def rollout_metrics(texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> dict[str, float]:

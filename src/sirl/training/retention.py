@@ -13,24 +13,23 @@ bound of the KL over the full vocabulary and exact where the rest has no mass: n
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sirl.divergence import answer_logits, answer_logprobs, bucketed_kl, top_tokens
 from sirl.entropy import score_tokens
 from sirl.generation.base import SamplingParams
 from sirl.generation.encode import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
-from sirl.training.batching import pad_pairs
 from sirl.training.packed import pack
 
 log = logging.getLogger(__name__)
 
-TOP_K = 256
 FIRST_TOKENS = 4
 
 
@@ -65,39 +64,6 @@ def answers_to(engine: LocalEngine, chats: Sequence[list[int]], tokens: int, bat
     for i, logprobs in zip(order, answer_logprobs(engine, pairs, batch_size), strict=True):
         out[i] = HeldAnswer(chats[i], rollouts[i].token_ids, *top_tokens(logprobs))
     return [out[i] for i in range(len(chats))]
-
-
-@torch.no_grad()
-def answer_logprobs(
-    engine: LocalEngine, pairs: Sequence[tuple[list[int], list[int]]], batch_size: int = 16
-) -> Iterator[Tensor]:
-    """Log-probabilities `(T, V)`, float32, at the places of each answer; pairs are best sorted by length."""
-    for start in range(0, len(pairs), batch_size):
-        logits, lengths = answer_logits(engine.model, pairs[start : start + batch_size], engine.pad_id)
-        for row, length in zip(logits, lengths, strict=True):
-            yield row[:length].float().log_softmax(-1)
-
-
-def top_tokens(logprobs: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and log-probabilities `(T, K)` of the `TOP_K` most likely tokens (one fewer than there are, at most)."""
-    top = logprobs.topk(min(TOP_K, logprobs.shape[-1] - 1), -1)
-    return top.indices.cpu(), top.values.cpu()
-
-
-def answer_logits(model: Any, pairs: Sequence[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, list[int]]:
-    """Logits `(B, T, V)` at the places of the answers, each row's first answer token at 0, and answer lengths."""
-    device = next(model.parameters()).device
-    prompts, answers = zip(*pairs, strict=True)
-    ids, mask, answer_width = pad_pairs(prompts, answers, pad_id)
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    out = model(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        position_ids=positions.to(device),
-        use_cache=False,
-        logits_to_keep=answer_width + 1,
-    )
-    return out.logits[:, :-1], [len(a) for _, a in pairs]
 
 
 def retention_loss(
@@ -135,18 +101,6 @@ def _padded_logprobs(model: Any, answers: Sequence[HeldAnswer], top_ids: Tensor,
     logits, lengths = answer_logits(model, [(a.prompt_ids, a.answer_ids) for a in answers], pad_id)
     policy = torch.cat([row[:n] for row, n in zip(logits, lengths, strict=True)])  # (N, V)
     return policy.float().log_softmax(-1).gather(-1, top_ids)
-
-
-def bucketed_kl(reference: Tensor, policy: Tensor) -> Tensor:
-    """KL between distributions known on K tokens with the rest in one bucket: log-probabilities `(N, K) -> (N,)`."""
-    known = (reference.exp() * (reference - policy)).sum(-1)
-    rest_ref, rest_policy = _rest(reference), _rest(policy)
-    return known + rest_ref * (rest_ref.log() - rest_policy.log())
-
-
-def _rest(logprobs: Tensor) -> Tensor:
-    # float32 sums of probabilities can pass 1 by rounding; the floor keeps the logarithm finite
-    return (1.0 - logprobs.exp().sum(-1)).clamp_min(1e-6)
 
 
 def token_weight(answer: HeldAnswer, first_weight: float) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sirl.errors import UserError
 from sirl.generation.cache import supports_decode_cache
-from sirl.training.batching import pad_pairs
+from sirl.generation.scoring import pad_pairs
 from sirl.training.lean import enable_packing
 from sirl.training.packed import pack_rows, packed_scores
 

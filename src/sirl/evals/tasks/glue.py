@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from sirl.diversity import repetition_rate
 from sirl.errors import UserError
 from sirl.evals.answers import final_answer, program, same_number, same_value
 from sirl.evals.choices import OPTION
 from sirl.evals.instructions import follows
 from sirl.evals.sandbox import run_program
 from sirl.judges import Judge, JudgeItem, load_judge
-from sirl.training.metrics import repetition_rate
 from sirl.user_files import read_json_rows
 
 Row = Mapping[str, Any]
