@@ -38,6 +38,24 @@ class HubName:
         return cls(found["path"], found["config"], found["split"] or split, found["revision"]) if found else None
 
 
+@dataclass(frozen=True)
+class HubSet:
+    """A published set on the hub: its columns, and for each category's sake which rows are harmless (all for None)."""
+
+    source: str
+    split: str
+    category: str
+    safe: tuple[str, str] | None = None
+
+
+HUB_SETS = {
+    "xstest": HubSet("walledai/XSTest", "test", "type", safe=("label", "safe")),
+    "or-bench": HubSet("bench-llm/or-bench:or-bench-hard-1k", "train", "category"),
+    "or-bench-80k": HubSet("bench-llm/or-bench:or-bench-80k", "train", "category"),
+}
+"""Names for published sets, both CC BY 4.0: the 250 benign prompts of XSTest, and OR-Bench, hard or whole."""
+
+
 def hub_rows(
     source: str, split: str, flag: str, choose: Callable[[Sequence[str]], list[str]], known: str = ""
 ) -> tuple[list[str], Iterator[dict[str, Any]]]:

@@ -294,6 +294,22 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
+def run_config(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The configuration that a manifest holds; empty where there is none."""
+    config = (manifest or {}).get("config")
+    return config if isinstance(config, Mapping) else {}
+
+
+def training_config(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Settings of the training: the section `train` of a run, or all that `sirl train` was given; empty where the
+    manifest has neither. Of a run, what is not among them has its default."""
+    config = run_config(manifest)
+    train = config.get("train")
+    if isinstance(train, Mapping):
+        return train
+    return config if "dataset_name" in config else {}
+
+
 def check_writable(folder: Path, flag: str = "--output_dir") -> None:
     """Try to write into a folder, or where it will be, and leave no trace: before hours of work with nowhere to go.
 

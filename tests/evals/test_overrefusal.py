@@ -10,8 +10,8 @@ from datasets import Dataset
 
 from sirl.attacks import ATTACKS
 from sirl.errors import UserError
-from sirl.evals import overrefusal
 from sirl.evals.overrefusal import load_benign, run_overrefusal
+from sirl.hub_data import HUB_SETS
 from sirl.records import Attempt, Completion, Prompt, read_jsonl
 
 PROMPTS = [
@@ -87,7 +87,7 @@ def test_harmless_part_of_a_published_set(monkeypatch: pytest.MonkeyPatch, tmp_p
         load_benign("xstest", None, 0, "--overrefusal")
 
 
-@pytest.mark.parametrize("name", overrefusal.HUB_SETS)
+@pytest.mark.parametrize("name", HUB_SETS)
 def test_published_set_without_a_hub(name: str) -> None:
     with pytest.raises(UserError, match=f"--overrefusal: {name} stands for .* cannot be read from here; download it"):
         load_benign(name, None, 0, "--overrefusal")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sirl.attacks.base import PLACEHOLDER, TemplateAttack
 from sirl.attacks.batches import Progress
@@ -16,27 +15,9 @@ from sirl.attacks.run import BATCH, run_attacks
 from sirl.columns import label as cell
 from sirl.errors import UserError
 from sirl.generation.base import Engine
-from sirl.hub_data import hub_rows
+from sirl.hub_data import HUB_SETS, hub_rows
 from sirl.prompts import drawn_prompts, load_prompts, parts_of
 from sirl.records import Attempt, Decoding, Phase, Prompt
-
-
-@dataclass(frozen=True)
-class HubSet:
-    """A published set on the hub: its columns, and for each category's sake which rows are harmless (all for None)."""
-
-    source: str
-    split: str
-    category: str
-    safe: tuple[str, str] | None = None
-
-
-HUB_SETS = {
-    "xstest": HubSet("walledai/XSTest", "test", "type", safe=("label", "safe")),
-    "or-bench": HubSet("bench-llm/or-bench:or-bench-hard-1k", "train", "category"),
-    "or-bench-80k": HubSet("bench-llm/or-bench:or-bench-80k", "train", "category"),
-}
-"""Names for published sets, both CC BY 4.0: the 250 harmless prompts of XSTest, and OR-Bench, hard or whole."""
 
 
 def load_benign(source: str, limit: int | None, seed: int, flag: str) -> list[Prompt]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sirl.errors import UserError
 from sirl.evals.overrefusal import load_benign
-from sirl.manifest import Manifest
+from sirl.manifest import Manifest, training_config
 from sirl.prompts import check_disjoint, load_prompts
 from sirl.records import Prompt
 
@@ -40,8 +40,6 @@ def check_unseen(asked: Sequence[Prompt], folder: Path, model: str, flag: str) -
 
 def _trained_on(run: Path, flag: str) -> dict[str, list[Prompt]]:
     """Training, retention and wrapped prompts of a run folder, or of a folder of `sirl train`, whole, by their keys."""
-    from sirl.report.training import training_config
-
     try:
         manifest = Manifest.read(run)
     except UserError:

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from sirl.demo import is_demo
 from sirl.errors import UserError
+from sirl.manifest import training_config
 from sirl.records import write_text
 from sirl.report import sections
 from sirl.report.aggregate import summarise
@@ -23,7 +24,7 @@ from sirl.report.attack_sections import DECODING_NAMES, LEADS, TITLES
 from sirl.report.capability import capability_facts
 from sirl.report.charts import percent
 from sirl.report.load import Run, load_run
-from sirl.report.training import benign_name, checkpoint_facts, held, training_config, training_words
+from sirl.report.training import benign_name, checkpoint_facts, held, training_words
 from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, factor, with_interval
 from sirl.report.wrapped import wrapped_words

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sirl.manifest import run_config, training_config
 from sirl.report.load import Run
 
 REWARD_WORDS = {
@@ -30,19 +31,9 @@ REWARD_NOTES = {
 }
 
 
-def training_config(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Settings of the training: the section `train` of a run, or all that `sirl train` was given; empty where the
-    manifest has neither. Of a run, what is not among them has its default."""
-    config = _config(manifest)
-    train = config.get("train")
-    if isinstance(train, Mapping):
-        return train
-    return config if "dataset_name" in config else {}
-
-
 def compared_method(manifest: Mapping[str, Any] | None) -> str | None:
     """What trained the model in place of SIRL, where it is a run of `sirl compare`; `sirl.compare` has no say here."""
-    name = dig(_config(manifest), "compare", "method")
+    name = dig(run_config(manifest), "compare", "method")
     return None if name is None else str(name)
 
 
@@ -89,14 +80,14 @@ def _choice_words(run: Run) -> str:
 
 def chosen_on_development(run: Run) -> bool:
     """Whether the weights are those that were best on a development set, and not simply the last."""
-    own = _config(run.manifest).get("development")
+    own = run_config(run.manifest).get("development")
     told = isinstance(own, Mapping) and bool(own.get("choose", True)) and compared_method(run.manifest) is None
     return bool(run.chosen) or told
 
 
 def choosing_judge(manifest: Mapping[str, Any] | None) -> str:
     """The judge of the development set: the first of those of the attacks."""
-    return str(dig(_config(manifest), "attack", "judge") or "refusal").split(",")[0].strip()
+    return str(dig(run_config(manifest), "attack", "judge") or "refusal").split(",")[0].strip()
 
 
 def checkpoint_facts(run: Run, steps: int | None) -> list[tuple[str, str]]:
@@ -114,7 +105,7 @@ def choice_facts(run: Run) -> list[tuple[str, str]]:
     """On what the checkpoint was chosen, as label and words; empty where it was not."""
     if not chosen_on_development(run):
         return []
-    own = _config(run.manifest).get("development")
+    own = run_config(run.manifest).get("development")
     own = own if isinstance(own, Mapping) else {}
     named = [f"{what} {own[key]}" for key, what in (("goals", "goals"), ("overrefusal", "harmless")) if own.get(key)]
     sets = f" ({', '.join(named)})" if named else ""
@@ -126,24 +117,19 @@ def choice_facts(run: Run) -> list[tuple[str, str]]:
 
 def goal_names(manifest: Mapping[str, Any] | None) -> str:
     """Where the goals of the attacks come from, in brackets behind a blank; empty where the manifest does not say."""
-    config = _config(manifest)
+    config = run_config(manifest)
     found = [dig(config, key, "goals") for key in ("attack", "attack_before", "attack_after")]
     return _in_brackets(found)
 
 
 def benign_name(manifest: Mapping[str, Any] | None, section: str = "evals") -> str:
     """The same for benign prompts, of a run (`evals`) or of `sirl eval` (`eval`)."""
-    return _in_brackets([dig(_config(manifest), section, "overrefusal")])
+    return _in_brackets([dig(run_config(manifest), section, "overrefusal")])
 
 
 def _in_brackets(names: list[Any]) -> str:
     known = ", ".join(dict.fromkeys(str(name) for name in names if name))
     return f" ({known})" if known else ""
-
-
-def _config(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    config = (manifest or {}).get("config")
-    return config if isinstance(config, Mapping) else {}
 
 
 def dig(value: Any, *keys: str) -> Any:
