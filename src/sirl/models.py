@@ -23,7 +23,8 @@ from sirl.adapters import adapter_file, base_of, base_revision, has_tokenizer, o
 from sirl.demo import demo_scale
 from sirl.disk import sync_folder, sync_tree, writing
 from sirl.errors import UserError
-from sirl.generation.encode import EncodingError, chat_text, context_length
+from sirl.generation.encode import EncodingError, context_length
+from sirl.generation.template_trial import written_for_hello
 from sirl.merging import merge_layers
 from sirl.model_files import (
     FLAG,
@@ -36,7 +37,6 @@ from sirl.model_files import (
     read_config,
     read_tokenizer,
 )
-from sirl.records import user_turn
 
 log = logging.getLogger(__name__)
 
@@ -199,12 +199,12 @@ def check_tokenizer(tokenizer: Any, name: str, *, chat: bool = True) -> None:
         )
     if chat:
         try:
-            written = chat_text(tokenizer, user_turn("Hello"))
+            written = written_for_hello(tokenizer)
         except EncodingError as error:
             raise UserError(f"{FLAG} {name}: its chat template does not work ({error}); correct it") from error
-        if not 0 < len(written) <= LONGEST_PROMPT:
+        if not 0 < written <= LONGEST_PROMPT:
             raise UserError(
-                f"{FLAG} {name}: its chat template does not work (it writes {len(written):,} characters for Hello); "
+                f"{FLAG} {name}: its chat template does not work (it writes {written:,} characters for Hello); "
                 "correct it"
             )
 

@@ -102,6 +102,12 @@ TEMPLATES = {
     "include": "{% include '/etc/passwd' %}",
     "changes the messages": "{{ messages.append({'role': 'user', 'content': 'x'}) }}",
     "long range": "{% for i in range(10 ** 9) %}x{% endfor %}",
+    "loops in loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "loops over text": "{% set t = 'x' * 9999999 %}{% for i in t %}{% for j in t %}{% endfor %}{% endfor %}",
+    "loops for a system turn": "Hi{% if messages[1] %}{% for i in range(99999) %}{% for j in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endif %}",
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "doubles": "{% set n = namespace(t='x' * 99999) %}{% for i in range(99) %}{% set n.t = n.t + n.t %}{% endfor %}",
     "long text": "{{ 'x' * 20000000 }}",
     "longer than memory": "{{ 'x' * 10 ** 15 }}",
     "wide": "{{ '%99999999999999d' % 1 }}",
@@ -117,7 +123,8 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_chat_templates(name: str, folder: Path, attacked: Any) -> None:
+def test_chat_templates(name: str, folder: Path, attacked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sirl.generation.template_trial.SECONDS", 1)
     (folder / "chat_template.jinja").write_text(TEMPLATES[name])
     assert "chat template" in attacked(folder)
 

@@ -56,15 +56,21 @@ NOTHING = Isolation("nothing")
 
 @dataclass(frozen=True)
 class Limits:
-    """`cpu` and `wall` in seconds, `memory` and `file` (of each one written) in bytes, `files` open at once."""
+    """`cpu` and `wall` in seconds, `memory` and `file` (of each one written) in bytes, `files` open at once.
+
+    `cpu` is what stops a loop; `wall` is for programs that wait, and leaves room for a machine that is busy.
+    """
 
     cpu: int = 5
-    wall: float = 10.0
+    wall: float = 30.0
     memory: int = 1 << 30
     file: int = 1 << 20
     files: int = 64
     processes: int = 32
 
+
+PATIENT = Limits(wall=300.0)
+"""For the search for isolation: a machine that is slow to give it has it all the same."""
 
 _unsandboxed = False
 
@@ -135,7 +141,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def isolated_by() -> Isolation:
     """The most isolation that this machine allows, found by trying."""
     for level in LEVELS if shutil.which("unshare") else ():
-        if _passes("pass", Limits(), level):
+        if _passes("pass", PATIENT, level):
             return level
     return NOTHING
 
