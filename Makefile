@@ -1,12 +1,14 @@
 # PYTHON: 3.11 or newer. VENV: where the virtual environment goes. PIP_FLAGS: for pip, such as an index of CPU-only torch:
 #   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 # SOAK_FLAGS: for the soak, such as "--kills 1000 --seed 1".
+# TEST_FLAGS: for pytest; tests compute with one thread, so two processes use two cores.
 # DEMO_FLAGS: for `sirl demo`, such as "--seed 1 --name demo-1".
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 DEMO_FLAGS ?=
 SOAK_FLAGS ?=
+TEST_FLAGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.sirl-setup
 
@@ -34,7 +36,7 @@ demo: setup
 	$(BIN)/sirl demo $(DEMO_FLAGS)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST_FLAGS)
 
 check: setup
 	$(BIN)/ruff check .
