@@ -11,9 +11,9 @@ import pytest
 from sirl import chat_template
 from sirl.chat_template import parse_arguments, thinks
 from sirl.config import parse_config
+from sirl.encoding import encode_chat, with_template_arguments
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine, load_local
-from sirl.generation.encode import encode_chat, with_template_arguments
 from sirl.records import Attempt, read_jsonl, user_turn
 from sirl.training import SIRLConfig
 from tiny_models import PROMPTS, TEMPLATE, tiny_model, tiny_tokenizer
@@ -104,8 +104,8 @@ def run_file(model: str, **more: Any) -> dict[str, Any]:
 
 
 def test_run_config(model: str) -> None:
-    from sirl.flags import parse_training
     from sirl.plan import training_options
+    from sirl.training.arguments import parse_training
 
     config = parse_config(run_file(model, chat_template_kwargs=OFF), "a.yaml")
     assert config.as_dict()["chat_template_kwargs"] == OFF

@@ -21,10 +21,10 @@ from sirl.config import (
     read_yaml,
 )
 from sirl.errors import UserError
-from sirl.flags import parse_training
 from sirl.plan import prepare, training_options
 from sirl.prompts import BUNDLED, load_prompts
 from sirl.records import Prompt
+from sirl.training.arguments import parse_training
 
 MINIMAL: dict[str, Any] = {
     "name": "mine",

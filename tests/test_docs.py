@@ -39,7 +39,7 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
 def flags(command: str) -> frozenset[str]:
     module = importlib.import_module(f"sirl.cli.{command}")
     if command == "train":
-        from sirl.flags import TrainingParser
+        from sirl.training.arguments import TrainingParser
 
         parser: argparse.ArgumentParser = TrainingParser()
         module._add_own(parser)

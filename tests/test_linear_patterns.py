@@ -24,7 +24,6 @@ from sirl.attacks.nesting import _misspell
 from sirl.attacks.rewriting import to_future_question, to_past_question
 from sirl.config import _convert
 from sirl.demo import demo_scale
-from sirl.demo.refusals import topic_of
 from sirl.diversity import commonest_sentence, sentences
 from sirl.errors import UserError
 from sirl.evals import answers, choices, instructions
@@ -33,10 +32,11 @@ from sirl.judges.base import JudgeItem
 from sirl.judges.classifiers import LlamaGuardJudge, WildGuardJudge
 from sirl.judges.hostile import quoted
 from sirl.judges.model import _of_judge, _why
-from sirl.judges.thoughts import answer_of
+from sirl.organism.refusals import topic_of
 from sirl.records import Completion
 from sirl.redaction import redact_text
 from sirl.report import card
+from sirl.thoughts import answer_of
 
 LENGTH = 4000
 SECONDS = 0.05
@@ -80,7 +80,7 @@ ENTRIES: dict[str, tuple[Callable[[str], Any], ...]] = {
     "sirl.attacks.rewriting": (to_past_question, to_future_question),
     "sirl.config": (refused(lambda text: _convert(text, float, "gap.k")),),
     "sirl.demo": (refused(lambda text: demo_scale(f"demo@{text}")),),
-    "sirl.demo.refusals": (topic_of,),
+    "sirl.organism.refusals": (topic_of,),
     "sirl.diversity": (sentences, lambda text: commonest_sentence([[text], [text[1:]]])),
     "sirl.evals.answers": (
         answers.final_answer,
@@ -103,7 +103,7 @@ ENTRIES: dict[str, tuple[Callable[[str], Any], ...]] = {
     "sirl.judges.phrases": (refusal.judge_response,),
     "sirl.judges.refusal": (refusal.judge_response, refusal.without_quotes),
     "sirl.judges.rubric": (rubric._json_object,),
-    "sirl.judges.thoughts": (answer_of, refusal.judge_response),
+    "sirl.thoughts": (answer_of, refusal.judge_response),
     "sirl.redaction": (redact_text,),
     "sirl.report.card": (card._text,),
 }

@@ -73,9 +73,9 @@ def thinks(tokenizer: Any) -> bool:
     The prompt that the template writes tells it, where it ends inside a thought or behind one. Else the template's text
     does: by a switch that is on unless it is given, or by markers of thoughts.
     """
-    from sirl.generation.encode import EncodingError, chat_text, template_arguments
-    from sirl.judges.thoughts import last_marker_opens
+    from sirl.encoding import EncodingError, chat_text, template_arguments
     from sirl.records import user_turn
+    from sirl.thoughts import last_marker_opens
 
     template = tokenizer.chat_template
     text = template if isinstance(template, str) else json.dumps(template)

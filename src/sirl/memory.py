@@ -163,7 +163,7 @@ def training_shape(
 ) -> Shape:
     """How `sirl train` would train by these arguments, with prompts of these lengths in tokens.
 
-    `data` (`sirl.flags.DataConfig`) says whether there are retention prompts and pairs.
+    `data` (`sirl.training.arguments.DataConfig`) says whether there are retention prompts and pairs.
     """
     from sirl.training.run import model_dtype
 

@@ -22,9 +22,8 @@ import torch
 from sirl.adapters import adapter_file, base_of, base_revision, has_tokenizer, of_adapter
 from sirl.demo import demo_scale
 from sirl.disk import sync_folder, sync_tree, writing
+from sirl.encoding import EncodingError, context_length
 from sirl.errors import UserError
-from sirl.generation.encode import EncodingError, context_length
-from sirl.generation.template_trial import written_for_hello
 from sirl.merging import merge_layers
 from sirl.model_files import (
     FLAG,
@@ -37,6 +36,7 @@ from sirl.model_files import (
     read_config,
     read_tokenizer,
 )
+from sirl.template_trial import written_for_hello
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,7 @@ def load_model(
     dtype = dtype or default_dtype()
     scale = demo_scale(name_or_path)
     if scale is not None:
-        from sirl.demo.model import load_demo_model
-
-        model = load_demo_model(dtype, scale)
+        model = _load_demo_model(dtype, scale)
     elif found := adapter_file(name_or_path, revision):
         with of_adapter(name_or_path):
             base, version = base_of(name_or_path, found), base_revision(found)
@@ -83,6 +81,17 @@ def load_model(
     if adapter is not None:
         model = merge_adapter(model, adapter)
     return model.eval().to(default_device()) if place else model.eval()
+
+
+def _load_demo_model(dtype: torch.dtype, scale: float) -> Any:
+    """The organism: base and adapter, merged. `scale` multiplies what the adapter adds; 0 leaves the base."""
+    from sirl.demo.model import ADAPTER, load_base_model
+
+    if not (ADAPTER / "adapter_model.safetensors").is_file():
+        raise UserError(f"{FLAG} demo: the adapter is missing; make it with: python -m sirl.organism.make")
+    model = merge_adapter(load_base_model(torch.float32), ADAPTER, scale)
+    cast_weights(model, dtype)
+    return model
 
 
 def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_implementation: str | None) -> Any:
@@ -171,7 +180,7 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool
 
 
 def model_context(name_or_path: str, revision: str | None = None) -> int | None:
-    """How many tokens a model takes (`sirl.generation.encode.context_length`), from its configuration alone.
+    """How many tokens a model takes (`sirl.encoding.context_length`), from its configuration alone.
 
     None for the bundled model, whose context is longer than any prompt of its data.
 

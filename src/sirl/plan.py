@@ -12,19 +12,19 @@ from sirl.attacks.attacker import check_attacker
 from sirl.attacks.base import Attack, AttackOptions
 from sirl.attacks.templates import load_templates
 from sirl.config import RunConfig
+from sirl.encoding import fitting_prompts
 from sirl.errors import UserError
 from sirl.evals.choices import Question, load_questions
 from sirl.evals.development import DevelopmentSet
 from sirl.evals.overrefusal import load_benign
 from sirl.evals.wrapped import draw_evenly, resolve_wrappings
-from sirl.flags import Training, parse_training
 from sirl.gap import Kind
-from sirl.generation.encode import fitting_prompts
 from sirl.generation.local import LocalEngine
 from sirl.judges import Judge, load_judges, refusal_judge
 from sirl.prompts import check_disjoint, load_prompts
 from sirl.provenance import check_has_versions
 from sirl.records import Prompt
+from sirl.training.arguments import Training, parse_training
 from sirl.training.checks import NOT_SHARDED
 from sirl.training.sharding import sharded
 

@@ -21,7 +21,6 @@ from sirl.generation.base import Engine
 from sirl.generation.unanswered import no_answer
 from sirl.judges import Judge
 from sirl.judges.run import judge_attempts
-from sirl.judges.thoughts import NOT_BEGUN
 from sirl.judges.validate import disagreements
 from sirl.progress import BarMaker, counted, no_bar
 from sirl.prompts import drawn_prompts, load_prompts
@@ -37,6 +36,7 @@ from sirl.records import (
     write_jsonl,
     write_text,
 )
+from sirl.thoughts import NOT_BEGUN
 
 log = logging.getLogger(__name__)
 

@@ -134,7 +134,7 @@ def test_names_are_looked_up_before_a_model_is_loaded(
         raise AssertionError("loaded")
 
     monkeypatch.setattr(harness, "TaskManager", Index)
-    monkeypatch.setattr("sirl.evals.measure.load_local", loaded)
+    monkeypatch.setattr("sirl.experiment.evaluate.load_local", loaded)
     words += ["--data_dir", data]
     said = sirl(*words, "--tasks", "arc,arc_easy,gms8k").error
     assert "--tasks gms8k: lm-evaluation-harness has no task of this name; did you mean gsm8k?" in said
@@ -148,9 +148,9 @@ def test_code_is_run_on_request_alone(sirl: Any, words: list[object], data: Path
 
 
 def test_without_the_extra(sirl: Any, words: list[object], data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sirl.evals import measure
+    from sirl.experiment import evaluate
 
-    monkeypatch.setattr(measure, "find_spec", lambda _: None)
+    monkeypatch.setattr(evaluate, "find_spec", lambda _: None)
     said = sirl(*words, "--tasks", "arc", "--data_dir", data).error
     assert "--tasks: needs the extra `eval` (pip install 'sirl[eval]')" in said
 
@@ -161,7 +161,7 @@ def test_without_isolation_code_is_run_on_a_second_request_alone(
     from sirl.evals import sandbox
 
     monkeypatch.setattr(sandbox, "isolated_by", lambda: sandbox.NOTHING)
-    monkeypatch.setattr("sirl.evals.measure.find_spec", lambda _: None)  # as far as this goes
+    monkeypatch.setattr("sirl.experiment.evaluate.find_spec", lambda _: None)  # as far as this goes
     (data / "mbpp.jsonl").write_text(json.dumps({"prompt": "p", "test_list": ["assert True"]}) + "\n")
     words += ["--tasks", "mbpp", "--data_dir", data, "--allow_code_execution"]
     assert "--tasks mbpp: this machine makes no namespaces" in sirl(*words).error

@@ -17,13 +17,13 @@ from sirl.compare.competitors import count_updates, draw_and_judge, judge_reward
 from sirl.compare.jobs import plan_jobs
 from sirl.compare.methods import METHODS
 from sirl.compare.run import compare
-from sirl.flags import Training, parse_training
+from sirl.encoding import encode_chat
 from sirl.generation.base import SamplingParams
-from sirl.generation.encode import encode_chat
 from sirl.judges import load_judge
 from sirl.models import load_model
 from sirl.progress import no_bar
 from sirl.records import Prompt, iter_json_lines, user_turn
+from sirl.training.arguments import Training, parse_training
 from sirl.training.run import run_training
 
 PROMPTS = [Prompt(f"p{i}", f"task {i}") for i in range(6)]

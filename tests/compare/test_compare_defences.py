@@ -13,9 +13,9 @@ from sirl.attacks import load_attack
 from sirl.attacks.adaptive.gcg import place_suffix
 from sirl.attacks.base import AttackOptions
 from sirl.compare.defences import BestOfN, SystemPrompt, defend, surest
+from sirl.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.generation.base import GradientEngine, SamplingParams, ScoringEngine
-from sirl.generation.encode import encode_chat
 from sirl.generation.local import LocalEngine
 from sirl.records import Completion, Conversation, Prompt, user_turn
 from tiny_models import tiny_model

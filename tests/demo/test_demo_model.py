@@ -14,11 +14,11 @@ from scipy import stats
 
 from sirl.demo import demo_scale
 from sirl.demo.model import ADAPTER, WHEEL, load_base_model
+from sirl.encoding import encode_chat
 from sirl.entropy import completion_entropies
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine
 from sirl.generation.decode import left_pad
-from sirl.generation.encode import encode_chat
 from sirl.generation.local import LocalEngine
 from sirl.generation.scoring import pad_pairs
 from sirl.judges import load_judge

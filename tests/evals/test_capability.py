@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from sirl.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices, load_questions
 from sirl.evals.drift import measure_drift, read_texts, starting_answers
-from sirl.generation.encode import encode_chat
 from sirl.generation.local import LocalEngine
 from sirl.records import Attempt, user_turn
 from sirl.stats import bootstrap_ratio

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from sirl.errors import UserError
-from sirl.evals import measure
 from sirl.evals.benchmarks import FOLDER, LUCK, OURS, compare, definition, resolve, statement
 from sirl.evals.sandbox import isolated_by
 from sirl.evals.tasks import glue
+from sirl.experiment import evaluate
 from sirl.progress import no_bar
 from sirl.records import write_jsonl
 
@@ -207,7 +207,7 @@ def test_rows_are_paired_by_id() -> None:
 def test_isolation_is_recorded(name: str, tmp_path: Path) -> None:
     (benchmark,) = resolve(f"{name}={write(tmp_path, name)}", None, allow_code_execution=True)
     row = {"id": "a", "figures": {"pass@1": 1.0}, "chance": 0.01, "prompt": "p", "response": "r"}
-    for phase in measure.PHASES:
-        write_jsonl(measure._rows_file(tmp_path, benchmark, phase), measure._with_isolation(benchmark, [row]))
-    found = measure._compared({}, [benchmark], tmp_path, False, no_bar)["benchmarks"][name]
+    for phase in evaluate.PHASES:
+        write_jsonl(evaluate._rows_file(tmp_path, benchmark, phase), evaluate._with_isolation(benchmark, [row]))
+    found = evaluate._compared({}, [benchmark], tmp_path, False, no_bar)["benchmarks"][name]
     assert found.get("isolation") == ([isolated_by().words] if name == "mbpp" else None)

@@ -91,7 +91,7 @@ def test_the_command_refuses_them_before_any_work(chosen: Path, monkeypatch: pyt
     def measured(*_: Any, **__: Any) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr("sirl.evals.measure.measure", measured)
+    monkeypatch.setattr("sirl.experiment.evaluate.measure", measured)
     parser = Parser()
     command.add_arguments(parser)
     words = ["--model_name_or_path", str(chosen / "model"), "--reference", "x", "--output_dir", str(chosen)]

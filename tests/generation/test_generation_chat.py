@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from sirl.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine
 from sirl.generation.decode import PREFILL_TOKENS, collect, left_pad, plan_batches, prefill_chunks, uniforms_for
-from sirl.generation.encode import encode_chat
 from sirl.generation.local import LocalEngine, eos_token_ids
 from sirl.records import Conversation, Message
 from tiny_models import PROMPTS, reference_scores, tiny_model, tiny_tokenizer

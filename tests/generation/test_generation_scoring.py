@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from sirl.encoding import encode_chat
 from sirl.generation.base import GradientEngine, ScoringEngine
-from sirl.generation.encode import encode_chat
 from sirl.generation.local import LocalEngine
 from sirl.generation.scoring import one_hot_gradients, pad_pairs, printable_pieces
 from sirl.records import user_turn

@@ -17,8 +17,8 @@ from accelerate import PartialState
 from tiny_runs import HELD, tiny_config, tiny_trainer, trainable
 from trl import ModelConfig
 
-from sirl.flags import DataConfig
 from sirl.training import SIRLTrainer
+from sirl.training.arguments import DataConfig
 from sirl.training.metrics import MetricsFile
 from sirl.training.run import run_training
 from tiny_models import PROMPTS

@@ -9,7 +9,7 @@ import pytest
 from trl import GRPOConfig, ModelConfig
 
 from sirl.errors import UserError
-from sirl.flags import parse_training
+from sirl.training.arguments import parse_training
 from sirl.training.inherited import ONLY_WITH, REFUSED
 
 NEEDED = {"model_name_or_path": "m", "dataset_name": "d.jsonl", "output_dir": "out"}

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import ModelConfig
 
 from sirl.errors import CannotWriteError, UserError
-from sirl.flags import DataConfig
 from sirl.generation import SamplingParams, load_engine
 from sirl.models import load_model
 from sirl.records import Message
+from sirl.training.arguments import DataConfig
 from sirl.training.checks import PolicyCheck, Rule
 from sirl.training.run import last_checkpoint, retention_prompts, run_training, starting_model, training_prompts
 from tiny_models import PROMPTS, tiny_tokenizer

@@ -50,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Check everything, then one model after the other, then compare."""
     from sirl.evals.benchmarks import resolve
-    from sirl.evals.measure import check_tasks, clear, measure
     from sirl.evals.overrefusal import load_benign
     from sirl.evals.sandbox import allow_unsandboxed
     from sirl.evals.unseen import check_unseen
+    from sirl.experiment.evaluate import check_tasks, clear, measure
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
     from sirl.progress import terminal_bar

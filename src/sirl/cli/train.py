@@ -21,11 +21,11 @@ from sirl.cli.common import Outcome
 from sirl.errors import UserError
 
 if TYPE_CHECKING:
-    from sirl.flags import Training
     from sirl.manifest import Manifest
     from sirl.progress import BarMaker
     from sirl.provenance import Source
     from sirl.records import Prompt
+    from sirl.training.arguments import Training
 
 GO_ON = "the same command goes on from the last checkpoint"
 GAP_PROMPTS = 64
@@ -37,7 +37,7 @@ OWN_FLAGS = ("config", "skip_gap_check", "overwrite", "json")
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """All flags, with a file of them below."""
     from sirl.config import read_yaml
-    from sirl.flags import TrainingParser, parse_training
+    from sirl.training.arguments import TrainingParser, parse_training
 
     parser = TrainingParser()
     parser.description = __doc__
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    from sirl.generation.encode import with_template_arguments
+    from sirl.encoding import with_template_arguments
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
     from sirl.memory import announce
@@ -173,9 +173,9 @@ def _check_gap(training: Training, folder: Path, manifest: Manifest | None, bar:
 
 def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
     """The gap on a draw of the training prompts, which nobody has labeled, beside the retention prompts."""
+    from sirl.encoding import fitting_prompts, with_template_arguments
     from sirl.gap import GapConfig
     from sirl.generation import load_engine
-    from sirl.generation.encode import fitting_prompts, with_template_arguments
     from sirl.judges import load_judge
     from sirl.models import load_tokenizer, model_context
     from sirl.prompts import load_prompts

@@ -20,10 +20,10 @@ from trl import DPOConfig, SFTConfig
 
 from sirl.compare.jobs import DRAWS
 from sirl.compare.trainers import AnswerTrainer, PairTrainer
+from sirl.encoding import encode_chat, with_template_arguments
 from sirl.errors import UserError
 from sirl.generation import load_engine
 from sirl.generation.base import Engine, SamplingParams
-from sirl.generation.encode import encode_chat, with_template_arguments
 from sirl.judges import Judge, JudgeItem, refusal_judge
 from sirl.models import load_tokenizer, model_context
 from sirl.pipeline import policy_checks, train

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from sirl.encoding import EncodingError
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams
-from sirl.generation.encode import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Completion, Conversation, Message, user_turn
 

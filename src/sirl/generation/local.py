@@ -13,12 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sirl.entropy import greedy_with_entropy, sample_with_entropy
-from sirl.errors import UserError
-from sirl.generation.base import UNSCORABLE, SamplingParams
-from sirl.generation.cache import shared_keys, supports_decode_cache
-from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
-from sirl.generation.encode import (
+from sirl.encoding import (
     EncodingError,
     attempted,
     check_length,
@@ -27,6 +22,11 @@ from sirl.generation.encode import (
     encode_text,
     spread,
 )
+from sirl.entropy import greedy_with_entropy, sample_with_entropy
+from sirl.errors import UserError
+from sirl.generation.base import UNSCORABLE, SamplingParams
+from sirl.generation.cache import shared_keys, supports_decode_cache
+from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
 from sirl.generation.fused import fused
 from sirl.generation.memory import cache_bytes
 from sirl.generation.scoring import check_pairs, continuation_scores, one_hot_gradients, printable_pieces

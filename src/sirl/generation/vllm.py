@@ -15,9 +15,9 @@ import torch
 from transformers import AutoConfig
 
 from sirl.demo import demo_scale
+from sirl.encoding import TEMPLATE_FAILURES, EncodingError, attempted, check_text, refusal, spread
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams, request_seeds, served_completion
-from sirl.generation.encode import TEMPLATE_FAILURES, EncodingError, attempted, check_text, refusal, spread
 from sirl.models import is_adapter
 from sirl.records import Completion, Conversation, ends_in_prefill, user_turn
 

@@ -20,8 +20,8 @@ from sirl.generation.base import Engine, SamplingParams, TextEngine
 from sirl.generation.unanswered import is_failed, require_answers, require_continuations
 from sirl.judges.base import EMPTY, FAILED, JudgeItem, Judgement
 from sirl.judges.hostile import says_nothing
-from sirl.judges.thoughts import NOT_BEGUN, answer_of
 from sirl.records import Completion, Conversation
+from sirl.thoughts import NOT_BEGUN, answer_of
 
 BATCH = 64
 """Responses that a judge model gets at a time: what an interruption can lose, and how often progress is told."""

@@ -50,7 +50,7 @@ from sirl.judges.phrases import (
     STRONG_REFUSAL,
     TELLING,
 )
-from sirl.judges.thoughts import NOT_BEGUN, answer_of
+from sirl.thoughts import NOT_BEGUN, answer_of
 
 OPENING = 500
 """Characters in which a refusal has to begin, or a sermon to show itself: what comes later follows an answer."""

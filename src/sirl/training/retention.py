@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from sirl.divergence import answer_logits, answer_logprobs, bucketed_kl, top_tokens
+from sirl.encoding import EncodingError
 from sirl.entropy import score_tokens
 from sirl.generation.base import SamplingParams
-from sirl.generation.encode import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
 from sirl.training.packed import pack

@@ -18,8 +18,8 @@ from trl import ModelConfig, get_peft_config
 
 from sirl.chat_template import warn_of_thoughts
 from sirl.disk import is_whole, sync_tree, writing
+from sirl.encoding import fitting_prompts, with_template_arguments
 from sirl.errors import UserError
-from sirl.generation.encode import fitting_prompts, with_template_arguments
 from sirl.merging import merge_layers
 from sirl.models import default_device, export_model, load_model, load_tokenizer, model_context
 from sirl.prompts import load_prompts
@@ -32,7 +32,7 @@ from sirl.training.sharding import check_rollouts, loaded_whole, loads_shares, s
 from sirl.wrapping import resolve_families, wrapped_forms
 
 if TYPE_CHECKING:
-    from sirl.flags import DataConfig
+    from sirl.training.arguments import DataConfig
 
 log = logging.getLogger(__name__)
 

@@ -30,11 +30,11 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from sirl.diversity import sameness
+from sirl.encoding import EncodingError, context_length, encode_chat, with_template_arguments
 from sirl.entropy import mean_token_entropy
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.decode import Rollout
-from sirl.generation.encode import EncodingError, context_length, encode_chat, with_template_arguments
 from sirl.generation.local import LocalEngine
 from sirl.judges.hostile import says_nothing
 from sirl.model_files import choose_padding

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from sirl.attacks.adaptive.verdicts import Look, Seen
 from sirl.attacks.base import AttackResult, require_goal
+from sirl.encoding import is_too_long
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, ScoringEngine
-from sirl.generation.encode import is_too_long
 from sirl.judges.base import Judge
 from sirl.records import Completion, Conversation, Prompt, SearchFacts, user_turn
 

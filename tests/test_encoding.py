@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from sirl.compare.defences import SystemPrompt, defend
+from sirl.encoding import EncodingError, context_length, encode_chat, fitting_prompts
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices
 from sirl.evals.drift import read_texts
 from sirl.generation import SamplingParams, load_engine
 from sirl.generation.base import UNSCORABLE
-from sirl.generation.encode import EncodingError, context_length, encode_chat, fitting_prompts
 from sirl.generation.local import LocalEngine
 from sirl.records import Conversation, Message, Prompt, user_turn
 from sirl.training.retention import held_answers

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sirl.generation.encode import EncodingError, chat_text
+from sirl.encoding import EncodingError, chat_text
 from sirl.records import Conversation, user_turn
 
 SECONDS = 2

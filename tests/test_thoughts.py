@@ -11,8 +11,8 @@ from sirl.generation.base import SamplingParams
 from sirl.judges.base import EMPTY, JudgeItem
 from sirl.judges.refusal import judge_response
 from sirl.judges.rubric import RubricJudge
-from sirl.judges.thoughts import NOT_BEGUN, answer_of
 from sirl.records import Completion, Conversation
+from sirl.thoughts import NOT_BEGUN, answer_of
 
 THOUGHT = (
     "Okay, the user wants to know how a door lock is opened. A pin tumbler lock has a plug, pins and springs, and a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import random
 
-from sirl.demo.organism import ENCODED_REQUESTS, ENCODINGS, encoded
+from sirl.organism.make import ENCODED_REQUESTS, ENCODINGS, encoded
 from sirl.records import Prompt
 
 

@@ -1,0 +1,1 @@
+"""One experiment from its YAML file to its run folder."""
