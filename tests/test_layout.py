@@ -1,0 +1,38 @@
+"""The house in order: imports go one way, as CONTRIBUTING.md states it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "src" / "sirl").rglob("*.py"))
+
+
+def room(module: str) -> str:
+    """`generation` of `sirl.generation.local`; what stands at the front door (`sirl`) is nobody's room."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms that a file imports from, in functions and for types as well."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {room(alias.name) for alias in node.names if alias.name.startswith("sirl.")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sirl":
+            deep = "." in str(node.module)
+            found |= {room(str(node.module))} if deep else {alias.name for alias in node.names}
+    return found - {"", "__version__"}
+
+
+def test_imports_go_one_way() -> None:
+    """What a room imports stands before it in the order that CONTRIBUTING.md states."""
+    (block,) = re.findall(r"```order\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    place = {name: i for i, name in enumerate(block.split())}
+    own = {path: path.relative_to(ROOT / "src" / "sirl").parts[0].removesuffix(".py") for path in FILES}
+    rooms = set(own.values()) - {"__init__", "__main__"}
+    assert set(place) == rooms, "every room has its place"
+    up = [f"{own[p]} imports {n}" for p in FILES if own[p] in rooms for n in imported(p) if place[n] > place[own[p]]]
+    assert not up
