@@ -183,8 +183,8 @@ REFUSED: dict[odd.Change, str] = {
     odd.reward_model: r"is no causal language model \(LlamaForSequenceClassification\)",
     odd.headless: r"its files hold no weights for lm_head\.weight",
     odd.weights_file: r"is a file; give the folder that it is in",
-    odd.gguf_file: r"is a file; GGUF files are not read; give the transformers model that it was made from",
-    odd.gguf_folder: r"the folder holds no config\.json; GGUF files are not read",
+    odd.gguf_file: r"is torn or damaged \(.*\); get the file again",
+    odd.gguf_folder: r"the folder holds no config\.json; give the file itself, .*tiny\.Q4_K_M\.gguf",
 }
 
 

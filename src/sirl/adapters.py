@@ -11,6 +11,7 @@ from pathlib import Path
 from sirl.demo import demo_scale
 from sirl.errors import UserError
 from sirl.model_files import FLAG, HUB_ID, QUANTISED_NAME, UNREADABLE, quantisation, unquantised
+from sirl.weights.names import is_gguf
 
 
 def adapter_file(name: str, revision: str | None = None) -> Path | None:
@@ -20,7 +21,7 @@ def adapter_file(name: str, revision: str | None = None) -> Path | None:
     if Path(name).is_dir():
         path = Path(name) / "adapter_config.json"
         return path if path.is_file() else None
-    if not HUB_ID.fullmatch(name):
+    if is_gguf(name) or not HUB_ID.fullmatch(name):
         return None
     try:
         found = find_adapter_config_file(name, revision=revision)
@@ -45,7 +46,8 @@ def base_of(name: str, path: Path) -> str:
     _check_mergeable(name, str(config.get("peft_type")))
     _check_chain(name, base)
     version = config.get("revision") or None  # which is what will be loaded
-    method = None if demo_scale(base) is not None or adapter_file(base, version) else _quantisation(base, version)
+    plain = demo_scale(base) is not None or is_gguf(base) or adapter_file(base, version)
+    method = None if plain else _quantisation(base, version)
     if method:
         raise UserError(
             f"{FLAG} {name}: the adapter's base {base} is quantised ({method}); set base_model_name_or_path in "

@@ -29,11 +29,11 @@ _held: dict[Path, int] = {}
 
 
 @contextmanager
-def sole_writer(folder: Path, flag: str = "--output_dir", name: str = NAME) -> Iterator[None]:
+def sole_writer(folder: Path, flag: str = "--output_dir", name: str = NAME, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder, which is made where it is missing; temporary files of killed processes are deleted from it.
 
     A lock file that a dead process left behind locks nothing. Where the file system knows no locks, a warning says so;
-    on Windows nothing is locked.
+    on Windows nothing is locked. With `wait` another process that writes there is waited for.
 
     Raises:
         UserError: another process, which it names, writes there.
@@ -51,7 +51,7 @@ def sole_writer(folder: Path, flag: str = "--output_dir", name: str = NAME) -> I
             _held[path] -= 1
         return
     made = not folder.exists()
-    handle = _take(path, f"{flag}: {folder if name == NAME else path.name}")
+    handle = _take(path, f"{flag}: {folder if name == NAME else path.name}", wait)
     _held[path] = 1
     try:
         if name == NAME:
@@ -71,14 +71,14 @@ def is_unused(folder: Path) -> bool:
     return all(path.name == NAME or LEFTOVER.fullmatch(path.name) for path in folder.iterdir())
 
 
-def _take(path: Path, what: str) -> int:
+def _take(path: Path, what: str, wait: bool) -> int:
     """An open and locked file at `path`; the lock is given back when it is closed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                _lock(handle, what)
+                _lock(handle, what, wait)
                 if _is_at(handle, path):
                     os.ftruncate(handle, 0)
                     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
@@ -92,10 +92,14 @@ def _take(path: Path, what: str) -> int:
         raise CannotWriteError(path, reason(error)) from error
 
 
-def _lock(handle: int, what: str) -> None:
+def _lock(handle: int, what: str, wait: bool) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno in _TAKEN and wait:
+            log.info("%s is being written by %s; waiting for it", what, _holder(handle))
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            return
         if error.errno in _TAKEN:
             raise UserError(f"{what} is being written by {_holder(handle)}; wait for it, or give another") from None
         log.warning("%s: no locks on this file system (%s); see that nothing else writes there", what, reason(error))

@@ -26,7 +26,7 @@ from typing import Any
 from sirl.disk import reason, try_writing
 from sirl.errors import UserError
 from sirl.lock import is_unused
-from sirl.provenance import Source, changed
+from sirl.provenance import Source, changed, version_of
 from sirl.records import write_json
 from sirl.redaction import redact
 
@@ -272,10 +272,10 @@ class Manifest:
         if other:
             role, before, now = other
             raise UserError(
-                f"--output_dir: {self.run_dir} was begun with {role} {before['name']} at commit {before['commit']}, "
-                f"which is {now['commit']} now; name the revision that is meant, or {_WAYS_OUT}"
+                f"--output_dir: {self.run_dir} was begun with {role} {before['name']} at {version_of(before)}, "
+                f"which is {now.get('sha256') or now['commit']} now; name the version that is meant, or {_WAYS_OUT}"
             )
-        kept.update({role: source for role, source in found.items() if source["commit"] or role not in kept})
+        kept.update({role: source for role, source in found.items() if version_of(source) or role not in kept})
         self._save()
 
     def finish(self) -> None:

@@ -26,6 +26,7 @@ from sirl.model_files import UNREADABLE, cannot_load, read_config
 from sirl.models import default_dtype
 from sirl.prompts import load_prompts
 from sirl.training.sharding import sharded
+from sirl.weights.origin import located
 
 log = logging.getLogger(__name__)
 
@@ -277,6 +278,7 @@ def model_config(name: str, revision: str | None = None) -> Any:
         from sirl.demo.model import BASE_SHAPE
 
         return LlamaConfig(**BASE_SHAPE)
+    name, revision = located(name, revision)
     found = adapter_file(name, revision)
     return model_config(base_of(name, found), base_revision(found)) if found else read_config(name, revision)
 

@@ -41,6 +41,8 @@ UNREADABLE = (
     re.error,
 )
 """What transformers and peft raise for a file that they can make no sense of; they check few values before use."""
+LFS_POINTER = b"version https://git-lfs"
+"""The beginning of what Git LFS puts where a file should be."""
 LONGEST = 1000
 """Characters of a name that may be a path."""
 LARGEST = {"num_hidden_layers": 10_000, "hidden_size": 1 << 20, "intermediate_size": 1 << 22, "vocab_size": 1 << 24}
@@ -85,12 +87,11 @@ def check_name(name: str) -> None:
     path = Path(name).expanduser()
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if path.is_file():
-        raise UserError(f"{FLAG} {name}: is a file; {_gguf(name) or 'give the folder that it is in'}")
+        raise UserError(f"{FLAG} {name}: is a file; give the folder that it is in")
     if path.is_dir() and not any((path / f).exists() for f in ("config.json", "adapter_config.json")):
-        gguf = next((_gguf(f.name) for f in sorted(path.glob("*.gguf"))), "")
-        raise UserError(
-            f"{FLAG} {name}: the folder holds no config.json; {gguf or 'give a transformers model folder or a hub id'}"
-        )
+        packed = next(iter(sorted(path.glob("*.gguf"))), None)
+        what = f"the file itself, {packed}" if packed else "a transformers model folder or a hub id"
+        raise UserError(f"{FLAG} {name}: the folder holds no config.json; give {what}")
     if looks_local and not path.exists():
         raise UserError(f"{FLAG} {name}: no such folder; give a model folder, a hub id (org/name) or `{DEMO}`")
 
@@ -216,7 +217,7 @@ def _check_weights(folder: Path) -> None:
     """That the files of the weights are there, which transformers finds out one by one, after minutes of reading."""
     index = folder / SHARDS
     for path in (*sorted(folder.glob("*.safetensors")), folder / "tokenizer.json"):
-        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(LFS_POINTER):
             raise UserError(
                 f"{FLAG} {folder}: {path.name} is a pointer of Git LFS, not the file; run git lfs pull there"
             )
@@ -284,9 +285,3 @@ def unquantised(name: str) -> str:
     """A guess at the name of the unquantised model, by what such names end in."""
     plain = QUANTISED_NAME.sub("", name)
     return f", by its name {plain}" if plain != name and HUB_ID.fullmatch(name) else ""
-
-
-def _gguf(name: str) -> str:
-    return (
-        "GGUF files are not read; give the transformers model that it was made from" if name.endswith(".gguf") else ""
-    )

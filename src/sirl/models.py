@@ -1,7 +1,8 @@
 """Loading the model that is studied and trained, and writing it back in the format that everybody reads.
 
 `demo` names the bundled model organism (see `sirl.demo.model`), `demo@0.5` the same with half of its adapter; anything
-else is a folder or a hub id in transformers format, or a PEFT adapter folder, whose base is then loaded first.
+else is a folder or a hub id in transformers format, a PEFT adapter folder, whose base is then loaded first, or what
+`sirl.weights` makes a folder of.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from sirl.model_files import (
     read_tokenizer,
 )
 from sirl.template_trial import written_for_hello
+from sirl.weights.origin import located
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ def load_model(
     keep_freed_memory()
     dtype = dtype or default_dtype()
     scale = demo_scale(name_or_path)
+    given, (name_or_path, revision) = name_or_path, located(name_or_path, revision)
     if scale is not None:
         model = _load_demo_model(dtype, scale)
     elif found := adapter_file(name_or_path, revision):
@@ -78,6 +81,7 @@ def load_model(
         model = merge_adapter(model, name_or_path, revision=revision)
     else:
         model = _from_pretrained(name_or_path, dtype, revision, attn_implementation)
+        model.name_or_path = model.config._name_or_path = given  # what an adapter on it names as its base
     if adapter is not None:
         model = merge_adapter(model, adapter)
     return model.eval().to(default_device()) if place else model.eval()
@@ -160,6 +164,7 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool
         from sirl.demo.model import load_demo_tokenizer
 
         return load_demo_tokenizer()
+    given, (name_or_path, revision) = name_or_path, located(name_or_path, revision)
     check_name(name_or_path)
     found = adapter_file(name_or_path, revision)
     base = base_of(name_or_path, found) if found else name_or_path
@@ -173,9 +178,9 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool
     tokenizer = read_tokenizer(name_or_path, revision, config if found else None)
     vocab_size = config and getattr(config.get_text_config(), "vocab_size", None)
     choose_padding(tokenizer, vocab_size)
-    check_tokenizer(tokenizer, name_or_path, chat=chat)
+    check_tokenizer(tokenizer, given, chat=chat)
     if vocab_size is not None:
-        check_vocabulary(tokenizer, name_or_path, vocab_size)
+        check_vocabulary(tokenizer, given, vocab_size)
     return tokenizer
 
 
@@ -189,6 +194,7 @@ def model_context(name_or_path: str, revision: str | None = None) -> int | None:
     """
     if demo_scale(name_or_path) is not None:
         return None
+    name_or_path, revision = located(name_or_path, revision)
     found = adapter_file(name_or_path, revision)
     if found:
         return model_context(base_of(name_or_path, found), base_revision(found))
@@ -254,10 +260,14 @@ def export_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     with writing(target):
         if partial.exists():  # a process was killed while it wrote
             shutil.rmtree(partial)
-        with _own_padding(model, tokenizer):
-            model.save_pretrained(partial, safe_serialization=True)
-            tokenizer.save_pretrained(partial)
-        sync_tree(partial)
+        try:
+            with _own_padding(model, tokenizer):
+                model.save_pretrained(partial, safe_serialization=True)
+                tokenizer.save_pretrained(partial)
+            sync_tree(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk has room again
+            raise
         partial.rename(target)  # a folder of this name is complete
         sync_folder(target.parent)
     return target

@@ -7,28 +7,34 @@ and card, and a run is not continued with data of another commit.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sirl.demo import demo_scale
 from sirl.errors import UserError
+from sirl.weights.names import HUB_FILE, SNAPSHOT, is_gguf
 
 Source = dict[str, Any]
-"""`name`, `kind` (hub, folder, file, bundled), `revision` as it was asked for, `commit`; None where unknown."""
+"""`name`, `kind` (hub, folder, file, gguf, bundled), `revision` as it was asked for, `commit`; None where unknown.
 
-_SNAPSHOT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
+Of a GGUF file `sha256` as well."""
 
 
 def check_has_versions(flag: str, revision: str | None, model: str) -> None:
     """Raise `UserError` for a revision of a model that is no hub id."""
-    if revision is not None and (demo_scale(model) is not None or Path(model).expanduser().exists()):
+    local = demo_scale(model) is not None or Path(model).expanduser().exists()
+    if revision is not None and (local or (is_gguf(model) and not HUB_FILE.fullmatch(model))):
         raise UserError(f"{flag} {revision}: {model} is no hub id, which alone has versions; leave it out")
 
 
 def model_source(name: str, revision: str | None = None) -> Source:
     """What a model's name stood for; call it when the model was loaded, and its files are in the hub's cache."""
+    if is_gguf(name):
+        from sirl.weights.origin import packed
+
+        file = packed(name, revision)
+        return {"name": name, "kind": "gguf", "revision": revision, "commit": file.commit, "sha256": file.sha256}
     kind = "bundled" if demo_scale(name) is not None else "folder" if Path(name).expanduser().exists() else "hub"
     commit = _cached_commit(name, revision) if kind == "hub" else None
     return {"name": name, "kind": kind, "revision": revision, "commit": commit}
@@ -41,7 +47,7 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
     with contextlib.suppress(HFValidationError):
         for file in ("adapter_config.json", "config.json"):
             path = try_to_load_from_cache(name, file, revision=revision)
-            found = _SNAPSHOT.search(path) if isinstance(path, str) else None
+            found = SNAPSHOT.search(path) if isinstance(path, str) else None
             if found:
                 return found[1]
     return None
@@ -78,20 +84,30 @@ def _dataset_commit(path: str, revision: str | None) -> str | None:
 
 
 def changed(old: Mapping[str, Source], new: Mapping[str, Source]) -> tuple[str, Source, Source] | None:
-    """The first role whose commit is known in both and is another one, with both sources."""
+    """The first role whose version is known in both and is another one, with both sources."""
     for role, source in new.items():
         before = old.get(role) or {}
-        if source["commit"] and before.get("commit") not in (None, source["commit"]):
+        if version_of(before) and version_of(source) and version_of(before) != version_of(source):
             return role, dict(before), source
     return None
 
 
+def version_of(source: Mapping[str, Any]) -> str | None:
+    """What tells which content a name stood for: `SHA-256 ...` of a GGUF file, else `commit ...`; None if unknown."""
+    for key, word in (("sha256", "SHA-256"), ("commit", "commit")):
+        if source.get(key):
+            return f"{word} {source[key]}"
+    return None
+
+
 def source_words(sources: Mapping[str, Any]) -> str:
-    """`org/name at 1a2b3c4d5e6f (revision v1)` for each that comes from the hub, without repetitions."""
+    """`org/name at 1a2b3c4d5e6f (revision v1)` for each that comes from the hub or has a SHA-256, each once."""
     words = []
     for roles in sources.values():
         for one in roles.values() if isinstance(roles, Mapping) else ():
-            if one.get("kind") == "hub":
+            if one.get("sha256"):
+                words.append(f"{one['name']} with {version_of(one)}")
+            elif one.get("kind") == "hub":
                 asked = f" (revision {one['revision']})" if one.get("revision") else ""
                 words.append(f"{one['name']} at {one.get('commit') or 'an unknown commit'}{asked}")
     return "; ".join(dict.fromkeys(words))

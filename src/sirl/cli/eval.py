@@ -20,7 +20,7 @@ GO_ON = "the same command goes on from here"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl eval`."""
-    parser.add_argument("--model_name_or_path", required=True, help="the hardened model: hub id or folder")
+    parser.add_argument("--model_name_or_path", required=True, help="the hardened model: hub id, folder or GGUF file")
     parser.add_argument("--reference", required=True, help="the model it was made from, or demo for the bundled one")
     parser.add_argument("--model_revision", help="commit, branch or tag of --model_name_or_path on the hub")
     parser.add_argument("--reference_revision", help="the same of --reference")

@@ -45,13 +45,12 @@ def load_base_model(dtype: torch.dtype) -> Any:
     """SmolLM2-135M-Instruct as shipped: dequantised, without our adapter."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
+    from sirl.weights.gguf_file import plain_weights
+
     model = AutoModelForCausalLM.from_pretrained(
         wheel_folder(), gguf_file=GGUF, quantization_config=GgufConfig(dequantize=True), dtype=dtype
     )
-    # The weights are plain tensors now; what is left of the quantised loading would forbid saving them.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer, model.is_quantized = None, False
+    plain_weights(model)
     model.config._name_or_path = "SmolLM2-135M-Instruct"
     return model
 

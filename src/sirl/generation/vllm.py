@@ -20,6 +20,7 @@ from sirl.errors import UserError
 from sirl.generation.base import SamplingParams, request_seeds, served_completion
 from sirl.models import is_adapter
 from sirl.records import Completion, Conversation, ends_in_prefill, user_turn
+from sirl.weights.origin import located
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class VLLMEngine:
         except ImportError:
             raise UserError("--engine vllm: needs the extra `vllm` (pip install 'sirl[vllm]')") from None
         self.name = model
+        model, revision = located(model, revision)
         self._template = {"chat_template_kwargs": dict(chat_template_kwargs)} if chat_template_kwargs else {}
         if "tensor_parallel_size" not in options:
             options["tensor_parallel_size"] = parallel_size(model, revision, torch.cuda.device_count())
