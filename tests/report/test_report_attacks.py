@@ -274,7 +274,7 @@ class TestPage:
 
     def test_both_prompts_of_an_attack_that_searched_anew(self, page: Page) -> None:
         text = page.content()
-        assert text.count("Prompt before") == text.count("Prompt after: the attack searched anew") > 0
+        assert text.count("Prompt before") == text.count("Prompt after: the attack searched again") > 0
 
     def test_limits_and_method(self, page: Page, full_run: Path) -> None:
         text = page.content()

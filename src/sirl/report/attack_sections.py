@@ -101,6 +101,7 @@ def rate_table(figures: Mapping[str, Any], key: str, names: Sequence[str]) -> di
             {
                 "label": "Mean over methods" if name is None else name if key == "by_attack" else _words(name),
                 "total": name is None,
+                "to": {"kind": "attack", **({} if name is None else {key.removeprefix("by_"): name})},
                 "cells": [_cell(table, key, name) for table in tables],
                 "harm": [_cell(table, key, name) for table in harm.values()],
                 "paired": _pairs(change, key, name),

@@ -26,6 +26,8 @@ from sirl.report.aggregate import summarise
 from sirl.report.attack_sections import attack_section
 from sirl.report.capability import capability_facts
 from sirl.report.charts import element, join, percent
+from sirl.report.conversations import conversation_section
+from sirl.report.glance import glance
 from sirl.report.load import Run, load_run
 from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
 from sirl.report.training import benign_name, reward_name
@@ -35,27 +37,7 @@ from sirl.report.wording import KIND_NAMES, count, factor, p_value, with_interva
 from sirl.report.wrapped import wrapped_section
 
 HERE = Path(__file__).parent
-SCRIPT = """
-(function () {
-  var root = document.documentElement, button = document.getElementById('theme'), themes = ['auto', 'light', 'dark'];
-  var all = document.getElementById('expand'), at = 0;
-  root.classList.add('js');
-  button.addEventListener('click', function () {
-    at = (at + 1) % 3;
-    root.dataset.theme = themes[at];
-    button.textContent = 'Theme: ' + themes[at];
-  });
-  function open(state) {
-    document.querySelectorAll('details').forEach(function (d) { d.open = state; });
-  }
-  if (all) all.addEventListener('click', function () {
-    var state = all.textContent === 'Open all';
-    open(state);
-    all.textContent = state ? 'Close all' : 'Open all';
-  });
-  addEventListener('beforeprint', function () { open(true); });
-})();
-"""
+SCRIPT = (HERE / "report.js").read_text(encoding="utf-8")
 
 
 def render_report(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
@@ -100,6 +82,7 @@ def _finalize(value: Any) -> Any:
 def context(run: Run) -> dict[str, Any]:
     """All that the template needs."""
     summary = summarise(run)
+    benign, wrapped = sections.benign_section(summary["benign"]), wrapped_section(summary["wrapped"])
     return {
         "summary": summary,
         "manifest": run.manifest or {},
@@ -110,15 +93,16 @@ def context(run: Run) -> dict[str, Any]:
         "kind_names": KIND_NAMES,
         "attack": attack_section(summary["attack"]),
         "truncation": truncation_rows(summary["truncation"]),
-        "benign": sections.benign_section(summary["benign"]),
-        "wrapped": wrapped_section(summary["wrapped"]),
-        "asked": sections.benign_section((summary["capability"] or {}).get("overrefusal")),
+        "benign": benign,
+        "wrapped": wrapped,
+        "glance": glance(summary, benign, wrapped),
+        "asked": sections.benign_section((summary["capability"] or {}).get("overrefusal"), linked=False),
         "asked_name": benign_name(run.manifest, "eval"),
         "capability": capability_facts(summary["capability"]),
         "gap": sections.gap_section(run.gap, run.gap_samples),
         "curves": sections.training_section(run.metrics, reward_name(run.manifest)),
         "development": sections.development_section(run.development, run.chosen),
-        "samples": sections.sample_section(run),
+        "conversations": conversation_section(run),
         "legend": legend(),
         "facts": sections.method_facts(run, summary),
         "limits": sections.limits(run, summary),

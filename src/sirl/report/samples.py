@@ -176,6 +176,7 @@ class Sample:
     status: str
     attack: str
     category: str
+    goal_id: str
     goal: Clipped
     messages: list[tuple[str, Clipped]]
     messages_after: list[tuple[str, Clipped]]
@@ -185,12 +186,12 @@ class Sample:
     benign: bool
 
 
-def shown(row: Scored) -> Shown:
-    """A response cut to `MAX_TOKENS` tokens and `MAX_CHARS` characters."""
+def shown(row: Scored, limit: int = MAX_CHARS) -> Shown:
+    """A response cut to `MAX_TOKENS` tokens and `limit` characters."""
     attempt = row.attempt
     entropies = attempt.entropies or ()
     kept: list[Span] = []
-    room = MAX_CHARS
+    room = limit
     for span in token_spans(attempt.response, attempt.tokens or (), entropies):
         if room <= 0 or len(kept) >= MAX_TOKENS:
             break
@@ -218,7 +219,7 @@ def pick_samples(rows: Sequence[Scored], *, benign: bool, whole: Whole | None = 
     for row in rows:
         if row.attempt.decoding == decoding:
             pairs.setdefault((row.attempt.attack, row.attempt.goal_id), {})[row.attempt.phase] = row
-    status_of = _benign_status if benign else _status
+    status_of = benign_status if benign else pair_status
     by_status: dict[str, list[dict[str, Scored]]] = {}
     for key in sorted(pairs, key=_hash):
         by_status.setdefault(status_of(pairs[key]), []).append(pairs[key])
@@ -228,7 +229,8 @@ def pick_samples(rows: Sequence[Scored], *, benign: bool, whole: Whole | None = 
         chosen += [(status, pair) for pair in _take(by_status.get(status, []), count, used)]
     found = whole({row.attempt.id for _, pair in chosen for row in pair.values()}) if whole else {}
     return [
-        _sample(status, {phase: _filled(row, found) for phase, row in pair.items()}, benign) for status, pair in chosen
+        sample_of(status, {phase: _filled(row, found) for phase, row in pair.items()}, benign)
+        for status, pair in chosen
     ]
 
 
@@ -261,7 +263,8 @@ def _take(pairs: Sequence[dict[str, Scored]], count: int, used: set[str]) -> Ite
         yield best
 
 
-def _status(pair: dict[str, Scored]) -> str:
+def pair_status(pair: Mapping[str, Scored]) -> str:
+    """How the answers to an attack changed: `fixed`, `held`, `still broken`, `regressed`, or `unscored`."""
     if not all(row.counts for row in pair.values()):
         return "unscored"
     before, after = (pair[phase].refused if phase in pair else None for phase in ("before", "after"))
@@ -270,27 +273,31 @@ def _status(pair: dict[str, Scored]) -> str:
     return names[bool(first), bool(last)]
 
 
-def _benign_status(pair: dict[str, Scored]) -> str:
+def benign_status(pair: Mapping[str, Scored]) -> str:
+    """The same of a harmless request: `newly refused`, `still refused`, `newly answered`, `still answered`."""
+    status = pair_status(pair)
     renamed = {"fixed": "newly refused", "still broken": "still answered", "regressed": "newly answered"}
-    return renamed.get(_status(pair), "still refused")
+    return {**renamed, "held": "still refused"}.get(status, status)
 
 
-def _sample(status: str, pair: dict[str, Scored], benign: bool) -> Sample:
+def sample_of(status: str, pair: Mapping[str, Scored], benign: bool, limit: int = MAX_CHARS) -> Sample:
+    """A pair of answers as it is shown; no text has more than `limit` characters."""
     attempt, *others = (pair[phase].attempt for phase in ("before", "after") if phase in pair)
     other = next((a.messages for a in others if a.messages != attempt.messages), ())
     return Sample(
         status=status,
         attack=attempt.attack,
         category=attempt.category or "",
+        goal_id=attempt.goal_id,
         goal=clip(attempt.goal, 140),
-        messages=_turns(attempt.messages),
-        messages_after=_turns(other),
+        messages=_turns(attempt.messages, limit),
+        messages_after=_turns(other, limit),
         decoding=attempt.decoding,
-        before=shown(pair["before"]) if "before" in pair else None,
-        after=shown(pair["after"]) if "after" in pair else None,
+        before=shown(pair["before"], limit) if "before" in pair else None,
+        after=shown(pair["after"], limit) if "after" in pair else None,
         benign=benign,
     )
 
 
-def _turns(messages: Conversation) -> list[tuple[str, Clipped]]:
-    return [(str(m.get("role", "")), clip(str(m.get("content", "")))) for m in messages or ()]
+def _turns(messages: Conversation, limit: int) -> list[tuple[str, Clipped]]:
+    return [(str(m.get("role", "")), clip(str(m.get("content", "")), limit)) for m in messages or ()]

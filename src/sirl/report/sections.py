@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -12,12 +11,10 @@ from markupsafe import Markup
 from sirl.demo import is_demo
 from sirl.judges.measured import errors_in_words
 from sirl.provenance import source_words
-from sirl.report.attack_figures import with_origins
 from sirl.report.attack_sections import DECODING_NAMES, attack_limits, budgets_of, chart_row, comparison, drawn, pick
 from sirl.report.charts import Series, axis_top, curve, histogram, percent_axis, trail
-from sirl.report.load import Run, whole_attempts
+from sirl.report.load import Run
 from sirl.report.rates import PHASES
-from sirl.report.samples import Sample, pick_samples
 from sirl.report.training import ENTROPY_NOTES, REWARD_NOTES, benign_name, choice_facts, dig, goal_names
 from sirl.report.truncated import truncation_limits
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, p_value
@@ -72,9 +69,9 @@ def model_name(manifest: Mapping[str, Any] | None) -> str:
 # --- benign prompts ---------------------------------------------------------------------------------------------------
 
 
-def benign_section(benign: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def benign_section(benign: Mapping[str, Any] | None, linked: bool = True) -> dict[str, Any] | None:
     """Chart and tables of refusals of benign prompts, by kind and decoding. Of more than `FEW_KINDS` kinds the chart
-    and the first table show all together, and `details` has each."""
+    and the first table show all together, and `details` has each. `linked`: the report has their conversations."""
     if not benign or not benign["decodings"]:
         return None
     kinds: list[dict[str, Any]] = []
@@ -85,9 +82,11 @@ def benign_section(benign: Mapping[str, Any] | None) -> dict[str, Any] | None:
             name = KIND_NAMES.get(kind, kind.replace("_", " "))
             row = chart_row(name[:1].upper() + name[1:], pick(benign["rates"][decoding], kind))
             row["short"] = SHORT_KINDS.get(kind, f"{name} refused")
+            row["to"] = {"kind": "benign", "category": kind} if linked else None
             kinds.append({**row, **_decoded(decoding), "paired": change["by_group"].get(kind)})
         row = chart_row("All harmless prompts", benign["overall"][decoding], total=True)
         row["short"] = "Harmless refused"
+        row["to"] = {"kind": "benign"} if linked else None
         totals.append({**row, **_decoded(decoding), "paired": change if "fixed" in change else None})
     many, single = len(benign["kinds"]) > FEW_KINDS, len(benign["kinds"]) == 1
     table = totals if many else kinds if single else [*kinds, *totals]
@@ -275,13 +274,6 @@ def _cell(value: Any, form: str) -> str:
 
 
 # --- conversations, method and provenance -----------------------------------------------------------------------------
-
-
-def sample_section(run: Run) -> list[Sample]:
-    """Conversations under attack, then benign ones."""
-    attacks, benign = (partial(whole_attempts, run.path / f"{kind}attempts.jsonl") for kind in ("", "benign_"))
-    shown = pick_samples(with_origins(run.attacks or []), benign=False, whole=attacks)
-    return shown + pick_samples(run.benign or [], benign=True, whole=benign)
 
 
 def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -17,10 +17,13 @@ def wrapped_section(wrapped: Mapping[str, Any] | None) -> dict[str, Any] | None:
     rates, change = wrapped["rates"], wrapped["change"]
     pairs = change["by_group"] if change else {}
     by_attack = {phase: tables["by_attack"] for phase, tables in rates.items()}
-    rows = [{**chart_row(name, pick(by_attack, name)), "paired": pairs.get(name)} for name in wrapped["attacks"]]
+    rows = [
+        {**chart_row(name, pick(by_attack, name)), "paired": pairs.get(name), "to": {"kind": "wrapped", "attack": name}}
+        for name in wrapped["attacks"]
+    ]
     rows.sort(key=_refused, reverse=True)
     totals = {phase: tables["overall"] for phase, tables in rates.items()}
-    mean = {**chart_row("Mean over wrappings", totals, total=True), "paired": change}
+    mean = {**chart_row("Mean over wrappings", totals, total=True), "paired": change, "to": {"kind": "wrapped"}}
     return {"words": wrapped_words(wrapped), "rows": [{**row, "note": ""} for row in (mean, *rows)]}
 
 

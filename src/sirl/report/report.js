@@ -1,0 +1,63 @@
+(function () {
+  var root = document.documentElement, button = document.getElementById('theme'), themes = ['auto', 'light', 'dark'];
+  var all = document.getElementById('expand'), bar = document.getElementById('filters'), at = 0, texts = null;
+  var items = Array.prototype.slice.call(document.querySelectorAll('#pairs > details'));
+  root.classList.add('js');
+  button.addEventListener('click', function () {
+    at = (at + 1) % 3;
+    root.dataset.theme = themes[at];
+    button.textContent = 'Theme: ' + themes[at];
+  });
+  // most conversations lie in templates, so that thousands of them open at once
+  function unfold(d) {
+    var folded = d.querySelector(':scope > template');
+    if (folded) folded.replaceWith(folded.content);
+  }
+  addEventListener('toggle', function (event) {
+    if (event.target.open) unfold(event.target);
+  }, true);
+  function open(state) {
+    document.querySelectorAll('details').forEach(function (d) { if (!d.hidden) d.open = state; });
+  }
+  if (all) all.addEventListener('click', function () {
+    var state = all.textContent === 'Open all';
+    open(state);
+    all.textContent = state ? 'Close all' : 'Open all';
+  });
+  // on paper: every fold but the conversations, of which those that were opened or filtered for
+  addEventListener('beforeprint', function () {
+    document.querySelectorAll('details').forEach(function (d) { if (!d.closest('#pairs')) d.open = true; });
+  });
+  if (!bar) return;
+  var fields = Array.prototype.slice.call(bar.querySelectorAll('select')), search = bar.querySelector('input');
+  function apply() {
+    var wanted = search.value.trim().toLowerCase(), seen = 0;
+    if (wanted && !texts) texts = items.map(function (d) {
+      var folded = d.querySelector(':scope > template');
+      return (d.textContent + (folded ? folded.content.textContent : '')).toLowerCase();
+    });
+    items.forEach(function (d, i) {
+      var fits = fields.every(function (f) { return !f.value || d.dataset[f.name] === f.value; });
+      fits = fits && (!wanted || texts[i].indexOf(wanted) >= 0);
+      d.hidden = !fits;
+      seen += fits;
+    });
+    document.getElementById('count').textContent = seen.toLocaleString('en') + ' of ' + items.length.toLocaleString('en');
+  }
+  function set(values) {
+    fields.forEach(function (f) {
+      f.value = values[f.name] || '';
+      if (f.selectedIndex < 0) f.value = '';
+    });
+    search.value = '';
+    apply();
+  }
+  fields.forEach(function (f) { f.addEventListener('change', apply); });
+  search.addEventListener('input', apply);
+  document.getElementById('reset').addEventListener('click', function () { set({}); });
+  document.addEventListener('click', function (event) {
+    var link = event.target.closest && event.target.closest('a.to');
+    if (link) set(link.dataset);
+  });
+  apply();
+})();
