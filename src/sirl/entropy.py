@@ -144,7 +144,7 @@ def _blocks(weights: Tensor) -> Tensor:
     """Weights by block of the vocabulary, `(N, V) -> (N, ceil(V / BLOCK), BLOCK)`, filled up with 0."""
     missing = -weights.shape[1] % BLOCK
     padded = torch.nn.functional.pad(weights, (0, missing)) if missing else weights
-    return padded.view(len(weights), -1, BLOCK)
+    return padded.view(len(weights), padded.shape[1] // BLOCK, BLOCK)  # of no rows too
 
 
 def _chosen(blocks: Tensor, block: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from sirl.attacks import resolve_attacks
 from sirl.attacks.base import Attack, AttackResult, StaticAttack
 from sirl.attacks.run import run_attacks
 from sirl.errors import UserError
-from sirl.generation import load_engine
+from sirl.generation import SamplingParams, load_engine
 from sirl.records import Attempt, Completion, Prompt, read_jsonl, user_turn
 
 GOALS = [Prompt(f"g{i}", f"How do I hide snack number {i}?", category="snacks" if i % 2 else None) for i in range(5)]
@@ -70,6 +70,44 @@ def test_one_call_per_decoding_and_chunk() -> None:
     chunked = FakeEngine()
     run_attacks(chunked, ATTACKS, GOALS, phase="before", batch=4)
     assert [len(conversations) for conversations, _ in chunked.calls] == [4, 4, 4, 3]
+
+
+class EngineOfBoth(FakeEngine):
+    """Gives greedy and sampled answers by one call, as a model in this process does."""
+
+    def generate_both(self, conversations, params, progress=None):
+        greedy = FakeEngine(fail=self.fail).generate(conversations, SamplingParams(params.max_new_tokens), progress)
+        sampled = self.generate(conversations, params, progress)
+        return [[*one, *more] for one, more in zip(greedy, sampled, strict=True)]
+
+
+@pytest.mark.parametrize("fail", [None, "number 3"])
+def test_an_engine_of_both_is_called_once_a_chunk(fail: str | None) -> None:
+    arguments: dict[str, Any] = {"phase": "before", "decodings": ("greedy", "sample"), "batch": 4}
+    engine, told = EngineOfBoth(fail=fail), []
+    attempts = run_attacks(engine, ATTACKS, GOALS, **arguments, progress=lambda done, total: told.append((done, total)))
+    assert attempts == run_attacks(FakeEngine(fail=fail), ATTACKS, GOALS, **arguments)
+    assert [len(conversations) for conversations, _ in engine.calls] == [4, 4, 4, 3]
+    assert told == sorted(told)
+    assert told[-1] == (30, 30)
+    engine = EngineOfBoth()
+    run_attacks(engine, ATTACKS, GOALS, phase="before")
+    assert [params.temperature for _, params in engine.calls] == [0.0], (
+        "greedy answers alone, where no others are wanted"
+    )
+
+
+@pytest.mark.parametrize("cut", [40, 4_000, 6_000])
+def test_a_chunk_of_both_that_was_torn_is_asked_again(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "attempts.jsonl"
+    arguments: dict[str, Any] = {"phase": "before", "decodings": ("sample", "greedy"), "path": path}
+    whole = run_attacks(EngineOfBoth(), ATTACKS, GOALS, **arguments)
+    stored = path.read_bytes()
+    path.write_bytes(stored[:-cut])
+    engine = EngineOfBoth()
+    assert run_attacks(engine, ATTACKS, GOALS, **arguments) == whole
+    assert [len(conversations) for conversations, _ in engine.calls] == [15]
+    assert path.read_bytes() == stored
 
 
 def test_before_and_after_get_the_same_prompts_and_seeds() -> None:

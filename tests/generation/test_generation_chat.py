@@ -90,6 +90,21 @@ def test_generate_is_the_same_again(tokenizer: Any) -> None:
     assert engine.generate(conversations, params) == engine.generate(conversations, params)
 
 
+def test_greedy_and_sampled_together(tokenizer: Any) -> None:
+    """The greedy answer first; what cannot be asked is as many errors, and progress counts every answer."""
+    engine, told = LocalEngine(tiny_model("llama"), tokenizer), []
+    texts = ("Tell me a story.", "half of a pair: \ud83d", "How are you?")
+    chats = [({"role": "user", "content": text},) for text in texts]
+    params = SamplingParams(max_new_tokens=6, temperature=1.0, seed=2, n=2)
+    both = engine.generate_both(chats, params, told.append)
+    greedy, sampled = engine.generate(chats, SamplingParams(max_new_tokens=6)), engine.generate(chats, params)
+    assert [[a.token_ids for a in group] for group in both] == [
+        [a.token_ids for a in (*one, *more)] for one, more in zip(greedy, sampled, strict=True)
+    ]
+    assert [[a.finish_reason == "error" for a in group] for group in both] == [[False] * 3, [True] * 3, [False] * 3]
+    assert sum(told) == 9
+
+
 def test_load_engine(model_folder: Any) -> None:
     engine = load_engine(str(model_folder("llama")))
     [[completion]] = engine.generate([user("How?")], SamplingParams(max_new_tokens=3))

@@ -150,6 +150,39 @@ def test_greedy_equals_transformers(family: str, tokenizer: Any) -> None:
     check_against_reference(model, prompts, groups, 1.0, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ANY_FAMILY)
+@pytest.mark.parametrize("n", [1, 3])
+def test_greedy_and_sampled_answers_from_one_prefill(family: str, n: int, tokenizer: Any) -> None:
+    """Token for token those of two calls, with a prompt that comes twice and rows that end at different times."""
+    engine = LocalEngine(model_of(family), tokenizer, max_rows=8)  # several batches
+    prompts = chat_ids(tokenizer, [*PROMPTS, PROMPTS[0]])
+    params = SamplingParams(max_new_tokens=12, temperature=1.0, n=n, seed=3)
+    both = engine.rollout(prompts, params, greedy=True)
+    apart = [
+        [*greedy, *sampled]
+        for greedy, sampled in zip(
+            engine.rollout(prompts, SamplingParams(max_new_tokens=12)), engine.rollout(prompts, params), strict=True
+        )
+    ]
+    assert tokens_of(both) == tokens_of(apart)
+    pairs = [pair for groups in zip(both, apart, strict=True) for pair in zip(*groups, strict=True)]
+    for ours, theirs in pairs:
+        assert ours.entropies == pytest.approx(theirs.entropies, abs=1e-4)
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+        assert ours.finished == theirs.finished
+
+
+def test_one_prefill_for_both(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, prompts = LocalEngine(model_of("llama"), tokenizer), chat_ids(tokenizer, PROMPTS)
+    prefilled: list[int] = []
+    prefill = decode.prefill
+    monkeypatch.setattr(decode, "prefill", lambda m, p, *a, **k: prefilled.append(len(p)) or prefill(m, p, *a, **k))
+    engine.rollout(prompts, SamplingParams(max_new_tokens=2, temperature=1.0), greedy=True)
+    assert sum(prefilled) == len(prompts)
+    with pytest.raises(ValueError, match="temperature above 0"):
+        engine.rollout(prompts, SamplingParams(max_new_tokens=2), greedy=True)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_peft_model(family: str, tokenizer: Any) -> None:
     from peft import LoraConfig, get_peft_model

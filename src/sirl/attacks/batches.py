@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sirl.attacks.base import Attack, stable_seed
 from sirl.generation.base import Engine, SamplingParams
@@ -123,10 +124,10 @@ class Run:
 
 
 def run_chunk(run: Run, chunk: Sequence[Job], key: str) -> None:
-    """One engine call for what is missing of a chunk of jobs whose prompts are known; `key` decides what it draws.
+    """Ask for what is missing of a chunk of jobs whose prompts are known; `key` decides what is drawn.
 
     Chunks lie at fixed places of the plan, so that a resumed run draws the samples that an uninterrupted one would have
-    drawn.
+    drawn. A chunk may hold its jobs twice, greedy ones and then sampled ones, where the engine `answers_both`.
     """
     missing = [job for job in chunk if job.id not in run.done]
     if not missing:
@@ -143,18 +144,41 @@ def run_chunk(run: Run, chunk: Sequence[Job], key: str) -> None:
             run.report(finished)
 
         params = run.params(chunk[0].decoding, key)
-        # of the class: a defence round an engine does not pass it through
-        stream = getattr(type(run.engine), "generate_each", None)
+        stream = getattr(type(run.engine), "generate_each", None)  # of the class, see `answers_both`
         if stream is not None:
             found = _streamed(run, stream(run.engine, [_messages(job) for job in sound], params, wanted), sound, count)
         else:
-            asked = sound if _is_torn(run, chunk, missing) else [sound[i] for i in wanted]
-            outputs = run.engine.generate([_messages(job) for job in asked], params, count)
-            found = {job.id: answer for job, (answer, *_) in zip(asked, outputs, strict=True)}
+            found = _asked(run, sound if _is_torn(run, chunk, missing) else [sound[i] for i in wanted], key, count)
         answers = {job.id: _answered(run, job, found[job.id]) for job in sound if job.id in found}
         _check_answered(run, [a.error for a in answers.values()], params)
     failed = Completion(text="", finish_reason="error")
     run.store([answers.get(job.id) or run.attempt(job, (), failed, job.error) for job in missing])
+
+
+def answers_both(engine: Engine) -> bool:
+    """Whether an engine gives greedy and sampled answers in one call, which prefills each prompt once.
+
+    That is asked of its class: a defence round an engine passes neither this nor `generate_each` through.
+    """
+    return hasattr(type(engine), "generate_both")
+
+
+def _asked(run: Run, jobs: Sequence[Job], key: str, count: Callable[[int], None]) -> dict[str, Completion]:
+    """The answers by their jobs' ids; greedy and sampled ones to the same prompts by one call."""
+    by_decoding: dict[Decoding, list[Job]] = {}
+    for job in jobs:
+        by_decoding.setdefault(job.decoding, []).append(job)
+    conversations = {decoding: [_messages(job) for job in own] for decoding, own in by_decoding.items()}
+    if len(by_decoding) == 2 and conversations["greedy"] == conversations["sample"]:
+        engine: Any = run.engine
+        groups = engine.generate_both(conversations["sample"], run.params("sample", key), count)
+        pairs = zip(by_decoding["greedy"], by_decoding["sample"], groups, strict=True)
+        return {job.id: answer for *both, group in pairs for job, answer in zip(both, group, strict=True)}
+    found: dict[str, Completion] = {}
+    for decoding, own in by_decoding.items():
+        outputs = run.engine.generate(conversations[decoding], run.params(decoding, key), count)
+        found |= {job.id: answer for job, (answer, *_) in zip(own, outputs, strict=True)}
+    return found
 
 
 def _is_torn(run: Run, chunk: Sequence[Job], missing: Sequence[Job]) -> bool:

@@ -3,8 +3,9 @@
     goals = ...                                       # list[Prompt]
     attempts = run_attacks(engine, resolve_attacks("static"), goals, phase="before", path="attempts.jsonl")
 
-Static attacks are pooled: the engine sees big batches of (attack, goal) pairs, one call per decoding and chunk. Each
-chunk is appended to the file before the next one starts. `docs/attack.md` describes files, resuming and errors.
+Static attacks are pooled: the engine sees big batches of (attack, goal) pairs, one call per decoding and chunk. A model
+in this process answers a chunk in both decodings by one call. Each chunk is appended to the file before the next one
+starts. `docs/attack.md` describes files, resuming and errors.
 
 An exception of the engine is not caught: engines answer what fails with error completions, so an exception means that
 none of the rest can work (or Ctrl-C). What was finished by then is in the file. A batch without a single answer, which
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import get_args
 
 from sirl.attacks.base import Attack, AttackResult, StaticAttack, goal_rng, require_goal
-from sirl.attacks.batches import TEMPERATURES, Job, Progress, Run, error_of, run_chunk
+from sirl.attacks.batches import TEMPERATURES, Job, Progress, Run, answers_both, error_of, run_chunk
 from sirl.attacks.replay import Replay
 from sirl.encoding import EncodingError
 from sirl.errors import UserError
@@ -85,15 +86,24 @@ def run_attacks(
     run = Run(engine, phase, seed, max_new_tokens, batch, path, done, len(jobs), progress, last)
     _check_replays(run, attacks, decodings)
     run.report()
+    for together in (decodings,) if answers_both(engine) else [(decoding,) for decoding in decodings]:
+        _run_static(run, jobs, together)
     for decoding in decodings:
-        pooled = [job for job in jobs if job.decoding == decoding and isinstance(job.attack, StaticAttack)]
-        for start in range(0, len(pooled), batch):
-            chunk = pooled[start : start + batch]
-            run_chunk(run, chunk, f"{chunk[0].attack.name}/{chunk[0].goal.id}")
         searches = [attack for attack in attacks if not isinstance(attack, StaticAttack)]
         for attack in sorted(searches, key=lambda attack: isinstance(attack, Replay)):  # what they replay comes first
             _run_adaptive(run, attack, [job for job in jobs if job.decoding == decoding and job.attack is attack])
     return [run.done[job.id] for job in jobs]
+
+
+def _run_static(run: Run, jobs: Sequence[Job], decodings: Sequence[Decoding]) -> None:
+    """What static attacks are to ask, in chunks that have the same places under each of the decodings."""
+    pooled = [
+        [job for job in jobs if job.decoding == decoding and isinstance(job.attack, StaticAttack)]
+        for decoding in sorted(decodings)
+    ]
+    for start in range(0, len(pooled[0]), run.batch):
+        chunk = [job for own in pooled for job in own[start : start + run.batch]]
+        run_chunk(run, chunk, f"{chunk[0].attack.name}/{chunk[0].goal.id}")
 
 
 def _check_input(attacks: Sequence[Attack], goals: Sequence[Prompt], decodings: Sequence[Decoding], batch: int) -> None:

@@ -1,7 +1,8 @@
 """The decode loop: prompts in, sampled tokens and their exact entropies out.
 
-Each unique prompt is prefilled once for all its samples, prompts of similar length share a batch, finished rows leave
-the batch, and the entropy is taken from the logits that the token is drawn from, so it costs no extra forward pass.
+Each unique prompt is prefilled once for all its samples and its greedy answer, prompts of similar length share a batch,
+finished rows leave the batch, and the entropy is taken from the logits that the token is drawn from, so it costs no
+extra forward pass.
 """
 
 from __future__ import annotations
@@ -85,12 +86,14 @@ def decode_batch(
     eos_ids: Sequence[int],
     pad_id: int,
     progress: Callable[[int], None] | None = None,
+    greedy: bool = False,
 ) -> list[list[Rollout]]:
     """Decode one batch: B prompts, `params.n` completions each; `uniforms` is `(B * n, max_new_tokens)`.
 
+    With `greedy` each prompt has one completion more, the first, which is greedy, and `uniforms` a row for it.
     Works with any causal LM of plain full attention (see `supports_decode_cache`), fastest inside `shared_keys`.
     """
-    n, steps = params.n, params.max_new_tokens
+    n, steps = params.n + greedy, params.max_new_tokens
     fused = isinstance(model, FusedModel)
     logits, groups = prefill(model, prompts, pad_id, n, steps, apart=fused)
     position = torch.cat([group.visible.sum(-1, keepdim=True) for group in groups])
@@ -101,10 +104,8 @@ def decode_batch(
     for group in groups:
         group.visible = torch.nn.functional.pad(group.visible, (0, steps), value=True)  # (rows, P + T)
     for step in range(steps):
-        if params.temperature > 0:
-            drawn, *scores = sample_with_entropy(logits, uniforms[batch.rows, step], params.temperature)
-        else:
-            drawn, *scores = greedy_with_entropy(logits)
+        first = batch.rows % n == 0 if greedy else None
+        drawn, *scores = _draw(logits, uniforms[batch.rows, step], params.temperature, first)
         n_alive = batch.record(step, drawn, *scores)
         if n_alive == 0 or step == steps - 1:
             break
@@ -125,6 +126,23 @@ def decode_batch(
         ).logits[:, -1]
         position = position + 1
     return collect(batch.tokens.tolist(), batch.scores.tolist(), set(eos_ids), n)
+
+
+def _draw(logits: Tensor, uniforms: Tensor, temperature: float, greedy: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, entropies and log-probabilities `(R,)` of `(R, V)` logits; the rows of the mask `greedy` are greedy."""
+    if temperature == 0:
+        return greedy_with_entropy(logits)
+    if greedy is None:
+        return sample_with_entropy(logits, uniforms, temperature)
+    chosen = greedy_with_entropy(logits[greedy])
+    sampled = sample_with_entropy(logits[~greedy], uniforms[~greedy], temperature)
+    joined = []
+    for own, other in zip(chosen, sampled, strict=True):
+        both = own.new_empty(len(logits))
+        both[greedy], both[~greedy] = own, other
+        joined.append(both)
+    token, entropy, logprob = joined
+    return token, entropy, logprob
 
 
 @dataclass

@@ -77,6 +77,18 @@ class LocalEngine:
         """See `Engine.generate`."""
         return self._answers(self.encode(conversations), params, progress)
 
+    def generate_both(
+        self,
+        conversations: Sequence[Conversation],
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """The greedy answer to each conversation, and `params.n` sampled ones behind it, from one prefill.
+
+        The answers of two calls of `generate`, up to rounding.
+        """
+        return self._answers(self.encode(conversations), params, progress, greedy=True)
+
     def complete(
         self,
         texts: Sequence[str],
@@ -96,14 +108,18 @@ class LocalEngine:
         prompts: Sequence[list[int] | EncodingError],
         params: SamplingParams,
         progress: Callable[[int], None] | None,
+        greedy: bool = False,
     ) -> list[list[Completion]]:
+        each = params.n + greedy
+
         def failed(error: EncodingError) -> list[Completion]:
             if progress is not None:
-                progress(params.n)
-            return [Completion.failed(str(error))] * params.n
+                progress(each)
+            return [Completion.failed(str(error))] * each
 
         def run(ids: list[list[int]]) -> list[list[Completion]]:
-            return [[self._completion(r) for r in group] for group in self.rollout(ids, params, progress)]
+            groups = self.rollout(ids, params, progress, greedy=greedy)
+            return [[self._completion(r) for r in group] for group in groups]
 
         return spread(prompts, run, failed)
 
@@ -113,17 +129,24 @@ class LocalEngine:
         params: SamplingParams,
         progress: Callable[[int], None] | None = None,
         first_sample: int = 0,
+        greedy: bool = False,
     ) -> list[list[Rollout]]:
         """Token ids in, `params.n` rollouts a prompt out, in order. A rollout ends where the model's context does.
 
         That a prompt leaves room for an answer is for the caller to see (`encode`). `first_sample` is the index of the
         first one within its group: a group shared out over processes draws the same responses as one process would.
+        With `greedy` the prompt's greedy answer comes before them.
         """
+        if greedy and params.temperature == 0:
+            raise ValueError("greedy and sampled answers together need a temperature above 0")
+        each = params.n + greedy
         out: list[list[Rollout]] = [[] for _ in prompts]
         steps = [self._steps(prompt, params) for prompt in prompts]
         # the loop keeps n rows a prompt; a group larger than a batch would break the memory bound
-        limit = max(self.max_rows, params.n)
+        limit = max(self.max_rows, each)
         draws = self._uniforms(prompts, params, first_sample)
+        if greedy:  # draws nothing
+            draws = [np.pad(own, ((1, 0), (0, 0))) for own in draws]
         cells = cache_bytes(self.model.device, self.max_cache_gb) // bytes_per_token(self.model)
         fast = supports_decode_cache(self.model.config)
         run = decode_batch if fast else generate_batch
@@ -131,12 +154,12 @@ class LocalEngine:
             for tokens in sorted(set(steps), reverse=True):
                 rows = [i for i, own in enumerate(steps) if own == tokens]
                 capped = replace(params, max_new_tokens=tokens)
-                for batch in plan_batches([prompts[i] for i in rows], params.n, tokens, limit, cells):
+                for batch in plan_batches([prompts[i] for i in rows], each, tokens, limit, cells):
                     places = [rows[i] for i in batch]
                     chosen = [prompts[i] for i in places]
                     uniforms = torch.from_numpy(np.concatenate([draws[i][:, :tokens] for i in places]))
                     model = self._fused or self.model
-                    groups = run(model, chosen, uniforms, capped, self.eos_ids, self.pad_id, progress)
+                    groups = run(model, chosen, uniforms, capped, self.eos_ids, self.pad_id, progress, greedy)
                     for i, group in zip(places, groups, strict=True):
                         out[i] = group
         return out
@@ -273,8 +296,14 @@ def generate_batch(
     eos_ids: Sequence[int],
     pad_id: int,
     progress: Callable[[int], None] | None = None,
+    greedy: bool = False,
 ) -> list[list[Rollout]]:
     """`decode_batch` by way of `transformers.generate`: slower, for any architecture."""
+    if greedy:  # two calls: what has been prefilled is lost with the first
+        sampled = uniforms.unflatten(0, (len(prompts), -1))[:, 1:].flatten(0, 1)
+        ways = ((uniforms, replace(params, temperature=0.0, n=1)), (sampled, params))
+        parts = [generate_batch(model, prompts, u, own, eos_ids, pad_id, progress) for u, own in ways]
+        return [[*one, *more] for one, more in zip(*parts, strict=True)]
     ids, mask = left_pad(prompts, pad_id, model.device)
     n = params.n if params.temperature > 0 else 1  # greedy decoding gives one answer, however often it is asked
     draw = DrawToken(uniforms.to(model.device), params.temperature)
