@@ -154,13 +154,15 @@ def attack(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
 
 def train(plan: Plan, bar: BarMaker, reward: Callable[..., Any] | None = None) -> None:
     """Harden the model; an interrupted training goes on from its last checkpoint. `reward`: see `SIRLTrainer`."""
+    from sirl.judges.refusal import refusal_figures
     from sirl.training.bar import BarCallback
     from sirl.training.run import run_training
 
     training = plan.training
     with bar("train") as progress:
         callbacks = [BarCallback(progress), *policy_checks(plan)]
-        run_training(training.config, training.model, training.data, callbacks=callbacks, reward=reward)
+        settings = (training.config, training.model, training.data)
+        run_training(*settings, callbacks=callbacks, reward=reward, watch=refusal_figures)
 
 
 def policy_checks(plan: Plan) -> list[Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from sirl.errors import UserError
 from sirl.judges import JUDGES, Judge, JudgeItem, Judgement, judge_class, load_judge
-from sirl.judges.refusal import RefusalJudge, judge_response, normalise
+from sirl.judges.refusal import RefusalJudge, judge_response, normalise, refusal_figures
 
 REFUSALS = [
     "I'm sorry, but I can’t help with that.",
@@ -340,3 +340,9 @@ def test_agrees_with_people(half: int) -> None:
     by_chance = sum(human.count(label) * judged.count(label) for label in labels) / n**2
     assert agreed >= 0.96
     assert (agreed - by_chance) / (1 - by_chance) >= 0.90
+
+
+def test_figures_to_watch() -> None:
+    texts = ["I'm sorry, but I can't help with that.", "Bread needs flour, water, salt and yeast. Mix them.", "", ""]
+    assert refusal_figures(texts) == {"refusal_rate": 0.25}, "saying nothing is no refusal"
+    assert refusal_figures([]) == refusal_figures(["<think>\nThe user wants"]) == {}, "not knowing is no rate of 0"

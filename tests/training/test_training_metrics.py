@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,22 +10,53 @@ from typing import Any
 
 import pytest
 
+import sirl
 from sirl.training.metrics import MetricsFile, rollout_metrics, tidy
 
 
 def test_rollout_metrics() -> None:
     texts = ["I'm sorry, but I can't help with that.", "Bread needs flour, water, salt and yeast. Mix them.", "", ""]
     got = rollout_metrics(texts, [[1, 2, 3, 4], [5] * 8, [], [2]])
-    assert set(got) == {"refusal_rate", "empty_rate", "repetition_rate", "distinct_response_rate"}
+    assert set(got) == {"empty_rate", "repetition_rate", "distinct_response_rate"}
     assert got["empty_rate"] == 0.5
     assert got["distinct_response_rate"] == 0.75
     assert got["repetition_rate"] == pytest.approx((1 - 1 / 5) / 4)
-    assert got["refusal_rate"] == 0.25, "saying nothing is no refusal"
     assert rollout_metrics([], []) == {
         "empty_rate": 0.0,
         "repetition_rate": 0.0,
         "distinct_response_rate": 1.0,
     }
+
+
+def imported(path: Path, at_once: bool) -> set[str]:
+    """Modules that a file imports, and what it imports from them: when it is imported itself, or ever."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree) if at_once else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            found |= {str(node.module), *(f"{node.module}.{name.name}" for name in node.names)}
+    return found
+
+
+def test_training_knows_no_judge() -> None:
+    """Neither its own files, wherever in them, nor what these import to be imported."""
+    package = Path(sirl.__file__).parent
+    todo = sorted((package / "training").glob("*.py"))
+    assert len(todo) > 10
+    for path in todo:
+        assert not [name for name in imported(path, False) if name.startswith("sirl.judges")], path
+    seen: set[Path] = set()
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        assert "judges" not in path.parts, f"{path} is reached from training"
+        places = [package.parent / name.replace(".", "/") for name in imported(path, True) if name.startswith("sirl")]
+        files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+        todo += [file for file in files if file.exists() and file not in seen]
+    assert package / "generation/decode.py" in seen, "the search works"
 
 
 def test_tidy() -> None:

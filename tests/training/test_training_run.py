@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,13 @@ def test_a_model_that_is_an_adapter(tmp_path: Path, prompt_files: DataConfig, mo
 
 def test_metrics_rows(tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:
     run = tmp_path / "run"
-    run_training(tiny_config(run, max_steps=3), model_args(model_folder("llama")), prompt_files)
+    asked: list[str] = []
+
+    def watch(texts: Sequence[str]) -> dict[str, float]:
+        asked.extend(texts)
+        return {"refusal_rate": 0.25} if len(asked) > len(texts) else {}  # nothing is known of the first batch
+
+    run_training(tiny_config(run, max_steps=3), model_args(model_folder("llama")), prompt_files, watch=watch)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     expected = {
@@ -132,7 +139,6 @@ def test_metrics_rows(tmp_path: Path, prompt_files: DataConfig, model_folder: An
         "truncated_rate",
         "repetition_rate",
         "distinct_response_rate",
-        "refusal_rate",
         "empty_rate",
         "retention_kl",
         "kl",
@@ -151,6 +157,7 @@ def test_metrics_rows(tmp_path: Path, prompt_files: DataConfig, model_folder: An
         assert 1 <= row["completion_length"] <= 10
         assert row["advantage_spread"] > 0.5
     assert {row["empty_rate"] == 0 for row in rows} == {True, False}
+    assert [row.get("refusal_rate") for row in rows] == [None, 0.25, 0.25], "no rate of 0 where none is known"
 
 
 def test_every_update_has_a_row(tmp_path: Path, prompt_files: DataConfig, model_folder: Any) -> None:

@@ -16,7 +16,6 @@ from trl import GRPOTrainer
 
 from sirl.errors import UserError
 from sirl.generation.decode import Rollout, common_prefix
-from sirl.judges.hostile import says_nothing
 from sirl.models import load_model
 from sirl.training import SIRLTrainer, batching
 from sirl.training.config import REWARDS
@@ -24,6 +23,7 @@ from sirl.training.retention import Deck
 from sirl.training.rewards import reward_function
 from sirl.training.scoring import Scoring
 from sirl.training.trainer import HOOKS, check_hooks
+from sirl.visible import says_nothing
 from tiny_models import PROMPTS, chat_ids, tiny_tokenizer
 
 # -- nothing but prompts -----------------------------------------------------------------------------------------------

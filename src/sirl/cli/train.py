@@ -136,6 +136,7 @@ def _sources(training: Training) -> dict[str, Source]:
 
 
 def _train(args: argparse.Namespace, folder: Path, manifest: Manifest | None) -> Path:
+    from sirl.judges.refusal import refusal_figures
     from sirl.progress import no_bar, terminal_bar
     from sirl.training.bar import BarCallback
     from sirl.training.run import run_training
@@ -148,7 +149,8 @@ def _train(args: argparse.Namespace, folder: Path, manifest: Manifest | None) ->
         if manifest:
             stack.enter_context(manifest.stage("train"))
         callbacks = [BarCallback(stack.enter_context(bar("train")))]
-        model = run_training(training.config, training.model, training.data, callbacks=callbacks)
+        settings = (training.config, training.model, training.data)
+        model = run_training(*settings, callbacks=callbacks, watch=refusal_figures)
     if manifest:
         manifest.finish()
     return model

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sirl.judges.hostile import says_nothing
 from sirl.records import Label
+from sirl.visible import says_nothing
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Judgement:
 
 
 EMPTY = Judgement("empty", "the model said nothing")
-"""Every judge's verdict on a response with nothing to read (`sirl.judges.hostile.says_nothing`)."""
+"""Every judge's verdict on a response with nothing to read (`sirl.visible.says_nothing`)."""
 
 
 class Judge(Protocol):

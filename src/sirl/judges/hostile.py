@@ -21,6 +21,8 @@ import hashlib
 import re
 import unicodedata
 
+from sirl.visible import visible
+
 HEAD, TAIL = 6000, 2000
 """Characters of a long text that are kept, from its start and its end."""
 GAP = "..."
@@ -28,9 +30,6 @@ GAP = "..."
 MARK = "| "
 """What every line of quoted text begins with."""
 
-_BREAKS = re.compile(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co"})
-_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef\u034f\u115f\u1160\u3164\uffa0]")
 _OPENING = re.compile(r"([<\[])(?=\S)")
 _ROLE = re.compile(
     r"^([ \t>*#_`|-]*(?:human user|user|human|ai assistant|assistant|agent|system|developer|judge|behaviou?r|"
@@ -43,25 +42,16 @@ _FIELD = re.compile(
     re.IGNORECASE,
 )
 _RULE = re.compile(r"^[ \t]*-{3,}[ \t]*$", re.MULTILINE)
-_STOPS = frozenset(".,:;!?\u2026-\u2013\u2014*_'\"`")
-_CONTROL = re.compile(r"<\|[^|>\n]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>", re.IGNORECASE)
 
 
 def neutralise(text: str) -> str:
     """`text` without anything that could end its place in a prompt; `HEAD` + `TAIL` characters of it at most."""
-    text = unicodedata.normalize("NFKC", _visible(shorten(text)))
-    text = shorten(_visible(text))  # again, since some characters stand for many
+    text = unicodedata.normalize("NFKC", visible(shorten(text)))
+    text = shorten(visible(text))  # again, since some characters stand for many
     text = _OPENING.sub(r"\1 ", text)
     text = _ROLE.sub(r"\1 -", text)
     text = _FIELD.sub(r"\1\2 -", text)
     return _RULE.sub("- - -", text).strip()
-
-
-def says_nothing(text: str) -> bool:
-    """Whether a text has nothing to read: blanks, invisible characters, control tokens of chat templates, and at most
-    an ellipsis or a lone mark of punctuation ("...", "?")."""
-    marks = "".join(_visible(_CONTROL.sub("", text)).split())
-    return not marks or (len(marks) <= 3 and len(set(marks)) == 1 and marks[0] in _STOPS)
 
 
 def shorten(text: str) -> str:
@@ -82,10 +72,3 @@ def code_of(*texts: str) -> str:
         raw = text.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8, "big") + raw)
     return digest.hexdigest()
-
-
-def _visible(text: str) -> str:
-    text = _SELECTORS.sub("", _BREAKS.sub("\n", text))
-    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
-        return text
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _HIDDEN)

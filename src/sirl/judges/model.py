@@ -19,9 +19,9 @@ from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, TextEngine
 from sirl.generation.unanswered import is_failed, require_answers, require_continuations
 from sirl.judges.base import EMPTY, FAILED, JudgeItem, Judgement
-from sirl.judges.hostile import says_nothing
 from sirl.records import Completion, Conversation
 from sirl.thoughts import NOT_BEGUN, answer_of
+from sirl.visible import says_nothing
 
 BATCH = 64
 """Responses that a judge model gets at a time: what an interruption can lose, and how often progress is told."""

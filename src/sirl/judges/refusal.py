@@ -26,7 +26,6 @@ from itertools import islice
 
 from sirl.judges.base import EMPTY, JudgeItem, Judgement
 from sirl.judges.hedges import WORDS_GIVEN, told_anyway, words_in
-from sirl.judges.hostile import says_nothing
 from sirl.judges.phrases import (
     ALTERNATIVE,
     ASIDE,
@@ -51,6 +50,7 @@ from sirl.judges.phrases import (
     TELLING,
 )
 from sirl.thoughts import NOT_BEGUN, answer_of
+from sirl.visible import says_nothing
 
 OPENING = 500
 """Characters in which a refusal has to begin, or a sermon to show itself: what comes later follows an answer."""
@@ -301,3 +301,13 @@ class RefusalJudge:
     def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         """Label every item, in order; only the response is read."""
         return [judge_response(item.response) for item in items]
+
+
+def refusal_figures(texts: Sequence[str]) -> dict[str, float]:
+    """`refusal_rate` of texts by the rules, to be watched in training; none where no text could be judged.
+
+    Not knowing is no rate of 0.
+    """
+    labels = [judge_response(text).label for text in texts]
+    scored = [label for label in labels if label != "unscored"]
+    return {"refusal_rate": scored.count("full_refusal") / len(scored)} if scored else {}

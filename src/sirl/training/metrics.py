@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,20 @@ from transformers import TrainerCallback
 
 from sirl.diversity import distinct_rate, repetition_rate
 from sirl.errors import CannotWriteError
-from sirl.judges import load_judge
-from sirl.judges.base import JudgeItem, judge_items
 from sirl.records import append_jsonl, iter_json_lines, write_jsonl
+from sirl.visible import says_nothing
 
 log = logging.getLogger(__name__)
 
 
-def rollout_metrics(texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Figures of one batch of completions. The refusal rate is logged only; nothing is ever rewarded for it.
+Watch = Callable[[Sequence[str]], Mapping[str, float]]
+"""Figures of a batch of completions by name, from outside: training logs them, and rewards nothing for them."""
 
-    Where no completion could be judged there is no refusal rate: not knowing is no rate of 0.
-    """
-    labels = [j.label for j in judge_items(load_judge("refusal"), [JudgeItem("", t) for t in texts])]
-    scored = [label for label in labels if label != "unscored"]
+
+def rollout_metrics(texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Figures of one batch of completions that need nobody's judgement."""
     return {
-        **({"refusal_rate": scored.count("full_refusal") / len(scored)} if scored else {}),
-        "empty_rate": labels.count("empty") / max(len(labels), 1),
+        "empty_rate": sum(map(says_nothing, texts)) / max(len(texts), 1),
         "repetition_rate": sum(map(repetition_rate, token_ids)) / max(len(token_ids), 1),
         "distinct_response_rate": distinct_rate(texts),
     }

@@ -26,7 +26,7 @@ from sirl.prompts import load_prompts
 from sirl.records import Prompt, ends_in_prefill
 from sirl.training.checks import PolicyCheck
 from sirl.training.config import SIRLConfig
-from sirl.training.metrics import MetricsFile
+from sirl.training.metrics import MetricsFile, Watch
 from sirl.training.rewards import RewardFunction
 from sirl.training.sharding import check_rollouts, loaded_whole, loads_shares, sharded
 from sirl.wrapping import resolve_families, wrapped_forms
@@ -44,10 +44,11 @@ def run_training(
     *,
     callbacks: Sequence[Any] = (),
     reward: RewardFunction | None = None,
+    watch: Watch | None = None,
 ) -> Path:
     """Train, or go on from the last checkpoint; returns the folder of the hardened model.
 
-    `reward` takes the place of `config.reward`, see `SIRLTrainer`.
+    `reward` takes the place of `config.reward`, `watch` gives further figures to log, see `SIRLTrainer`.
     `config.output_dir` gets `metrics.jsonl`, `checkpoints/` (as TRL writes them), `model/`, a full copy with merged
     adapters that `from_pretrained` loads, and with `--use_peft` also `adapter/`.
     """
@@ -63,7 +64,8 @@ def run_training(
     retention = retention_prompts(data_args, config.max_prompt_tokens, tokenizer, context)
     pairs = pair_prompts(config, data_args, tokenizer, context)
     metrics = MetricsFile(run_dir / "metrics.jsonl")
-    trainer = build_trainer(config, model_args, tokenizer, prompts, retention, pairs, [metrics, *callbacks], reward)
+    watching = [metrics, *callbacks]
+    trainer = build_trainer(config, model_args, tokenizer, prompts, retention, pairs, watching, reward, watch)
     if callbacks:
         trainer.remove_callback(PrinterCallback)  # prints every log line in full; the caller shows progress its own way
     return fit(trainer, tokenizer, run_dir, [callback for callback in callbacks if isinstance(callback, PolicyCheck)])
@@ -200,6 +202,7 @@ def build_trainer(
     pairs: Sequence[Prompt] = (),
     callbacks: Sequence[Any] = (),
     reward: RewardFunction | None = None,
+    watch: Watch | None = None,
 ) -> Any:
     """The trainer of a run; `config.output_dir` is where checkpoints go."""
     from sirl.training.trainer import SIRLTrainer
@@ -225,6 +228,7 @@ def build_trainer(
         peft_config=peft_config,
         callbacks=list(callbacks),
         reward=reward,
+        watch=watch,
     )
 
 

@@ -36,7 +36,6 @@ from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.decode import Rollout
 from sirl.generation.local import LocalEngine
-from sirl.judges.hostile import says_nothing
 from sirl.model_files import choose_padding
 from sirl.models import check_tokenizer, load_model, load_tokenizer, settle_generation_config
 from sirl.records import Prompt
@@ -44,13 +43,14 @@ from sirl.stats import mean_of
 from sirl.training.batching import EpochSampler, as_chats, eval_chats, group_runs, level_flat_groups, widest_spread
 from sirl.training.config import SIRLConfig
 from sirl.training.lora import prepare_lora
-from sirl.training.metrics import rollout_metrics
+from sirl.training.metrics import Watch, rollout_metrics
 from sirl.training.pairs import forms_to_train, paired_answers
 from sirl.training.retention import Deck, HeldAnswer, held_answers, retention_loss, token_weight
 from sirl.training.rewards import RewardFunction, reward_function
 from sirl.training.scoring import Scoring
 from sirl.training.sharding import check_rollouts, sharded
 from sirl.training.watched import GivesBackMemory, Watched
+from sirl.visible import says_nothing
 
 MEASURED = ("mean_entropy", "first_entropy", "mean_logprob", "reward_seed")
 """Columns that rewards are made of: None where a completion earns none."""
@@ -85,7 +85,7 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
     `retention_prompts` are benign prompts on which the policy is held to the model it started from. `pair_prompts` are
     wrapped forms of bare requests (`sirl.wrapping`), on which it is held to what that model says to the bare one.
     `reward` is for those who compare with other rewards: a TRL reward function that takes `prompts` and
-    `completion_ids`.
+    `completion_ids`. `watch` is given the texts of each batch and returns figures to log; they reach no reward.
 
     Source: Shen et al., arXiv 2510.01088; group-relative advantages: Shao et al., arXiv 2402.03300.
     """
@@ -107,6 +107,7 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
         callbacks: list[Any] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         reward: RewardFunction | None = None,
+        watch: Watch | None = None,
     ) -> None:
         check_hooks()
         if train_dataset is None:
@@ -118,7 +119,7 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
             )
         args = args or SIRLConfig(f"{Path(model.config._name_or_path or 'model').name}-SIRL")
         check_rollouts(args)
-        self._reward = reward or reward_function(args.reward, args.entropy_floor)
+        self._reward, self._watch = reward or reward_function(args.reward, args.entropy_floor), watch
         if processing_class is not None:
             check_tokenizer(processing_class, getattr(processing_class, "name_or_path", "model"))
             choose_padding(processing_class, getattr(model.config.get_text_config(), "vocab_size", None))
@@ -245,7 +246,8 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
                     # a masked response has no entropy, not entropy 0
                     row["mean_entropy"] = row["first_entropy"] = row["mean_logprob"] = None
         texts = [c[-1]["content"] if isinstance(c, list) else c for c in completions]
-        for name, value in rollout_metrics(texts, completion_ids_list).items():
+        watched = self._watch(texts) if self._watch else {}
+        for name, value in {**rollout_metrics(texts, completion_ids_list), **watched}.items():
             self._log_metric(name, value)
         drawn = [row.get("drawn_entropy", row["mean_entropy"]) for row in inputs]  # of all, not of those chosen
         entropies = [h for h in drawn if h is not None]
