@@ -106,6 +106,25 @@ def test_goals_of_both_phases_are_the_same(sirl: Any, goals: str, tmp_path: Path
 
 
 @pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("commit", [None, "1a2b3c4d"])
+def test_goals_that_have_changed_behind_their_name(sirl: Any, goals: str, tmp_path: Path, commit: str | None) -> None:
+    folder = tmp_path / "run"
+    assert sirl(*flags(goals, folder, "--attacks", "direct")).code == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sources"]["attack_before"]["goals"]["commit"] = commit
+    write_json(folder / "manifest.json", manifest)
+    original, kept = Path(goals).read_text(), {path.name: path.read_bytes() for path in folder.iterdir()}
+    Path(goals).write_text(original.replace("snack number 2", "snack number 22"))
+    after = flags(goals, folder, "--phase", "after", "--attacks", "dan")
+    error = sirl(*after).error
+    assert error.startswith(f"sirl: error: --goals {goals}: holds other requests than in phase before of {folder}")
+    assert (f"give what it was then ({goals}#1a2b3c4d), or" in error) == (commit is not None)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+    Path(goals).write_text(original)
+    assert sirl(*after).code == 0
+
+
+@pytest.mark.usefixtures("engine")
 def test_attacks_and_what_only_one_phase_searches_with_may_differ(sirl: Any, goals: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert sirl(*flags(goals, folder, "--attacks", "direct,dan", "--decoding", "greedy, sample")).code == 0

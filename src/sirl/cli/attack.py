@@ -115,7 +115,7 @@ def _attack(
         settings[name] = split_engine(settings[name])[0]
     stage = f"attack_{args.phase}"
     if not args.overwrite:
-        _check_other_phase(args.output_dir, args.phase, settings, attacks)
+        _check_other_phase(args.output_dir, args.phase, settings, attacks, goals)
     # before the folder is written, or cleared: a model that cannot be used must leave no trace
     engine = engine_of(args)
     manifest = Manifest.join(
@@ -205,14 +205,16 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _check_other_phase(folder: Path, phase: str, settings: Mapping[str, Any], attacks: Sequence[Attack]) -> None:
+def _check_other_phase(
+    folder: Path, phase: str, settings: Mapping[str, Any], attacks: Sequence[Attack], goals: Sequence[Prompt]
+) -> None:
     """See that this phase differs from the other one in the folder by the model alone.
 
     The attacks may differ, since only those of both phases are paired; what a search may spend has to be the same only
     where both phases search.
 
     Raises:
-        UserError: a setting differs that answers depend on.
+        UserError: a setting differs that answers depend on, or the goals do behind the same name.
     """
     from sirl.attacks.replay import Replay
     from sirl.manifest import Manifest
@@ -221,16 +223,15 @@ def _check_other_phase(folder: Path, phase: str, settings: Mapping[str, Any], at
     other = "after" if phase == "before" else "before"
     manifest = Manifest.read(folder)
     old = manifest.data.get("config", {}).get(f"attack_{other}") if manifest else None
-    if not isinstance(old, dict):
+    if manifest is None or not isinstance(old, dict):
         return
     flags = list(SAME_IN_BOTH)
     searches = {attack.name for attack in attacks if attack.kind == "adaptive" and not isinstance(attack, Replay)}
     attempts = folder / "attempts.jsonl"
-    if searches and attempts.is_file():
-        found = {
-            a.attack for a in read_records(attempts, Attempt, lean=True) if a.phase == other and a.queries is not None
-        }
-        flags += SAME_BUDGET if searches & found else ()
+    found = read_records(attempts, Attempt, lean=True) if attempts.is_file() else []
+    found = [attempt for attempt in found if attempt.phase == other]
+    if searches & {attempt.attack for attempt in found if attempt.queries is not None}:
+        flags += SAME_BUDGET
     for flag in flags:
         theirs, ours = old.get(flag), settings[flag]
         if theirs != ours and not (flag == "decoding" and set(_words(theirs)) == set(_words(ours))):
@@ -238,6 +239,14 @@ def _check_other_phase(folder: Path, phase: str, settings: Mapping[str, Any], at
                 f"--{flag}: {_shown(ours)} here, but {_shown(theirs)} in phase {other} of {folder}, with which it is "
                 "compared; give the same, or another --output_dir"
             )
+    ours_by_id = {goal.id: goal.text for goal in goals}
+    if other_goals := [a.goal_id for a in found if ours_by_id.get(a.goal_id) != a.goal]:
+        commit = manifest.data.get("sources", {}).get(f"attack_{other}", {}).get("goals", {}).get("commit")
+        was = f" ({settings['goals'].partition('#')[0]}#{commit})" if commit else ""
+        raise UserError(
+            f"--goals {settings['goals']}: holds other requests than in phase {other} of {folder}, with which it is "
+            f"compared ({other_goals[0]} for one); give what it was then{was}, or another --output_dir"
+        )
 
 
 def _words(decoding: object) -> list[str]:
