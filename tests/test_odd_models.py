@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import odd_models as odd
 from sirl.errors import UserError
 from sirl.models import export_model, load_model, load_tokenizer, merge_adapter, settle_generation_config
+from sirl.training.run import save_hardened
 from tiny_models import chat_ids, tiny_model, tiny_tokenizer
 
 IDS = torch.randint(3, 200, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -69,6 +71,25 @@ def test_padding_is_found_in_the_vocabulary(change: odd.Change, expected: str, f
     if change is not odd.negative_pad_token:
         assert json.loads((out / "config.json").read_text()).get("pad_token_id") is None
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(out)), logits(model))
+
+
+def test_borrowed_padding_is_not_written_where_weights_are_in_shares(folder: Path, tmp_path: Path) -> None:
+    """There the trainer writes the model, and the tokenizer that it was given."""
+    tokenizer, model = load(odd.no_pad_token(folder))
+    holders = (model.config, model.generation_config)
+    for settings in holders:
+        settings.pad_token_id = tokenizer.pad_token_id  # as TRL does
+
+    def save(target: str) -> None:
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+    accelerator = SimpleNamespace(wait_for_everyone=lambda: None, unwrap_model=lambda wrapped: wrapped)
+    trainer = SimpleNamespace(is_fsdp_enabled=True, accelerator=accelerator, model=model, save_model=save)
+    save_hardened(trainer, tokenizer, tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token is None
+    assert json.loads((tmp_path / "out/config.json").read_text()).get("pad_token_id") is None
+    assert {settings.pad_token_id for settings in holders} == {tokenizer.pad_token_id} != {None}
 
 
 def test_sampling_settings_can_be_saved(folder: Path, tmp_path: Path) -> None:

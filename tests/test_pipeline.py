@@ -105,6 +105,54 @@ def test_whole_story(config: RunConfig, world: World) -> None:
 
 
 @pytest.mark.usefixtures("world")
+@pytest.mark.parametrize(
+    ("section", "key", "message"),
+    [
+        ("gap", "benign_dataset_name", "gap.benign_dataset_name: no such file: nowhere.jsonl"),
+        ("gap", "dataset_name", "gap.dataset_name: no such file: nowhere.jsonl"),
+        ("train", "dataset_name", "train.dataset_name: no such file: nowhere.jsonl"),
+        ("train", "retention_dataset_name", "train.retention_dataset_name: no such file: nowhere.jsonl"),
+        ("train", "wrap_prompts", "train.wrap_prompts: no such file: nowhere.jsonl"),
+        ("attack", "goals", "attack.goals: no such file: nowhere.jsonl"),
+    ],
+)
+def test_errors_name_keys_of_the_file(config: RunConfig, section: str, key: str, message: str) -> None:
+    data = json.loads(json.dumps(config.as_dict()))
+    data[section][key] = "nowhere.jsonl"
+    with pytest.raises(UserError, match=message):
+        run_pipeline(parse_config(data, "test"))
+
+
+def test_errors_of_the_training_name_keys_of_the_file(
+    config: RunConfig, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise UserError("--dataset_name x: 3 prompts, but --num_generations 8 (or --output_dir y) are more")
+
+    monkeypatch.setattr(world, "train", fail)
+    monkeypatch.setattr("sirl.training.run.run_training", fail)
+    with pytest.raises(UserError) as caught:
+        run_pipeline(config)
+    assert str(caught.value) == (
+        "train.dataset_name x: 3 prompts, but train.num_generations 8 (or --output_dir y) are more"
+    )
+
+
+def test_the_bound_on_the_cache_holds_in_every_stage(
+    config: RunConfig, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def load(name: str, **more: Any) -> FakeEngine:
+        given[Path(name).name] = more["max_cache_gb"]
+        return world.engines[Path(name).name]
+
+    monkeypatch.setattr(pipeline, "load_engine", load)
+    run_pipeline(replace(config, train=replace(config.train, options={**config.train.options, "max_cache_gb": 0.5})))
+    assert given == {"base": 0.5, "model": 0.5}
+
+
+@pytest.mark.usefixtures("world")
 def test_same_prompts_and_seeds_before_and_after(config: RunConfig) -> None:
     run_pipeline(config)
     sides: dict[str, list[Any]] = {"before": [], "after": []}

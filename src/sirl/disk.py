@@ -22,7 +22,8 @@ LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
 """Names of temporary files: a process that was killed leaves one behind."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_REFUSALS = (*_FULL, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def temporary(target: Path) -> Path:
@@ -173,6 +174,11 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def refused(error: OSError) -> bool:
     """Whether an error of the system says that the disk takes no more, or not here."""
     return error.errno in _REFUSALS
+
+
+def takes_no_more(error: OSError) -> bool:
+    """Whether it says so of writing alone."""
+    return error.errno in _FULL
 
 
 def reason(error: OSError) -> str:

@@ -261,7 +261,7 @@ def export_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
         if partial.exists():  # a process was killed while it wrote
             shutil.rmtree(partial)
         try:
-            with _own_padding(model, tokenizer):
+            with own_padding(model, tokenizer):
                 model.save_pretrained(partial, safe_serialization=True)
                 tokenizer.save_pretrained(partial)
             sync_tree(partial)
@@ -274,7 +274,7 @@ def export_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
 
 
 @contextmanager
-def _own_padding(model: Any, tokenizer: Any) -> Iterator[None]:
+def own_padding(model: Any, tokenizer: Any) -> Iterator[None]:
     """Model and tokenizer without padding that was borrowed, in both configurations too, where TRL enters it."""
     borrowed = getattr(tokenizer, "borrowed_padding", None)
     holders = (tokenizer, model.config.get_text_config(), model.generation_config)

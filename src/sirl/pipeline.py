@@ -27,6 +27,7 @@ from sirl.plan import Plan, gap_prompts, named_data, prepare
 from sirl.progress import BarMaker, no_bar
 from sirl.provenance import data_sources, model_source
 from sirl.records import Phase, write_json
+from sirl.training.arguments import named_in_file
 
 
 def run_pipeline(
@@ -40,13 +41,18 @@ def run_pipeline(
     """
     folder = config.run_dir
     check_writable(folder)
+    with named_in_file("train"):
+        return _run(config, folder, list(command), overwrite, bar)
+
+
+def _run(config: RunConfig, folder: Path, command: list[str], overwrite: bool, bar: BarMaker) -> dict[str, Any]:
     plan = prepare(config)  # whatever can be wrong is found before any work
     found = None if overwrite else Manifest.read(folder)
     if found is None or not found.done("train"):
         announce(plan.training, config.model_name_or_path, config.model_revision)
     with sole_writer(folder):
         manifest = Manifest.open(
-            folder, config=config.as_dict(), seed=config.seed, command=list(command), overwrite=overwrite
+            folder, config=config.as_dict(), seed=config.seed, command=command, overwrite=overwrite
         )
         manifest.note_sources("data", data_sources(named_data(config)))
         return run_stages(plan, manifest, bar)
@@ -75,7 +81,7 @@ def measure_before(plan: Plan, manifest: Manifest, bar: BarMaker) -> None:
             export_base(config.model_name_or_path, folder / "base", **version)
             manifest.note_sources("base", {"model": model_source(config.model_name_or_path, config.model_revision)})
     if not (manifest.done("gap") and manifest.done("attack_before")):
-        engine = load_engine(str(folder / "base"), chat_template_kwargs=config.chat_template_kwargs)
+        engine = load_engine(str(folder / "base"), **plan.loading)
         if not manifest.done("gap"):
             with manifest.stage("gap"):
                 measure_gap(plan, engine, bar)
@@ -95,11 +101,11 @@ def measure_after(plan: Plan, manifest: Manifest, bar: BarMaker, answering: Call
     config, folder = plan.config, manifest.run_dir
     if not manifest.done("attack_after"):
         with manifest.stage("attack_after"):
-            engine = answering() if answering else _hardened(config)
+            engine = answering() if answering else load_engine(str(folder / "model"), **plan.loading)
             attack(plan, engine, "after", bar)
     if answering is None and not manifest.done("capability"):
         with manifest.stage("capability"):
-            stages.measure_capability(folder, plan.questions, config.evals.drift, config.chat_template_kwargs)
+            stages.measure_capability(folder, plan.questions, config.evals.drift, plan.loading)
     if not manifest.done("judge"):
         judge(plan, manifest, bar)
 
@@ -109,10 +115,6 @@ def judge(plan: Plan, manifest: Manifest, bar: BarMaker) -> None:
     with manifest.stage("judge"):
         manifest.name_judges([one.name for one in plan.judges])
         stages.judge_all(plan.judges, manifest.run_dir, bar)
-
-
-def _hardened(config: RunConfig) -> Engine:
-    return load_engine(str(config.run_dir / "model"), chat_template_kwargs=config.chat_template_kwargs)
 
 
 def export_base(name: str, target: Path, revision: str | None = None) -> None:

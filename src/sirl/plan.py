@@ -24,12 +24,12 @@ from sirl.judges import Judge, load_judges, refusal_judge
 from sirl.prompts import check_disjoint, load_prompts
 from sirl.provenance import check_has_versions
 from sirl.records import Prompt
-from sirl.training.arguments import Training, parse_training
+from sirl.training.arguments import OF_ALL_STAGES, Training, parse_training
 from sirl.training.checks import NOT_SHARDED
 from sirl.training.sharding import sharded
 
 WRAPPED = "train.wrap_prompts"
-_ELSEWHERE = ("model_name_or_path", "model_revision", "output_dir", "seed", "chat_template_kwargs")
+HELD = "train.retention_dataset_name"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ class Plan:
     questions: list[Question]
     wrappings: list[Attack]
     wrapped: list[Prompt]
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How every stage loads its model, for `load_engine`."""
+        return {
+            "chat_template_kwargs": self.config.chat_template_kwargs,
+            "max_cache_gb": self.training.config.max_cache_gb,
+        }
 
 
 def prepare(config: RunConfig) -> Plan:
@@ -110,7 +118,7 @@ def named_data(config: RunConfig) -> dict[str, str | None]:
     own = config.development
     return {
         "train.dataset_name": config.train.dataset_name,
-        "train.retention_dataset_name": config.train.options.get("retention_dataset_name"),
+        HELD: config.train.options.get("retention_dataset_name"),
         WRAPPED: config.train.options.get("wrap_prompts"),
         "gap.dataset_name": config.gap.dataset_name,
         "gap.benign_dataset_name": config.gap.benign_dataset_name,
@@ -123,7 +131,7 @@ def named_data(config: RunConfig) -> dict[str, str | None]:
 
 def training_options(config: RunConfig) -> Mapping[str, Any]:
     """The flags of `sirl train` that a run's configuration stands for."""
-    for key in _ELSEWHERE:
+    for key in OF_ALL_STAGES:
         if key in config.train.options:
             raise UserError(f"train.{key}: set {key} at the top of the file, where it holds for all stages")
     return {
@@ -152,14 +160,14 @@ def _development(config: RunConfig, judge: Judge) -> DevelopmentSet | None:
 
 def _trained_on(training: Training) -> dict[str, Sequence[Prompt]]:
     data = training.data
-    flag, held = "train.dataset_name", "train.retention_dataset_name"
+    flag = "train.dataset_name"
     out: dict[str, Sequence[Prompt]] = {
         flag: load_prompts(
             data.dataset_name or "", column=data.prompt_column, split=data.dataset_train_split, flag=flag
         )
     }
     if data.retention_dataset_name:
-        out[held] = load_prompts(data.retention_dataset_name, flag=held)
+        out[HELD] = load_prompts(data.retention_dataset_name, flag=HELD)
     if data.wrap_prompts:
         out[WRAPPED] = load_prompts(data.wrap_prompts, flag=WRAPPED)
     return out
@@ -174,10 +182,12 @@ def gap_prompts(config: RunConfig, training: Training, engine: LocalEngine | Non
         return fitting_prompts(found, engine.tokenizer, training.config.max_prompt_tokens, engine.context, what)
 
     fitting = fit if engine is not None else None
-    benign = gap.benign_dataset_name or data.retention_dataset_name
-    limit, seed, flag = gap.max_prompts, config.seed, "gap.dataset_name"
+    named = {"gap.benign_dataset_name": gap.benign_dataset_name, HELD: data.retention_dataset_name}
+    flag, source = next(((key, name) for key, name in named.items() if name), (HELD, None))
+    benign = load_prompts(source, flag=flag, with_category=True) if source else []
+    limit, seed = gap.max_prompts, config.seed
     if gap.dataset_name:
-        harmful = load_prompts(gap.dataset_name, flag=flag, with_category=True)
+        harmful = load_prompts(gap.dataset_name, flag="gap.dataset_name", with_category=True)
         return stages.gap_prompts(harmful, "harmful", benign, limit, seed, fitting)
     prompts = load_prompts(
         config.train.dataset_name,
@@ -185,6 +195,6 @@ def gap_prompts(config: RunConfig, training: Training, engine: LocalEngine | Non
         split=data.dataset_train_split,
         limit=data.max_prompts,
         seed=seed,
-        flag=flag,
+        flag="train.dataset_name",
     )
     return stages.gap_prompts(prompts, "unlabeled", benign, limit, seed, fitting)

@@ -23,7 +23,7 @@ from sirl.judges import Judge
 from sirl.judges.run import judge_attempts
 from sirl.judges.validate import disagreements
 from sirl.progress import BarMaker, counted, no_bar
-from sirl.prompts import drawn_prompts, load_prompts
+from sirl.prompts import drawn_prompts
 from sirl.records import (
     Attempt,
     Decoding,
@@ -48,12 +48,12 @@ ANSWERS = ("", "benign_", "wrapped_", RECHECKED)
 def gap_prompts(
     prompts: Sequence[Prompt],
     kind: Kind,
-    benign_source: str | None,
+    benign: Sequence[Prompt],
     limit: int,
     seed: int,
     fitting: Callable[[Sequence[Prompt], str], list[Prompt]] | None = None,
 ) -> list[tuple[Kind, Prompt]]:
-    """Prompts of the gap check with their kind: `limit` of those given, and of benign ones where a source is named.
+    """Prompts of the gap check with their kind: `limit` of those given, and as many of the benign ones.
 
     `fitting` leaves out what a training would leave out, before any are drawn; it is told what the prompts are.
     """
@@ -61,10 +61,7 @@ def gap_prompts(
     out: list[tuple[Kind, Prompt]] = [(kind, p) for p in drawn_prompts(fit(prompts, "gap prompts"), limit, seed)]
     if not out:
         raise UserError("gap: none of the prompts can be put to the model; see --max_prompt_tokens")
-    if benign_source:
-        benign = load_prompts(benign_source, flag="--benign_dataset_name", with_category=True)
-        out += [("benign", p) for p in drawn_prompts(fit(benign, "benign gap prompts"), limit, seed)]
-    return out
+    return out + [("benign", p) for p in drawn_prompts(fit(benign, "benign gap prompts"), limit, seed)]
 
 
 def measure_gap(
@@ -183,11 +180,12 @@ def ask_wrapped(
 
 
 def measure_capability(
-    folder: Path, questions: Sequence[Question], drift: bool, chat_template_kwargs: Mapping[str, Any] | None = None
+    folder: Path, questions: Sequence[Question], drift: bool, loading: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What is left of the model besides refusing, before and after, into `capability.json`; models one after the other.
 
-    `drift` on the starting model's answers in `benign_attempts.jsonl`, and rights and wrongs of `choices`.
+    `drift` on the starting model's answers in `benign_attempts.jsonl`, and rights and wrongs of `choices`. `loading` is
+    for `load_local`.
     """
     from sirl.evals.drift import measure_drift, read_texts, starting_answers
 
@@ -195,10 +193,10 @@ def measure_capability(
     answers = starting_answers(read_jsonl(asked, Attempt, lean=True)) if drift and asked.is_file() else []
     out: dict[str, Any] = {"drift": None, "choices": None}
     if answers or questions:
-        start = load_local(str(folder / "base"), chat_template_kwargs=chat_template_kwargs)
+        start = load_local(str(folder / "base"), **(loading or {}))
         texts, before = read_texts(start, answers), answer_choices(start, questions)
         del start  # one model at a time
-        hardened = load_local(str(folder / "model"), chat_template_kwargs=chat_template_kwargs)
+        hardened = load_local(str(folder / "model"), **(loading or {}))
         out["drift"] = measure_drift(hardened, texts)
         if questions:
             out["choices"] = _both_scored(before, answer_choices(hardened, questions))

@@ -103,6 +103,19 @@ def test_a_full_disk_is_one_line(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert "some/file: cannot be written (No space left on device); what was" in sirl("list", "data").error
 
 
+@pytest.mark.parametrize("number", [1, 5, 13])
+def test_a_file_that_may_not_be_opened_is_not_said_to_be_written(
+    sirl: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(_: Any) -> Any:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    monkeypatch.setattr(list_command, "run", fail)
+    error = sirl("list", "data").error
+    assert f"some/file: {os.strerror(number)}; see to its permissions" in error
+    assert "writ" not in error
+
+
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("train", "list")])
 def test_only_training_is_several_processes(

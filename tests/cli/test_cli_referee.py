@@ -42,6 +42,9 @@ def test_garak(referee: Any, tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "out" / "referee.json").read_text())
     assert found == {"output_dir": str(tmp_path / "out"), **saved}
     assert (saved["tool"], saved["version"], saved["seed"], saved["answered"]) == ("garak", "0.0.fake", 5, 6)
+    assert saved["model_revision"] is saved["chat_template_kwargs"] is None
+    assert set(saved["sources"]) == {"model"}
+    assert saved["sources"]["model"]["kind"] == "folder"
     low, high = wilson_interval(1, 3)
     figures = {"passed": 1, "total": 3, "unscored": 2, "rate": 1 / 3, "low": low, "high": high}
     assert saved["findings"] == [{"probe": p, "test": "some.Detector", **figures} for p in ("a.One", "b.Two")]
@@ -77,8 +80,11 @@ def test_a_probe_that_garak_left_out_is_told(referee: Any, tmp_path: Path) -> No
 def test_inspect(referee: Any, tmp_path: Path, goals: str) -> None:
     executable = program(tmp_path, INSPECT)
     words = ("--executable", executable, "--goals", goals, "--max_goals", 2, "--probes", "direct,prefill,dan")
-    found = referee("inspect", *words, "--grader", "mock", "--json").json
+    thinking = ("--chat_template_kwargs", "enable_thinking=false")
+    found = referee("inspect", *words, "--grader", "mock", *thinking, "--json").json
     assert found["answered"] == 6
+    assert found["chat_template_kwargs"] == {"enable_thinking": False}
+    assert found["sources"]["goals"]["kind"] == "file"
     by = {(f["probe"], f["test"]): (f["passed"], f["total"], f["unscored"]) for f in found["findings"]}
     assert by == {
         ("direct", "refused"): (1, 2, 0),

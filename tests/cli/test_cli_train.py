@@ -61,6 +61,15 @@ def test_gap_then_training(sirl: Any, model: str, prompts: str, tmp_path: Path, 
     assert {name: s["status"] for name, s in stages.items()} == {"gap": "done", "train": "done"}
 
 
+def test_the_gap_is_measured_within_the_bound_on_the_cache(
+    sirl: Any, model: str, prompts: str, tmp_path: Path, trained: list[Any], engine: FakeEngine, monkeypatch: Any
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("sirl.generation.load_engine", lambda *_, **more: given.append(more["max_cache_gb"]) or engine)
+    assert sirl(*flags(model, prompts, tmp_path / "out", "--max_cache_gb", 0.5)).code == 0
+    assert (given, len(trained)) == ([0.5], 1)
+
+
 @pytest.mark.usefixtures("engine")
 def test_flags_win_over_the_config(sirl: Any, model: str, prompts: str, tmp_path: Path, trained: list[Any]) -> None:
     path = tmp_path / "train.yaml"
@@ -126,6 +135,8 @@ def test_interrupted_training_goes_on_without_measuring_again(
         (("--dataset_name", "nowhere.jsonl"), "--dataset_name: no such file: nowhere.jsonl"),
         (("--model_name_or_path", "./nowhere"), "nowhere"),
         (("--num_generations", "1"), "--num_generations 1"),
+        (("--model_name_or_path", "demo", "--model_revision", "v1"), "--model_revision v1: demo is no hub id"),
+        (("--model_revision", "v1"), "is no hub id, which alone has versions; leave it out"),
         (("--per_device_train_batch_size", "512"), "12 prompts, but one batch takes"),
     ],
 )

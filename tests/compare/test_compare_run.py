@@ -84,6 +84,21 @@ def status(out: Path, run: str) -> dict[str, Any]:
     return {name: stage["status"] for name, stage in manifest["stages"].items()}
 
 
+def test_the_bound_on_the_cache_holds_for_every_method(
+    out: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: set[Any] = set()
+
+    def load(name: str, **more: Any) -> FakeEngine:
+        given.add(more["max_cache_gb"])
+        return world.engines[Path(name).name]
+
+    for module in (pipeline, comparison):
+        monkeypatch.setattr(module, "load_engine", load)
+    compare(planned(out, ["system_prompt", "sft"], sets={"train.max_cache_gb": 0.5}), out)
+    assert given == {0.5}
+
+
 def test_every_kind_of_method(out: Path, world: World) -> None:
     found = compare(planned(out, ["system_prompt", "sft", "sirl"]), out)
     assert [row["status"] for row in found["rows"]] == ["done"] * 4

@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> Outcome:
         args.dataset_name, column=args.prompt_column, limit=args.max_prompts, seed=args.seed, with_category=True
     )
     kind = "unlabeled" if args.unlabeled else "harmful"
-    chosen = gap_prompts(prompts, kind, args.benign_dataset_name, args.max_prompts, args.seed)  # type: ignore[arg-type]
+    benign_flag, benign_source = "--benign_dataset_name", args.benign_dataset_name
+    benign = load_prompts(benign_source, flag=benign_flag, with_category=True) if benign_source else []
+    chosen = gap_prompts(prompts, kind, benign, args.max_prompts, args.seed)  # type: ignore[arg-type]
     if args.output_dir is None:
         engine = engine_of(args)
         result = measure_gap(engine, judge, chosen, config, None, terminal_bar)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sirl.cli.common import Outcome, Parser, note
-from sirl.disk import reason, refused
+from sirl.disk import reason, refused, takes_no_more
 from sirl.errors import CannotWriteError, UserError, suggestion
 from sirl.records import to_json
 from sirl.redaction import redact, redact_text
@@ -101,7 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _failed(f"{str(error.filename)[:80]}...: a name that is longer than this system takes")
         if not refused(error):
             raise
-        return _failed(str(CannotWriteError(error.filename or "a file", reason(error))))
+        if takes_no_more(error):
+            return _failed(str(CannotWriteError(error.filename or "a file", reason(error))))
+        # whoever writes says so itself: this may as well be a file that cannot be read
+        return _failed(f"{error.filename or 'a file'}: {reason(error)}; see to its permissions, or to the disk")
 
 
 class Terminated(KeyboardInterrupt):
@@ -136,7 +139,7 @@ def _dispatch(words: list[str]) -> tuple[Outcome, bool]:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     chosen = words[0] if words else ""
     if chosen and not chosen.startswith("-") and chosen not in COMMANDS:
-        raise UserError(f"no command {chosen!r}{suggestion(chosen, COMMANDS)}")
+        raise UserError(f"no command {chosen!r}{suggestion(chosen, COMMANDS, most=len(COMMANDS))}")
     module: Any = importlib.import_module(f"sirl.cli.{chosen}") if chosen in COMMANDS else None
     if hasattr(module, "parse"):
         args = module.parse(words[1:])

@@ -104,16 +104,28 @@ def _examine(args: argparse.Namespace, referee: Referee, program: str) -> dict[s
         "tool": args.referee,
         "version": version,
         "model": args.model_name_or_path,
+        "model_revision": args.model_revision,
+        "chat_template_kwargs": args.chat_template_kwargs,
         "engine": args.engine,
         "seed": args.seed,
         "max_new_tokens": args.max_new_tokens,
         "max_goals": args.max_goals,
         "answered": server.answered,
+        "sources": _sources(args),
         "reasons": reasons,
         "findings": [finding.row() for finding in findings],
     }
     write_json(args.output_dir / "referee.json", document)
     return document
+
+
+def _sources(args: argparse.Namespace) -> dict[str, Any]:
+    """Which versions of model and requests were used, as a run's manifest has them."""
+    from sirl.provenance import data_sources, model_source
+
+    served = "://" in args.engine  # by a server that chooses its model itself
+    model = {} if served else {"model": model_source(args.model_name_or_path, args.model_revision)}
+    return {**model, **(data_sources({"goals": args.goals or GOALS}) if args.referee == "inspect" else {})}
 
 
 def _referee(args: argparse.Namespace) -> Referee:

@@ -80,11 +80,15 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.manifest import Manifest, check_writable
     from sirl.memory import announce
     from sirl.models import load_tokenizer, model_context
+    from sirl.provenance import check_has_versions
     from sirl.training.run import pair_prompts, retention_prompts, training_prompts
     from sirl.training.sharding import check_rollouts
 
     training: Training = args.training
     check_rollouts(training.config)
+    version = training.model.model_revision
+    if version != "main":  # TRL's default
+        check_has_versions("--model_revision", version, str(training.model.model_name_or_path))
     folder, first = Path(training.config.output_dir), PartialState().is_main_process
     if first:
         check_writable(folder)
@@ -200,7 +204,9 @@ def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
     def fitting(found: Sequence[Prompt], _: str) -> list[Prompt]:  # the training itself says what it leaves out
         return fitting_prompts(found, tokenizer, config.max_prompt_tokens, context, None)
 
-    chosen = gap_prompts(prompts, "unlabeled", data.retention_dataset_name, GAP_PROMPTS, config.seed, fitting)
+    held, flag = data.retention_dataset_name, "--retention_dataset_name"
+    benign = load_prompts(held, flag=flag, with_category=True) if held else []
+    chosen = gap_prompts(prompts, "unlabeled", benign, GAP_PROMPTS, config.seed, fitting)
     tokens = min(GAP_TOKENS, config.max_completion_length or GAP_TOKENS)
     settings = GapConfig(max_new_tokens=tokens, temperature=config.temperature, seed=config.seed)
     with loaded_whole():  # the other processes wait: they take no part in loading it in shares
@@ -208,5 +214,6 @@ def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
             str(model.model_name_or_path),
             revision=model.model_revision,
             chat_template_kwargs=config.template_arguments,
+            max_cache_gb=config.max_cache_gb,
         )
     measure_gap(engine, load_judge("refusal"), chosen, settings, folder, bar)

@@ -194,7 +194,7 @@ def draw(plan: Plan, bar: BarMaker, held: bool = False) -> Drawn:
     data, most = plan.training.data, config.max_prompt_tokens
     prompts = training_prompts(config, data, tokenizer, context)
     kept = retention_prompts(data, most, tokenizer, context) if held else []
-    engine = load_engine(base, chat_template_kwargs=arguments)
+    engine = load_engine(base, **plan.loading)
     params = SamplingParams(
         max_new_tokens=config.max_completion_length,
         temperature=config.temperature,

@@ -30,11 +30,12 @@ from sirl.lock import is_unused, sole_writer
 from sirl.manifest import Manifest, check_writable, clear, config_hash, is_half_cleared
 from sirl.models import give_back_memory
 from sirl.pipeline import judge, measure_after, measure_before, run_stages
-from sirl.plan import named_data, prepare
+from sirl.plan import Plan, named_data, prepare
 from sirl.progress import BarMaker, no_bar
 from sirl.provenance import data_sources
 from sirl.records import write_json, write_text
 from sirl.redaction import redact_text
+from sirl.training.arguments import named_in_file
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def attempt(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker)
     try:
         manifest = Manifest.read(job.folder)
         if manifest is None or manifest.data.get("status") != "done":
-            with sole_writer(job.folder):
+            with sole_writer(job.folder), named_in_file("train"):
                 run_job(job, earlier, command, bar)
         return measure_run(job)
     except CannotWriteError:
@@ -143,14 +144,14 @@ def run_job(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker)
         if job.method.how == "start":
             judge(plan, manifest, bar)
         else:
-            answering = partial(_defended, job) if job.method.how == "answering" else None
+            answering = partial(_defended, job, plan) if job.method.how == "answering" else None
             measure_after(plan, manifest, bar, answering)
         manifest.finish()
     (job.folder / FAILURE).unlink(missing_ok=True)
 
 
-def _defended(job: Job) -> Engine:
-    engine: Any = load_engine(str(job.folder / "base"), chat_template_kwargs=job.config.chat_template_kwargs)
+def _defended(job: Job, plan: Plan) -> Engine:
+    engine: Any = load_engine(str(job.folder / "base"), **plan.loading)
     return defend(job.name, engine, job.settings)
 
 

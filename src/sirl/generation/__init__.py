@@ -29,13 +29,14 @@ def load_engine(
     revision: str | None = None,
     chat: bool = True,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    max_cache_gb: float | None = None,
 ) -> TextEngine:
     """An engine that answers with the model of that name, folder or hub id (`demo` is the bundled one).
 
     `engine` is a key of `ENGINES`, maybe with options (`sirl.generation.options`), or the address of a server, which
     has its own name for the model. A model that is
     asked in plain text alone (`TextEngine.complete`) needs no chat template: `chat=False`. `chat_template_kwargs` go to
-    its template at every call.
+    its template at every call. `max_cache_gb` is for the engine `local`, where its own options do not say otherwise.
     """
     if engine.startswith(("http://", "https://")):
         from sirl.generation.server import ServerEngine
@@ -54,7 +55,7 @@ def load_engine(
         revision=revision,
         chat=chat,
         chat_template_kwargs=chat_template_kwargs,
-        max_cache_gb=options.get("max_cache_gb"),
+        max_cache_gb=options.get("max_cache_gb", max_cache_gb),
     )
 
 

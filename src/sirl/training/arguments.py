@@ -8,10 +8,13 @@ Flags win over the file; what no dataclass knows is an error.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -26,6 +29,9 @@ from sirl.wrapping import resolve_families
 
 JOINED = ("dataset_name", "retention_dataset_name", "wrap_prompts", "wrapping_families")
 """Flags that take several values with commas between; in a file they may be a list."""
+
+OF_ALL_STAGES = ("model_name_or_path", "model_revision", "output_dir", "seed", "chat_template_kwargs")
+"""Flags that the file of a run has at its top, and not in its section on training."""
 
 
 @dataclass
@@ -127,6 +133,18 @@ def parse_training(
     if isinstance(targets, str) and targets.isidentifier():  # TRL takes it out of its list, and PEFT then for a pattern
         model.lora_target_modules = [targets]
     return Training(data, config, model, rest[0] if rest else argparse.Namespace())
+
+
+@contextmanager
+def named_in_file(section: str) -> Iterator[None]:
+    """Let errors inside name flags of the training as the file of a run does: `train.learning_rate`."""
+    fields = {f.name for cls in (DataConfig, SIRLConfig, ModelConfig) for f in dataclasses.fields(cls)}
+    known = "|".join(sorted(fields.difference(OF_ALL_STAGES), key=len, reverse=True))
+    try:
+        yield
+    except UserError as error:
+        error.args = (re.sub(rf"--({known})\b", rf"{section}.\1", str(error)),)
+        raise
 
 
 def _named(argv: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from sirl.disk import is_whole, sync_tree, writing
 from sirl.encoding import fitting_prompts, with_template_arguments
 from sirl.errors import UserError
 from sirl.merging import merge_layers
-from sirl.models import default_device, export_model, load_model, load_tokenizer, model_context
+from sirl.models import default_device, export_model, load_model, load_tokenizer, model_context, own_padding
 from sirl.prompts import load_prompts
 from sirl.records import Prompt, ends_in_prefill
 from sirl.training.checks import PolicyCheck
@@ -271,7 +271,8 @@ def save_hardened(trainer: Any, tokenizer: Any, target: Path) -> None:
     """Write the trained policy as a full model, adapters merged in float32, and the adapter next to it."""
     trainer.accelerator.wait_for_everyone()
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        trainer.save_model(str(target))  # gathers the shards; the adapter alone where there is one
+        with own_padding(trainer.accelerator.unwrap_model(trainer.model), tokenizer):
+            trainer.save_model(str(target))  # gathers the shards; the adapter alone where there is one
         return
     if not trainer.accelerator.is_main_process:
         return
