@@ -37,6 +37,7 @@ COMMANDS = {
     "judge": "label responses from anywhere as refusal or compliance",
     "referee": "have garak or Inspect examine a model",
     "report": "write report.html of a run folder",
+    "view": "a local page over run folders: compare, follow a training, read conversations",
     "gate": "hold a run against rules, for CI: exit code 1 if one fails",
     "compare": "SIRL beside other methods and variants: safety against helpfulness",
     "card": "write the model card of a run's hardened model, and upload both",

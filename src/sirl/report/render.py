@@ -59,10 +59,10 @@ def render_html(run: Run) -> str:
     return environment().get_template("template.html.j2").render(**context(run)).strip() + "\n"
 
 
-def environment(folder: Path = HERE) -> Environment:
-    """What the templates of a folder are rendered by: every value is escaped."""
+def environment(*folders: Path) -> Environment:
+    """What the templates of some folders, and of this one, are rendered by: every value is escaped."""
     made = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader([*folders, HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_finalize,

@@ -1,0 +1,98 @@
+"""Finds run folders, and reads them once for as long as their files stay the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sirl.report.aggregate import summarise
+from sirl.report.load import Run, load_run
+
+SIGNS = ("manifest.json", "attempts.jsonl", "metrics.jsonl")
+"""A folder with one of these is a run."""
+NOT_RUNS = frozenset({"model", "base", "checkpoints", "adapter"})
+DEPTH = 3
+KEPT = 6
+"""Runs held in memory."""
+
+
+def find_runs(root: Path) -> dict[str, Path]:
+    """Runs below a folder by name, which is the path from there (`.` for the folder itself); links are not followed."""
+    return {path.relative_to(root).as_posix(): path for path in sorted(_walk(root, DEPTH))}
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    if any((folder / sign).is_file() for sign in SIGNS):
+        yield folder
+    if depth == 0:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except PermissionError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False) and entry.name not in NOT_RUNS and not entry.name.startswith("."):
+            yield from _walk(Path(entry.path), depth - 1)
+
+
+def brief(path: Path) -> dict[str, Any]:
+    """What the table of runs shows, from `manifest.json` and `summary.json` alone; empty where there is none."""
+    manifest, summary = (_json(path / name) for name in ("manifest.json", "summary.json"))
+    stages = manifest.get("stages")
+    running = [
+        str(name)
+        for name, stage in (stages.items() if isinstance(stages, Mapping) else ())
+        if isinstance(stage, Mapping) and stage.get("status") not in (None, "done")
+    ]
+    return {
+        "created": str(manifest.get("created") or ""),
+        "status": str(manifest.get("status") or "") or ("done" if summary else "unknown"),
+        "open": running,
+        "summary": summary,
+        "has_metrics": (path / "metrics.jsonl").is_file(),
+        "has_attempts": any((path / f"{kind}attempts.jsonl").is_file() for kind in ("", "benign_", "wrapped_")),
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, or being written by something else: there is nothing to show of it yet
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+class Cache:
+    """Loaded runs with their summaries; read again when a file of the folder has changed. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: OrderedDict[Path, tuple[object, Run, dict[str, Any]]] = OrderedDict()
+
+    def get(self, path: Path) -> tuple[Run, dict[str, Any]]:
+        """A run and its summary.
+
+        Raises:
+            UserError: a file of the folder cannot be read.
+        """
+        with self._lock:
+            signature = _signature(path)
+            held = self._held.pop(path, None)
+            if held is None or held[0] != signature:
+                run = load_run(path)
+                held = (signature, run, summarise(run))
+            self._held[path] = held
+            while len(self._held) > KEPT:
+                self._held.popitem(last=False)
+            return held[1], held[2]
+
+
+def _signature(path: Path) -> object:
+    """Names, sizes and times of the files that a report is made of."""
+    files = (entry for entry in os.scandir(path) if entry.name.endswith((".json", ".jsonl")))
+    return frozenset((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in files)
