@@ -45,8 +45,19 @@ LFS_POINTER = b"version https://git-lfs"
 """The beginning of what Git LFS puts where a file should be."""
 LONGEST = 1000
 """Characters of a name that may be a path."""
-LARGEST = {"num_hidden_layers": 10_000, "hidden_size": 1 << 20, "intermediate_size": 1 << 22, "vocab_size": 1 << 24}
-"""Sizes that no model exceeds. transformers would make all of its modules before it reads any weights."""
+LARGEST = {
+    "num_hidden_layers": 10_000,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "n_inner": 1 << 22,
+    "vocab_size": 1 << 24,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
+    "head_dim": 1 << 16,
+    "max_position_embeddings": 1 << 30,
+}
+"""Sizes that no model exceeds, and none of which is 0. transformers would make all of its modules before it reads any
+weights, or divide by them afterwards."""
 SHARDS = "model.safetensors.index.json"
 
 
@@ -68,8 +79,11 @@ def read_config(name: str, revision: str | None = None) -> Any:
     _check_kind(name, config)
     for key, most in LARGEST.items():
         size = getattr(config.get_text_config(), key, None)
-        if size is not None and not (isinstance(size, int) and 1 <= size <= most):
-            raise UserError(f"{FLAG} {name}: config.json has {key} {str(size)[:40]}; correct it")
+        for one in size if isinstance(size, list | tuple) else [] if size is None else [size]:  # some have one a layer
+            if not isinstance(one, int) or isinstance(one, bool) or not 1 <= one <= most:
+                raise UserError(
+                    f"{FLAG} {name}: config.json has {key} {str(one)[:40]}; correct it: a whole number from 1 to {most}"
+                )
     if Path(name).is_dir():
         _check_weights(Path(name))
         _check_embedding(Path(name), config)
@@ -204,7 +218,8 @@ def _check_kind(name: str, config: Any) -> None:
             f"{FLAG} {name}: its weights are quantised ({method}), and sirl needs to add to them; give the unquantised "
             f"model{unquantised(name)}, or ask it behind --engine vllm or a server"
         )
-    kinds = [config.architectures] if isinstance(config.architectures, str) else config.architectures or []
+    named = config.architectures
+    kinds = named if isinstance(named, list | tuple) else [named] if named else []
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False)
     if not causal or (kinds and not any(CAUSAL.search(str(kind)) for kind in kinds)):
         raise UserError(

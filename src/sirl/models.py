@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,10 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_i
         )
     except UNREADABLE as error:
         raise cannot_load(name, error) from error
+    except RuntimeError as error:
+        if not re.search(r"can't allocate memory|out of memory", str(error)):
+            raise
+        raise UserError(f"{FLAG} {name}: does not fit into memory ({first_line(error)})") from error
     for key, saved, configured in sorted(found["mismatched_keys"]):
         raise UserError(
             f"{FLAG} {name}: its weights do not fit its config.json ({key} is {tuple(saved)} in the weights, "
