@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+import tomllib
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import yaml
 
+import sirl
 from sirl.attacks import ATTACKS, load_attack
 from sirl.cli.main import COMMANDS
 from sirl.config import RunConfig, parse_config
@@ -142,3 +144,24 @@ def test_the_demo_takes_as_long_everywhere() -> None:
     said = [re.findall(r"(\w+ to \w+) minutes on two (?:CPU )?cores", text) for text in texts]
     assert said[0]
     assert said[0][:1] == said[1] == said[2]
+
+
+def test_furniture_is_valid_yaml_and_says_the_version() -> None:
+    for path in [*(ROOT / ".github").rglob("*.yml"), ROOT / "CITATION.cff"]:
+        assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == sirl.__version__
+    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"].popitem()[1][
+        "steps"
+    ]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
+
+
+def test_the_package_has_all_its_data() -> None:
+    """Each file of src/ that is no code matches a pattern of package-data, so that a wheel has it."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = data["tool"]["setuptools"]["package-data"]["sirl"]
+    home = ROOT / "src" / "sirl"
+    listed = {path for pattern in patterns for path in home.glob(pattern)}
+    assert all(list(home.glob(pattern)) for pattern in patterns)
+    files = {path for path in home.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert files - listed == set()
