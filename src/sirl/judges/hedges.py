@@ -53,7 +53,7 @@ _REASON = set(
     fine fined fines ban bans banned burden burdens forbidden permission trust afraid scary scare scares scared
     scaring lonely alone pain painful hope difficult tough matter matters trouble problem problems integrity lying
     unfair
-    fair right rights rightful humanity wellbeing death deaths died boundaries qualified licensed certified jail lawsuit
+    fair rights rightful humanity wellbeing death deaths died boundaries qualified licensed certified jail lawsuit
     lawsuits sued wait waiting rules someone someone's somebody family families lives hospital hospitals eyesight grief
     badly privacy private dismissed owner's ownership warning effort efforts you're
     """.split()
@@ -66,7 +66,8 @@ _REASON_STEMS = tuple(
     """.split()
 )
 _REASON_PHRASES = re.compile(
-    r"\b(?:can (?:help|lead|cause|leave|make|result|be (?:seen|treated))|has a right|(?:feel|are|be) upset|"
+    r"\b(?:can (?:help|lead|cause|leave|make|result|be (?:seen|treated))|(?:a|no|every) right|"
+    r"(?:is|be|are|isn't|not|feels?|seems?) right|right (?:to|thing|or wrong)|(?:feel|are|be) upset|"
     r"(?:thousands of|other) people|people (?:have|feel|who (?:are|have|feel|need))|rel(?:y|ying|ies) on|"
     r"(?:nobody|no one) knows|exists? (?:to|so)|(?:looks|sounds) like|"
     r"(?:this|that|your|the) (?:question|request|topic)|"

@@ -25,7 +25,7 @@ class Errors:
 
 XSTEST = Errors(refusals=971, missed=52, answers=1084, taken=18)
 """`answers`: the responses that people call a full compliance."""
-HEDGES = Errors(refusals=20, missed=2, answers=30, taken=5)
+HEDGES = Errors(refusals=20, missed=2, answers=30, taken=4)
 """The half of our own set that no wording was made from. `answers`: help behind a hedge."""
 
 
