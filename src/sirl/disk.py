@@ -26,6 +26,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _REFUSALS = (*_FULL, errno.EACCES, errno.EPERM, errno.EIO)
 
 
+def unfinished(target: Path) -> Path:
+    """Where a folder or file of weights is written before it is whole and gets its name; one that a killed process
+    left there is written over."""
+    return target.with_name(f".{target.name}.partial")
+
+
 def temporary(target: Path) -> Path:
     """A name next to a file that matches `LEFTOVER` and is not taken."""
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")

@@ -29,45 +29,7 @@ from sirl.lock import is_unused
 from sirl.provenance import Source, changed, version_of
 from sirl.records import write_json
 from sirl.redaction import redact
-
-FILE = "manifest.json"
-ARTEFACTS = (
-    "gap.json",
-    "gap_samples.jsonl",
-    "gap.svg",
-    "metrics.jsonl",
-    "attempts.jsonl",
-    "verdicts.jsonl",
-    "disagreements.jsonl",
-    "benign_attempts.jsonl",
-    "benign_verdicts.jsonl",
-    "benign_disagreements.jsonl",
-    "wrapped_attempts.jsonl",
-    "wrapped_verdicts.jsonl",
-    "wrapped_disagreements.jsonl",
-    "rechecked_attempts.jsonl",
-    "rechecked_verdicts.jsonl",
-    "rechecked_disagreements.jsonl",
-    "development.jsonl",
-    "chosen.json",
-    "capability.json",
-    "draws.jsonl",
-    "failure.txt",
-    "evals.json",
-    "benchmarks",
-    "benchmarks.json",
-    "summary.json",
-    "report.html",
-    "base",
-    ".base.partial",
-    "model",
-    "adapter",
-    ".model.partial",
-    "checkpoints",
-    FILE,
-)
-"""All that this package writes into a run folder: what `--overwrite` may delete, and nothing else. Besides these there
-are the lock file and what a killed process left half written (`sirl.lock`), which go by themselves."""
+from sirl.run_folder import ALL, MANIFEST
 
 _CLEARING = "clearing"
 _WAYS_OUT = "give another --output_dir (or --name), or --overwrite to start anew"
@@ -88,7 +50,7 @@ class Manifest:
         Raises:
             UserError: the file is no manifest.
         """
-        path = run_dir / FILE
+        path = run_dir / MANIFEST
         if not path.is_file():
             return None
         try:
@@ -285,7 +247,7 @@ class Manifest:
         self._save()
 
     def _save(self) -> None:
-        write_json(self.run_dir / FILE, redact(self.data))
+        write_json(self.run_dir / MANIFEST, redact(self.data))
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -370,9 +332,9 @@ def clear(run_dir: Path) -> None:
 
     The manifest says so first and goes last: a clearing that was cut short is not taken for a run that has lost files.
     """
-    if (run_dir / FILE).is_file():
-        write_json(run_dir / FILE, {"status": _CLEARING, "config": {}, "stages": {}})
-    for name in ARTEFACTS:
+    if (run_dir / MANIFEST).is_file():
+        write_json(run_dir / MANIFEST, {"status": _CLEARING, "config": {}, "stages": {}})
+    for name in ALL:
         path = run_dir / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

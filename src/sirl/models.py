@@ -23,7 +23,7 @@ import torch
 
 from sirl.adapters import adapter_file, base_of, base_revision, has_tokenizer, of_adapter
 from sirl.demo import demo_scale
-from sirl.disk import sync_folder, sync_tree, writing
+from sirl.disk import sync_folder, sync_tree, unfinished, writing
 from sirl.encoding import EncodingError, context_length
 from sirl.errors import UserError
 from sirl.merging import merge_layers
@@ -261,7 +261,7 @@ def export_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     may teach the model never to end.
     """
     target = Path(folder)
-    partial = target.with_name(f".{target.name}.partial")
+    partial = unfinished(target)
     with writing(target):
         if partial.exists():  # a process was killed while it wrote
             shutil.rmtree(partial)

@@ -27,6 +27,7 @@ from sirl.plan import Plan, gap_prompts, named_data, prepare
 from sirl.progress import BarMaker, no_bar
 from sirl.provenance import data_sources, model_source
 from sirl.records import Phase, write_json
+from sirl.run_folder import BASE, DEVELOPMENT, EVALS, MODEL, SUMMARY
 from sirl.training.arguments import named_in_file
 
 
@@ -78,10 +79,10 @@ def measure_before(plan: Plan, manifest: Manifest, bar: BarMaker) -> None:
     if not manifest.done("base"):
         with manifest.stage("base"):
             version = {"revision": config.model_revision} if config.model_revision else {}
-            export_base(config.model_name_or_path, folder / "base", **version)
+            export_base(config.model_name_or_path, folder / BASE, **version)
             manifest.note_sources("base", {"model": model_source(config.model_name_or_path, config.model_revision)})
     if not (manifest.done("gap") and manifest.done("attack_before")):
-        engine = load_engine(str(folder / "base"), **plan.loading)
+        engine = load_engine(str(folder / BASE), **plan.loading)
         if not manifest.done("gap"):
             with manifest.stage("gap"):
                 measure_gap(plan, engine, bar)
@@ -101,7 +102,7 @@ def measure_after(plan: Plan, manifest: Manifest, bar: BarMaker, answering: Call
     config, folder = plan.config, manifest.run_dir
     if not manifest.done("attack_after"):
         with manifest.stage("attack_after"):
-            engine = answering() if answering else load_engine(str(folder / "model"), **plan.loading)
+            engine = answering() if answering else load_engine(str(folder / MODEL), **plan.loading)
             attack(plan, engine, "after", bar)
     if answering is None and not manifest.done("capability"):
         with manifest.stage("capability"):
@@ -176,7 +177,7 @@ def policy_checks(plan: Plan) -> list[Any]:
         return []
     limits = (own.allowance, own.patience, own.max_repetition, own.max_over_refusal, own.max_unscored)
     rule = Rule(*limits) if own.choose else None
-    path = plan.config.run_dir / "development.jsonl"
+    path = plan.config.run_dir / DEVELOPMENT
     return [PolicyCheck(measured.measure, own.every, path, rule, measured.begin)]
 
 
@@ -189,11 +190,11 @@ def report(manifest: Manifest) -> dict[str, Any]:
     folder, start = manifest.run_dir, time.monotonic()
     summary = summarise_run(folder)
     parts = {"overrefusal": "benign", "wrapped": "wrapped", "capability": "capability"}
-    write_json(folder / "evals.json", {name: summary[key] for name, key in parts.items()})
+    write_json(folder / EVALS, {name: summary[key] for name, key in parts.items()})
     render_report(folder)
     write_card(folder)
     manifest.add("report", time.monotonic() - start)
     summary = build_summary(folder)
-    write_json(folder / "summary.json", summary)
+    write_json(folder / SUMMARY, summary)
     manifest.finish()
     return summary

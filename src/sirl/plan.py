@@ -24,6 +24,7 @@ from sirl.judges import Judge, load_judges, refusal_judge
 from sirl.prompts import check_disjoint, load_prompts
 from sirl.provenance import check_has_versions
 from sirl.records import Prompt
+from sirl.run_folder import BASE
 from sirl.training.arguments import OF_ALL_STAGES, Training, parse_training
 from sirl.training.checks import NOT_SHARDED
 from sirl.training.sharding import sharded
@@ -136,7 +137,7 @@ def training_options(config: RunConfig) -> Mapping[str, Any]:
             raise UserError(f"train.{key}: set {key} at the top of the file, where it holds for all stages")
     return {
         # every stage loads the copy of the model that the run makes first
-        "model_name_or_path": str(config.run_dir / "base"),
+        "model_name_or_path": str(config.run_dir / BASE),
         "output_dir": str(config.run_dir),
         "seed": config.seed,
         "dataset_name": config.train.dataset_name,

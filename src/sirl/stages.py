@@ -36,13 +36,23 @@ from sirl.records import (
     write_jsonl,
     write_text,
 )
+from sirl.run_folder import (
+    ATTACKS,
+    BASE,
+    BENIGN,
+    CAPABILITY,
+    GAP,
+    GAP_PLOT,
+    GAP_SAMPLES,
+    MODEL,
+    RECHECKED,
+    SUITES,
+    WRAPPED,
+    Suite,
+)
 from sirl.thoughts import NOT_BEGUN
 
 log = logging.getLogger(__name__)
-
-RECHECKED = "rechecked_"
-ANSWERS = ("", "benign_", "wrapped_", RECHECKED)
-"""What the names of the files of attempts and of their verdicts begin with."""
 
 
 def gap_prompts(
@@ -77,15 +87,15 @@ def measure_gap(
         samples = sample_gap(engine, judge, prompts, config, counted(progress, len(prompts) * config.k))
     result = analyse_gap(samples, config)
     if folder is not None:
-        write_jsonl(folder / "gap_samples.jsonl", [sample.to_row() for sample in samples])
-        write_text(folder / "gap.svg", gap_svg(result))
-        write_json(folder / "gap.json", result.to_dict())
+        write_jsonl(folder / GAP_SAMPLES, [sample.to_row() for sample in samples])
+        write_text(folder / GAP_PLOT, gap_svg(result))
+        write_json(folder / GAP, result.to_dict())
     return result
 
 
 def read_gap(folder: Path) -> tuple[str, str]:
     """Verdict and explanation that `measure_gap` left in a folder."""
-    gap = json.loads((folder / "gap.json").read_text(encoding="utf-8"))
+    gap = json.loads((folder / GAP).read_text(encoding="utf-8"))
     return gap["verdict"], gap["explanation"]
 
 
@@ -113,17 +123,16 @@ def attack(
     seed: int,
     retry_errors: bool = False,
     bar: BarMaker = no_bar,
-    kind: str = "",
-    title: str = "attack",
+    suite: Suite = ATTACKS,
 ) -> list[Attempt]:
-    """Attempts into `KINDattempts.jsonl`; those of an earlier go are kept, but for errors where there is nothing else.
+    """Attempts into the file of the suite; those of an earlier go are kept, but for errors where there is nothing else.
 
     Raises:
         NoAnswerError: not one attempt was answered.
     """
-    path = folder / f"{kind}attempts.jsonl"
+    path = folder / suite.attempts
     retry_errors = retry_errors or not has_answers(path, phase)
-    with bar(f"{title} ({phase})") as progress:
+    with bar(f"{suite.title} ({phase})") as progress:
         attempts = run_attacks(
             engine,
             attacks,
@@ -160,8 +169,8 @@ def recheck(
 ) -> None:
     """Refusals that were cut off are asked again, into `rechecked_attempts.jsonl`; not where there is no limit."""
     if max_new_tokens is not None:
-        path = folder / f"{RECHECKED}attempts.jsonl"
-        with bar("recheck") as progress:
+        path = folder / RECHECKED.attempts
+        with bar(RECHECKED.title) as progress:
             recheck_refusals(
                 engine, attempts, judge, max_new_tokens, path, retry_errors=retry_errors, progress=progress
             )
@@ -169,14 +178,14 @@ def recheck(
 
 def ask_benign(engine: Engine, prompts: Sequence[Prompt], folder: Path, **settings: Any) -> list[Attempt]:
     """Benign prompts, asked plainly, into `benign_attempts.jsonl`; settings as of `attack`."""
-    return attack(engine, [Benign()], prompts, folder, kind="benign_", title="benign prompts", **settings)
+    return attack(engine, [Benign()], prompts, folder, suite=BENIGN, **settings)
 
 
 def ask_wrapped(
     engine: Engine, wrappings: Sequence[Attack], prompts: Sequence[Prompt], folder: Path, **settings: Any
 ) -> list[Attempt]:
     """Benign prompts in each wrapping, into `wrapped_attempts.jsonl`; settings as of `attack`."""
-    return attack(engine, wrappings, prompts, folder, kind="wrapped_", title="wrapped benign prompts", **settings)
+    return attack(engine, wrappings, prompts, folder, suite=WRAPPED, **settings)
 
 
 def measure_capability(
@@ -189,18 +198,18 @@ def measure_capability(
     """
     from sirl.evals.drift import measure_drift, read_texts, starting_answers
 
-    asked = folder / "benign_attempts.jsonl"
+    asked = folder / BENIGN.attempts
     answers = starting_answers(read_jsonl(asked, Attempt, lean=True)) if drift and asked.is_file() else []
     out: dict[str, Any] = {"drift": None, "choices": None}
     if answers or questions:
-        start = load_local(str(folder / "base"), **(loading or {}))
+        start = load_local(str(folder / BASE), **(loading or {}))
         texts, before = read_texts(start, answers), answer_choices(start, questions)
         del start  # one model at a time
-        hardened = load_local(str(folder / "model"), **(loading or {}))
+        hardened = load_local(str(folder / MODEL), **(loading or {}))
         out["drift"] = measure_drift(hardened, texts)
         if questions:
             out["choices"] = _both_scored(before, answer_choices(hardened, questions))
-    write_json(folder / "capability.json", out)
+    write_json(folder / CAPABILITY, out)
     return out
 
 
@@ -216,16 +225,16 @@ def _both_scored(before: Sequence[bool | None], after: Sequence[bool | None]) ->
 def judge_all(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> list[Verdict]:
     """Verdicts of every judge beside every file of attempts in a folder; those of an earlier go are kept."""
     out: list[Verdict] = []
-    for kind in ANSWERS:
-        path = folder / f"{kind}attempts.jsonl"
+    for suite in SUITES:
+        path = folder / suite.attempts
         if path.is_file():
-            out += judge_file(read_jsonl(path, Attempt, lean=True), judges, folder, kind, bar)
+            out += judge_file(read_jsonl(path, Attempt, lean=True), judges, folder, suite, bar)
     return out
 
 
 def judge_rechecked(judges: Sequence[Judge], folder: Path, bar: BarMaker = no_bar) -> None:
     """Verdicts on the answers of `recheck`, where there are any."""
-    path = folder / f"{RECHECKED}attempts.jsonl"
+    path = folder / RECHECKED.attempts
     if path.is_file():
         judge_file(read_jsonl(path, Attempt, lean=True), judges, folder, RECHECKED, bar)
 
@@ -244,17 +253,17 @@ def _warn_of_thoughts(verdicts: Sequence[Verdict]) -> None:
 
 
 def judge_file(
-    attempts: Sequence[Attempt], judges: Sequence[Judge], folder: Path, kind: str = "", bar: BarMaker = no_bar
+    attempts: Sequence[Attempt], judges: Sequence[Judge], folder: Path, suite: Suite = ATTACKS, bar: BarMaker = no_bar
 ) -> list[Verdict]:
-    """Verdicts of every judge into `verdicts.jsonl`, the first judge's first; with several judges, where they differ
-    goes into `disagreements.jsonl`. `kind` stands before both names."""
+    """Verdicts of every judge into the suite's file, the first judge's first; with several judges, where they differ
+    goes into another file of it."""
     out: list[Verdict] = []
-    path = folder / f"{kind}verdicts.jsonl"
+    path = folder / suite.verdicts
     for judge in judges:
         with bar(f"judge ({judge.name})") as progress:
             # rechecked answers are few and long: a judge that fails on all of them says nothing about the run
-            out += judge_attempts(attempts, judge, path, progress=progress, required=kind != RECHECKED)
+            out += judge_attempts(attempts, judge, path, progress=progress, required=suite != RECHECKED)
     _warn_of_thoughts(out)
     if len(judges) > 1:  # of the whole file: it may hold the other phase as well
-        write_jsonl(folder / f"{kind}disagreements.jsonl", disagreements(read_jsonl(path, Verdict)))
+        write_jsonl(folder / suite.disagreements, disagreements(read_jsonl(path, Verdict)))
     return out

@@ -26,6 +26,7 @@ from sirl.cli.common import (
     settings_of,
 )
 from sirl.errors import UserError
+from sirl.run_folder import ATTACKS
 
 if TYPE_CHECKING:
     from sirl.attacks.base import Attack
@@ -126,7 +127,7 @@ def _attack(
         command=sys.argv,
         overwrite=args.overwrite,
         reopen=args.retry_errors,
-        blank=not stages.has_answers(args.output_dir / "attempts.jsonl", args.phase),
+        blank=not stages.has_answers(args.output_dir / ATTACKS.attempts, args.phase),
     )
     used = {"model": model_source(args.model_name_or_path, args.model_revision)} if "://" not in args.engine else {}
     manifest.note_sources(stage, {**used, **data_sources({"goals": args.goals})})
@@ -227,7 +228,7 @@ def _check_other_phase(
         return
     flags = list(SAME_IN_BOTH)
     searches = {attack.name for attack in attacks if attack.kind == "adaptive" and not isinstance(attack, Replay)}
-    attempts = folder / "attempts.jsonl"
+    attempts = folder / ATTACKS.attempts
     found = read_records(attempts, Attempt, lean=True) if attempts.is_file() else []
     found = [attempt for attempt in found if attempt.phase == other]
     if searches & {attempt.attack for attempt in found if attempt.queries is not None}:
@@ -266,8 +267,8 @@ def _summary(folder: Path, judges: Sequence[str], verdicts: Sequence[Verdict]) -
     from sirl.report.load import in_order, join, rechecked_records
     from sirl.report.truncated import truncation_summary
 
-    found = read_jsonl(folder / "attempts.jsonl", Attempt, lean=True)
-    judged = in_order(read_jsonl(folder / "verdicts.jsonl", Verdict), judges)
+    found = read_jsonl(folder / ATTACKS.attempts, Attempt, lean=True)
+    judged = in_order(read_jsonl(folder / ATTACKS.verdicts, Verdict), judges)
     rows = join(found, judged, judges[0])
     return {
         **attack_summary(rows),
@@ -292,7 +293,7 @@ def _show(summary: dict[str, Any], phase: str, folder: Path) -> None:
     _show_truncation(summary["truncation"], phase)
     print_agreement(summary["agreement"])
     print_reasons(summary["reasons"])
-    print(f"\n{folder / 'attempts.jsonl'}")
+    print(f"\n{folder / ATTACKS.attempts}")
 
 
 def _show_rates(figures: dict[str, Any], kind: str, decoding: str, phase: str, goals: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sirl.cli.common import Outcome, add_template_flag, percent_cell, positive_int, print_table, settings_of
 from sirl.errors import UserError
+from sirl.run_folder import BENCHMARKS
 
 GO_ON = "the same command goes on from here"
 
@@ -132,7 +133,7 @@ def _show(found: dict[str, Any], folder: Path) -> None:
         ]
         print("\nRefusals of benign prompts, empty answers among them (95% Wilson intervals)")
         print_table(["category", "refused before", "after", "partly before", "after", "empty before", "after"], cells)
-    print(f"\n{folder / 'benchmarks.json'}")
+    print(f"\n{folder / BENCHMARKS}")
 
 
 def words(rate: dict[str, Any] | None, key: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from sirl.cli.common import Outcome
+from sirl.run_folder import SUMMARY
 
 GO_ON = "run it again"
 
@@ -27,6 +28,6 @@ def run(args: argparse.Namespace) -> Outcome:
     load_run(args.run_dir)  # says what is wrong with the folder before anything is written into it
     check_writable(args.run_dir, "RUN_DIR")
     with sole_writer(args.run_dir, "RUN_DIR"):
-        write_json(args.run_dir / "summary.json", build_summary(args.run_dir))
+        write_json(args.run_dir / SUMMARY, build_summary(args.run_dir))
         report = render_report(args.run_dir)
     return Outcome({"report": str(report)}, lambda: print(report))

@@ -13,6 +13,7 @@ from typing import Any
 
 from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_reasons, print_table
 from sirl.errors import UserError
+from sirl.run_folder import ATTACKS, BENIGN, REPORT, WRAPPED
 
 GO_ON = "the same command goes on from the stage it was in"
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.progress import terminal_bar
 
     summary = run_pipeline(config, command=sys.argv, overwrite=args.overwrite, bar=terminal_bar)
-    document = {"run_dir": str(config.run_dir), "report": str(config.run_dir / "report.html"), **summary}
+    document = {"run_dir": str(config.run_dir), "report": str(config.run_dir / REPORT), **summary}
     return Outcome(document, lambda: show_summary(summary, config.run_dir))
 
 
@@ -101,7 +102,7 @@ def show_summary(summary: dict[str, Any], run_dir: Path) -> None:
     seconds = summary.get("seconds") or {}
     print(f"\ntime    {sum(seconds.values()):.0f} s ({', '.join(f'{k} {v:.0f}' for k, v in seconds.items())})")
     print(f"model   {summary.get('checkpoint')}")
-    print(f"report  {run_dir / 'report.html'}")
+    print(f"report  {run_dir / REPORT}")
 
 
 def _reasons(run_dir: Path) -> list[dict[str, Any]]:
@@ -109,6 +110,6 @@ def _reasons(run_dir: Path) -> list[dict[str, Any]]:
     from sirl.judges.run import why_unscored
     from sirl.records import Verdict, read_jsonl
 
-    files = (run_dir / f"{kind}verdicts.jsonl" for kind in ("", "benign_", "wrapped_"))
+    files = (run_dir / suite.verdicts for suite in (ATTACKS, BENIGN, WRAPPED))
     verdicts = [verdict for file in files if file.is_file() for verdict in read_jsonl(file, Verdict)]
     return why_unscored(verdicts, verdicts[0].judge) if verdicts else []

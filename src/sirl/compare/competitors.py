@@ -18,7 +18,6 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
-from sirl.compare.jobs import DRAWS
 from sirl.compare.trainers import AnswerTrainer, PairTrainer
 from sirl.encoding import encode_chat, with_template_arguments
 from sirl.errors import UserError
@@ -30,6 +29,7 @@ from sirl.pipeline import policy_checks, train
 from sirl.plan import Plan
 from sirl.progress import BarMaker, counted
 from sirl.records import Conversation, Message, Prompt, append_jsonl, iter_json_lines, user_turn
+from sirl.run_folder import CHECKPOINTS, DRAWS, METRICS
 from sirl.training import SIRLConfig
 from sirl.training.bar import BarCallback
 from sirl.training.batching import EpochSampler
@@ -170,7 +170,7 @@ def _arguments(kind: type[Any], plan: Plan, updates: int, rows: int, **own: Any)
     shared = {f.name for f in fields(TrainingArguments) if f.init and not f.name.endswith("_token")}
     kept = {key: value for key, value in config.to_dict().items() if key in shared}
     kept |= {
-        "output_dir": str(plan.config.run_dir / "checkpoints"),
+        "output_dir": str(plan.config.run_dir / CHECKPOINTS),
         "max_steps": updates,
         "per_device_train_batch_size": rows_at_once(rows),
         "gradient_accumulation_steps": config.gradient_accumulation_steps * (rows // rows_at_once(rows)),
@@ -285,7 +285,7 @@ def _fit(kind: type[Any], args: Any, plan: Plan, pool: Sequence[Row], drawn: Dra
             train_dataset=Dataset.from_list(rows),
             processing_class=drawn.tokenizer,
             peft_config=peft_config,
-            callbacks=[MetricsFile(folder / "metrics.jsonl"), BarCallback(progress), *checks],
+            callbacks=[MetricsFile(folder / METRICS), BarCallback(progress), *checks],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.prepare()

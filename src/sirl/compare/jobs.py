@@ -18,9 +18,6 @@ SAME = ("attack", "evals", "seed", "name", "output_dir", "chat_template_kwargs")
 TOP = ("model_name_or_path",)
 """Keys at the top of a configuration that a run may have of its own."""
 
-DRAWS = "draws.jsonl"
-"""In a run of `sft` or `dpo`: the starting model's answers to the training prompts, with their labels."""
-
 _NAME = re.compile(r"\w[\w.-]*")
 
 

@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sirl import stages
 from sirl.compare.defences import defend
 from sirl.compare.figures import Failed, Measured, measure_run, summarise_comparison
-from sirl.compare.jobs import DRAWS, Job
+from sirl.compare.jobs import Job
 from sirl.config import RunConfig
+from sirl.disk import unfinished
 from sirl.errors import CannotWriteError, UserError
 from sirl.generation import Engine, load_engine
 from sirl.lock import is_unused, sole_writer
@@ -35,14 +35,13 @@ from sirl.progress import BarMaker, no_bar
 from sirl.provenance import data_sources
 from sirl.records import write_json, write_text
 from sirl.redaction import redact_text
+from sirl.run_folder import BASE, DRAWS, FAILURE, GAP, GAP_PLOT, GAP_SAMPLES, SUITES
 from sirl.training.arguments import named_in_file
 
 log = logging.getLogger(__name__)
 
-FAILURE = "failure.txt"
-"""The traceback of a run that failed, in its folder."""
-GAP = ("gap.json", "gap_samples.jsonl", "gap.svg")
-BEFORE = tuple(f"{kind}{part}.jsonl" for part in ("attempts", "verdicts") for kind in stages.ANSWERS)
+GAP_FILES = (GAP, GAP_SAMPLES, GAP_PLOT)
+BEFORE = tuple(name for suite in SUITES for name in (suite.attempts, suite.verdicts))
 """Files of the starting model, which a run takes over from `none`."""
 
 
@@ -151,7 +150,7 @@ def run_job(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker)
 
 
 def _defended(job: Job, plan: Plan) -> Engine:
-    engine: Any = load_engine(str(job.folder / "base"), **plan.loading)
+    engine: Any = load_engine(str(job.folder / BASE), **plan.loading)
     return defend(job.name, engine, job.settings)
 
 
@@ -165,13 +164,13 @@ def take_over(job: Job, starts: Sequence[Job], manifest: Manifest) -> None:
     if not same:
         return
     taken = ["base"]
-    link(same[0].folder / "base", job.folder / "base")
+    link(same[0].folder / BASE, job.folder / BASE)
     found = Manifest.read(same[0].folder)
     manifest.note_sources("base", found.data.get("sources", {}).get("base", {}) if found else {})
     for start in same:
         if start.seed == job.seed:
             if _gap_of(start.config) == _gap_of(job.config):
-                _copy(GAP, start.folder, job.folder)
+                _copy(GAP_FILES, start.folder, job.folder)
                 taken.append("gap")
             _copy(BEFORE, start.folder, job.folder)
             taken.append("attack_before")
@@ -208,7 +207,7 @@ def link(source: Path, target: Path) -> None:
     try:
         target.symlink_to(os.path.relpath(whole, target.parent.resolve()), target_is_directory=True)
     except OSError:  # a file system, or an account on Windows, without links
-        partial = target.with_name(f".{target.name}.partial")
+        partial = unfinished(target)
         shutil.copytree(whole, partial, dirs_exist_ok=True)
         partial.rename(target)  # so that what is there under its name is whole
 

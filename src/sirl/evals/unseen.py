@@ -12,6 +12,7 @@ from sirl.evals.overrefusal import load_benign
 from sirl.manifest import Manifest, training_config
 from sirl.prompts import check_disjoint, load_prompts
 from sirl.records import Prompt
+from sirl.run_folder import CHOSEN
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def _trained_on(run: Path, flag: str) -> dict[str, list[Prompt]]:
 
 def _chosen_on(run: Path, flag: str) -> dict[str, list[Prompt]]:
     """The development set of a run folder, as `sirl.plan` drew it; empty where nothing was chosen by one."""
-    manifest = Manifest.read(run) if (run / "chosen.json").is_file() else None
+    manifest = Manifest.read(run) if (run / CHOSEN).is_file() else None
     config = (manifest.data.get("config") if manifest else None) or {}
     own, seed = config.get("development") or {}, int(config.get("seed") or 0)
     sources = [("goals", own.get("max_goals")), ("overrefusal", own.get("max_prompts"))]

@@ -24,6 +24,7 @@ from sirl.manifest import Manifest
 from sirl.progress import BarMaker, no_bar
 from sirl.provenance import Source, model_source
 from sirl.records import Phase, Prompt, iter_json_lines, user_turn, write_json, write_jsonl
+from sirl.run_folder import BENCHMARK_ROWS, BENCHMARKS, BENIGN
 
 PHASES: tuple[Phase, ...] = ("before", "after")
 DRIFT_ANSWERS = 100
@@ -43,9 +44,9 @@ def clear(folder: Path) -> None:
     """Forget an earlier measurement in a folder, and touch nothing else: it may be that of a whole run."""
     found = Manifest.read(folder)
     if found is not None:
-        (folder / "benchmarks.json").unlink(missing_ok=True)
-        if (folder / "benchmarks").is_dir():
-            shutil.rmtree(folder / "benchmarks")
+        (folder / BENCHMARKS).unlink(missing_ok=True)
+        if (folder / BENCHMARK_ROWS).is_dir():
+            shutil.rmtree(folder / BENCHMARK_ROWS)
         found.forget("eval")  # last: rows of other settings must not be taken for those of the next measurement
 
 
@@ -83,7 +84,7 @@ def measure(
         used({phase: model_source(models[phase], revision)})
         if benign:  # goes on by itself
             settings: dict[str, Any] = {"phase": phase, "decodings": ["greedy"], "max_new_tokens": 64, "seed": seed}
-            stages.ask_benign(engine, benign, folder / "benchmarks", **settings, bar=bar)
+            stages.ask_benign(engine, benign, folder / BENCHMARK_ROWS, **settings, bar=bar)
         _run(engine, todo, folder, phase, limit, bar)
         if chat is not None and drift and phase == "before":
             answers = [r for r in iter_json_lines(_rows_file(folder, chat, phase)) if r["response"].strip()]
@@ -125,8 +126,8 @@ def _compared(
     if _drift_file(folder).is_file():
         found["drift"] = json.loads(_drift_file(folder).read_text(encoding="utf-8"))
     if benign:
-        found["overrefusal"] = _judged(folder / "benchmarks", bar)
-    write_json(folder / "benchmarks.json", found)
+        found["overrefusal"] = _judged(folder / BENCHMARK_ROWS, bar)
+    write_json(folder / BENCHMARKS, found)
     return found
 
 
@@ -136,14 +137,14 @@ def _judged(folder: Path, bar: BarMaker) -> Table:
     from sirl.report.aggregate import benign_summary
     from sirl.report.load import join
 
-    attempts = read_jsonl(folder / "benign_attempts.jsonl", Attempt, lean=True)
-    verdicts = stages.judge_file(attempts, [load_judge("refusal")], folder, "benign_", bar)
+    attempts = read_jsonl(folder / BENIGN.attempts, Attempt, lean=True)
+    verdicts = stages.judge_file(attempts, [load_judge("refusal")], folder, BENIGN, bar)
     return benign_summary(join(attempts, verdicts, harmless=True))
 
 
 def _rows_file(folder: Path, benchmark: Benchmark, phase: str) -> Path:
-    return folder / "benchmarks" / f"{benchmark.slug}.{phase}.jsonl"
+    return folder / BENCHMARK_ROWS / f"{benchmark.slug}.{phase}.jsonl"
 
 
 def _drift_file(folder: Path) -> Path:
-    return folder / "benchmarks" / "drift.json"
+    return folder / BENCHMARK_ROWS / "drift.json"

@@ -28,6 +28,7 @@ from sirl.report.training import benign_name, checkpoint_facts, held, training_w
 from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, factor, with_interval
 from sirl.report.wrapped import wrapped_words
+from sirl.run_folder import MODEL
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 FOLDERS = ("models", "model", "checkpoints", "runs", "out", "output", "outputs", "data", "datasets")
@@ -61,7 +62,7 @@ def write_card(run_dir: str | os.PathLike[str]) -> Path:
         UserError: the folder is no run folder, or holds no hardened model.
     """
     run = load_run(run_dir)
-    target = run.path / "model"
+    target = run.path / MODEL
     if not target.is_dir():
         raise UserError(f"{run.path}: no hardened model in it (`model/`); a card describes one that was trained")
     write_text(target / "README.md", render_card(run))

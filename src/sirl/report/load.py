@@ -27,6 +27,20 @@ from sirl.records import (
     read_jsonl,
 )
 from sirl.redaction import redact
+from sirl.run_folder import (
+    ATTACKS,
+    BENCHMARKS,
+    BENIGN,
+    CAPABILITY,
+    CHOSEN,
+    DEVELOPMENT,
+    GAP,
+    GAP_SAMPLES,
+    MANIFEST,
+    METRICS,
+    RECHECKED,
+    WRAPPED,
+)
 
 SCORED_LABELS = (*SAID, "empty")
 OLD_EMPTY = "empty response"
@@ -125,25 +139,25 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     path = Path(run_dir)
     if not path.is_dir():
         raise UserError(f"{path}: no such run folder; give the folder that `sirl run` wrote, such as runs/demo")
-    manifest = redact(_json(path / "manifest.json"))  # of an earlier version, it may hold secrets
+    manifest = redact(_json(path / MANIFEST))  # of an earlier version, it may hold secrets
     named = [str(name) for name in (manifest or {}).get("judges") or ()]
     verdicts, benign_verdicts, wrapped_verdicts = (
-        in_order(_records(path / f"{kind}verdicts.jsonl", Verdict) or [], named) for kind in ("", "benign_", "wrapped_")
+        in_order(_records(path / suite.verdicts, Verdict) or [], named) for suite in (ATTACKS, BENIGN, WRAPPED)
     )
     first = named[0] if named else None
-    attempts = _records(path / "attempts.jsonl", Attempt)
-    benign = _records(path / "benign_attempts.jsonl", Attempt)
-    wrapped = _records(path / "wrapped_attempts.jsonl", Attempt)
+    attempts = _records(path / ATTACKS.attempts, Attempt)
+    benign = _records(path / BENIGN.attempts, Attempt)
+    wrapped = _records(path / WRAPPED.attempts, Attempt)
     return Run(
         path=path,
         manifest=manifest,
-        gap=_json(path / "gap.json"),
-        gap_samples=_rows(path / "gap_samples.jsonl"),
-        metrics=_rows(path / "metrics.jsonl"),
-        development=_rows(path / "development.jsonl"),
-        chosen=_json(path / "chosen.json"),
-        capability=_json(path / "capability.json"),
-        benchmarks=_json(path / "benchmarks.json"),
+        gap=_json(path / GAP),
+        gap_samples=_rows(path / GAP_SAMPLES),
+        metrics=_rows(path / METRICS),
+        development=_rows(path / DEVELOPMENT),
+        chosen=_json(path / CHOSEN),
+        capability=_json(path / CAPABILITY),
+        benchmarks=_json(path / BENCHMARKS),
         attacks=join(attempts, verdicts, first) if attempts else None,
         benign=join(benign, benign_verdicts, first, harmless=True) if benign else None,
         wrapped=join(wrapped, wrapped_verdicts, first, harmless=True) if wrapped else None,
@@ -162,7 +176,7 @@ def whole_attempts(path: Path, ids: Collection[str]) -> dict[str, Attempt]:
 
 def rechecked_records(path: Path) -> tuple[list[Attempt], list[Verdict]]:
     """Refusals that were cut off and asked again, with their verdicts; empty where none were."""
-    parts = (path / "rechecked_attempts.jsonl", path / "rechecked_verdicts.jsonl")
+    parts = (path / RECHECKED.attempts, path / RECHECKED.verdicts)
     return _records(parts[0], Attempt) or [], _records(parts[1], Verdict) or []
 
 

@@ -35,6 +35,7 @@ from sirl.report.truncated import truncation_rows
 from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import KIND_NAMES, count, factor, p_value, with_interval
 from sirl.report.wrapped import wrapped_section
+from sirl.run_folder import REPORT
 
 HERE = Path(__file__).parent
 SCRIPT = (HERE / "report.js").read_text(encoding="utf-8")
@@ -49,7 +50,7 @@ def render_report(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] |
         UserError: there is no such folder, or a file in it cannot be read.
     """
     run = load_run(run_dir)
-    target = Path(out) if out is not None else run.path / "report.html"
+    target = Path(out) if out is not None else run.path / REPORT
     write_text(target, render_html(run))
     return target
 

@@ -16,10 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
-from sirl.disk import sync_file, sync_folder, writing
+from sirl.disk import sync_file, sync_folder, unfinished, writing
 from sirl.errors import UserError
 from sirl.generation.base import Engine
 from sirl.records import append_jsonl, iter_json_lines, write_json, write_jsonl
+from sirl.run_folder import CHOSEN
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
         resumed = self.rule.choose([row for row in self.rows if row["step"] <= self.saved])["step"]
         target = self.weights(best)
         if best == state.global_step and not target.is_file():
-            partial = target.with_name(f".{target.name}.partial")
+            partial = unfinished(target)
             weights = {name: p.detach().cpu().contiguous() for name, p in self._trained()}
             with writing(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +268,7 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
             ended_by = self.rule.ended_by(self.rows) if state.global_step < state.max_steps else None
             facts: Row = {"rule": str(self.rule), "ended_by": ended_by}
             facts |= {"chosen": chosen, "start": self.rows[0], "last": last}
-            write_json(self.path.with_name("chosen.json"), facts)
+            write_json(self.path.with_name(CHOSEN), facts)
 
     def clean(self) -> None:
         """Delete the weights that were kept, once the chosen ones are exported."""

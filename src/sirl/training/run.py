@@ -24,6 +24,7 @@ from sirl.merging import merge_layers
 from sirl.models import default_device, export_model, load_model, load_tokenizer, model_context, own_padding
 from sirl.prompts import load_prompts
 from sirl.records import Prompt, ends_in_prefill
+from sirl.run_folder import ADAPTER, CHECKPOINTS, METRICS, MODEL
 from sirl.training.checks import PolicyCheck
 from sirl.training.config import SIRLConfig
 from sirl.training.metrics import MetricsFile, Watch
@@ -53,7 +54,7 @@ def run_training(
     adapters that `from_pretrained` loads, and with `--use_peft` also `adapter/`.
     """
     run_dir = Path(config.output_dir)
-    config.output_dir = str(run_dir / "checkpoints")
+    config.output_dir = str(run_dir / CHECKPOINTS)
     if config.push_to_hub and not config.hub_model_id:
         config.hub_model_id = run_dir.resolve().name  # transformers would take `checkpoints`, for every run the same
     tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision)
@@ -63,7 +64,7 @@ def run_training(
     prompts = training_prompts(config, data_args, tokenizer, context)
     retention = retention_prompts(data_args, config.max_prompt_tokens, tokenizer, context)
     pairs = pair_prompts(config, data_args, tokenizer, context)
-    metrics = MetricsFile(run_dir / "metrics.jsonl")
+    metrics = MetricsFile(run_dir / METRICS)
     watching = [metrics, *callbacks]
     trainer = build_trainer(config, model_args, tokenizer, prompts, retention, pairs, watching, reward, watch)
     if callbacks:
@@ -80,7 +81,7 @@ def fit(trainer: Any, tokenizer: Any, run_dir: Path, checks: Sequence[PolicyChec
         UserError: the processes of this training see different folders.
     """
     checkpoint = last_checkpoint(trainer.args.output_dir)
-    target, sharded = run_dir / "model", trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    target, sharded = run_dir / MODEL, trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     found = gather_object([(checkpoint, target.exists() and not sharded)])
     if len(set(found)) > 1:
         raise UserError(
@@ -280,7 +281,7 @@ def save_hardened(trainer: Any, tokenizer: Any, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     if hasattr(model, "peft_config"):
-        adapter = target.parent / "adapter"
+        adapter = target.parent / ADAPTER
         with writing(adapter):
             model.save_pretrained(adapter)
             sync_tree(adapter)

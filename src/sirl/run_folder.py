@@ -1,0 +1,80 @@
+"""The files of a run folder, each named here once: who writes or reads one takes its name from here.
+
+`--overwrite` clears exactly these (`ALL`), and nothing else that lies in the folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sirl.disk import unfinished
+
+MANIFEST = "manifest.json"
+GAP = "gap.json"
+GAP_SAMPLES = "gap_samples.jsonl"
+GAP_PLOT = "gap.svg"
+METRICS = "metrics.jsonl"
+"""What each update of the training logged."""
+DEVELOPMENT = "development.jsonl"
+"""What the development set said of the policy, check by check."""
+CHOSEN = "chosen.json"
+"""Which checkpoint was selected, and why."""
+CAPABILITY = "capability.json"
+DRAWS = "draws.jsonl"
+"""In a run of `sft` or `dpo`: the base model's answers to the training prompts, with their labels."""
+FAILURE = "failure.txt"
+"""The traceback of a run of `sirl compare` that failed."""
+EVALS = "evals.json"
+BENCHMARKS = "benchmarks.json"
+BENCHMARK_ROWS = "benchmarks"
+"""The folder of what `sirl eval` asked."""
+SUMMARY = "summary.json"
+REPORT = "report.html"
+BASE = "base"
+"""The folder of the base model's copy."""
+MODEL = "model"
+"""The folder of the hardened model, whole."""
+ADAPTER = "adapter"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One set of prompts that is put to the model before and after, with its three files."""
+
+    prefix: str
+    title: str
+    """What a progress bar calls it."""
+
+    @property
+    def attempts(self) -> str:
+        return f"{self.prefix}attempts.jsonl"
+
+    @property
+    def verdicts(self) -> str:
+        return f"{self.prefix}verdicts.jsonl"
+
+    @property
+    def disagreements(self) -> str:
+        """Where several judges differ."""
+        return f"{self.prefix}disagreements.jsonl"
+
+
+ATTACKS = Suite("", "attack")
+BENIGN = Suite("benign_", "benign prompts")
+WRAPPED = Suite("wrapped_", "wrapped benign prompts")
+RECHECKED = Suite("rechecked_", "recheck")
+"""Refusals that the token limit cut off, asked again with a larger one."""
+SUITES = (ATTACKS, BENIGN, WRAPPED, RECHECKED)
+
+ALL = (
+    *(GAP, GAP_SAMPLES, GAP_PLOT, METRICS, DEVELOPMENT, CHOSEN, CAPABILITY, DRAWS, FAILURE),
+    *(name for suite in SUITES for name in (suite.attempts, suite.verdicts, suite.disagreements)),
+    *(EVALS, BENCHMARKS, BENCHMARK_ROWS, SUMMARY, REPORT),
+    *(BASE, MODEL, ADAPTER, CHECKPOINTS),
+    *(unfinished(Path(name)).name for name in (BASE, MODEL)),
+    MANIFEST,
+)
+"""All that this package writes into a run folder; the manifest comes last. Next to these there are the lock file and
+what a killed process left half written (`sirl.lock`), which go by themselves."""
