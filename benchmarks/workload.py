@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sirl.encoding import encode_chat
-from sirl.models import export_model, load_model, load_tokenizer
+from sirl.models import load_model, load_tokenizer
 from sirl.prompts import load_prompts
 from sirl.records import user_turn
+from sirl.weights.export import export_model
 
 
 @dataclass(frozen=True)

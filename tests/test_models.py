@@ -18,13 +18,13 @@ from sirl.errors import UserError
 from sirl.merging import merge_layers
 from sirl.models import (
     default_dtype,
-    export_model,
     is_adapter,
     keep_freed_memory,
     load_model,
     load_tokenizer,
     merge_adapter,
 )
+from sirl.weights.export import export_model
 from tiny_models import FAMILIES, tiny_model, tiny_tokenizer
 
 IDS = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))

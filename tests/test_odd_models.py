@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import odd_models as odd
 from sirl.errors import UserError
-from sirl.models import export_model, load_model, load_tokenizer, merge_adapter, settle_generation_config
+from sirl.models import load_model, load_tokenizer, merge_adapter
 from sirl.training.run import save_hardened
+from sirl.weights.export import export_model, settle_generation_config
 from tiny_models import chat_ids, tiny_model, tiny_tokenizer
 
 IDS = torch.randint(3, 200, (2, 9), generator=torch.Generator().manual_seed(0))

@@ -275,7 +275,7 @@ def model_config(name: str, revision: str | None = None) -> Any:
     if demo_scale(name) is not None:
         from transformers import LlamaConfig
 
-        from sirl.demo.model import BASE_SHAPE
+        from sirl.weights.bundled import BASE_SHAPE
 
         return LlamaConfig(**BASE_SHAPE)
     name, revision = located(name, revision)

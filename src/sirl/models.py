@@ -1,8 +1,8 @@
 """Loading the model that is studied and trained, and writing it back in the format that everybody reads.
 
-`demo` names the bundled model organism (see `sirl.demo.model`), `demo@0.5` the same with half of its adapter; anything
-else is a folder or a hub id in transformers format, a PEFT adapter folder, whose base is then loaded first, or what
-`sirl.weights` makes a folder of.
+`demo` names the bundled model organism (see `sirl.weights.bundled`), `demo@0.5` the same with half of its adapter;
+anything else is a folder or a hub id in transformers format, a PEFT adapter folder, whose base is then loaded first, or
+what `sirl.weights` makes a folder of.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import ctypes
 import logging
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ import torch
 
 from sirl.adapters import adapter_file, base_of, base_revision, has_tokenizer, of_adapter
 from sirl.demo import demo_scale
-from sirl.disk import sync_folder, sync_tree, unfinished, writing
 from sirl.encoding import EncodingError, context_length
 from sirl.errors import UserError
 from sirl.merging import merge_layers
@@ -39,15 +37,13 @@ from sirl.model_files import (
     read_tokenizer,
 )
 from sirl.template_trial import written_for_hello
+from sirl.weights.export import settle_generation_config
 from sirl.weights.origin import located
 
 log = logging.getLogger(__name__)
 
 LONGEST_PROMPT = 1_000_000
 """Characters that a chat template may write for one short question."""
-
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
-"""Settings of a `generation_config.json` that say something only together with `do_sample`."""
 
 
 def load_model(
@@ -90,7 +86,7 @@ def load_model(
 
 def _load_demo_model(dtype: torch.dtype, scale: float) -> Any:
     """The organism: base and adapter, merged. `scale` multiplies what the adapter adds; 0 leaves the base."""
-    from sirl.demo.model import ADAPTER, load_base_model
+    from sirl.weights.bundled import ADAPTER, load_base_model
 
     if not (ADAPTER / "adapter_model.safetensors").is_file():
         raise UserError(f"{FLAG} demo: the adapter is missing; make it with: python -m sirl.organism.make")
@@ -139,34 +135,13 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_i
     return model
 
 
-def settle_generation_config(model: Any) -> None:
-    """Make the sampling settings that come with a model ones that can be saved.
-
-    Many `generation_config.json` name a temperature without `do_sample`. transformers loads them, and refuses to save
-    them once anything else in them was changed. They were meant for sampling; sirl itself never uses them.
-    """
-    settings = model.generation_config
-    ends = settings.eos_token_id if isinstance(settings.eos_token_id, list | tuple) else [settings.eos_token_id]
-    if not all(end is None or isinstance(end, int) for end in ends):
-        log.warning("generation_config.json: eos_token_id %r is no token id, and left out", settings.eos_token_id)
-        settings.eos_token_id = None
-    for change in ({}, {"do_sample": True}, {"do_sample": False, **dict.fromkeys(SAMPLING)}):
-        for key, value in change.items():
-            setattr(settings, key, value)
-        try:
-            settings.validate(strict=True)
-        except ValueError:
-            continue
-        return
-
-
 def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool = True) -> Any:
     """The tokenizer of a model, checked to end its turns, to fit the model and, for a `chat`, to have a template.
 
     One without a pad token, or with one that the model does not know, gets one of its own tokens for padding.
     """
     if demo_scale(name_or_path) is not None:
-        from sirl.demo.model import load_demo_tokenizer
+        from sirl.weights.bundled import load_demo_tokenizer
 
         return load_demo_tokenizer()
     given, (name_or_path, revision) = name_or_path, located(name_or_path, revision)
@@ -252,51 +227,6 @@ def cast_weights(model: Any, dtype: torch.dtype) -> None:
     """Cast parameters alone: `.to(dtype)` would round the frequencies of rotary embeddings too, which stay float32."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
-
-
-def export_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
-    """Write a full transformers-format copy (safetensors, tokenizer, chat template) that `from_pretrained` loads.
-
-    Padding that was borrowed (`choose_padding`) is not written: who trains on with the end-of-sequence token as padding
-    may teach the model never to end.
-    """
-    target = Path(folder)
-    partial = unfinished(target)
-    with writing(target):
-        if partial.exists():  # a process was killed while it wrote
-            shutil.rmtree(partial)
-        try:
-            with own_padding(model, tokenizer):
-                model.save_pretrained(partial, safe_serialization=True)
-                tokenizer.save_pretrained(partial)
-            sync_tree(partial)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)  # a full disk has room again
-            raise
-        partial.rename(target)  # a folder of this name is complete
-        sync_folder(target.parent)
-    return target
-
-
-@contextmanager
-def own_padding(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Model and tokenizer without padding that was borrowed, in both configurations too, where TRL enters it."""
-    borrowed = getattr(tokenizer, "borrowed_padding", None)
-    holders = (tokenizer, model.config.get_text_config(), model.generation_config)
-    if borrowed is None:
-        yield
-        return
-    kept = [holder.pad_token_id for holder in holders]
-    for holder, value in zip(holders, kept, strict=True):
-        if holder is not tokenizer and value == tokenizer.pad_token_id:
-            holder.pad_token_id = None
-    tokenizer.pad_token = borrowed["before"]
-    try:
-        yield
-    finally:
-        tokenizer.pad_token = borrowed["token"]
-        for holder, value in zip(holders[1:], kept[1:], strict=True):
-            holder.pad_token_id = value
 
 
 def is_adapter(name_or_path: str) -> bool:

@@ -120,7 +120,8 @@ def judge(plan: Plan, manifest: Manifest, bar: BarMaker) -> None:
 
 def export_base(name: str, target: Path, revision: str | None = None) -> None:
     """A full copy of the model that the run starts from: every later stage, and everybody else, loads this one."""
-    from sirl.models import export_model, load_model, load_tokenizer
+    from sirl.models import load_model, load_tokenizer
+    from sirl.weights.export import export_model
 
     if not target.exists():  # written under another name first, so what is there is whole
         export_model(load_model(name, revision=revision), load_tokenizer(name, revision=revision), target)

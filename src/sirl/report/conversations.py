@@ -14,6 +14,7 @@ from typing import Any
 from sirl.report.attack_figures import with_origins
 from sirl.report.load import Run, Scored, whole_attempts
 from sirl.report.samples import Sample, benign_status, pair_status, pick_samples, sample_of
+from sirl.run_folder import ATTACKS, BENIGN
 
 MOST = 3_000
 """Pairs in one report: those of 6,000 attempts."""
@@ -95,7 +96,7 @@ def conversation_section(run: Run) -> dict[str, Any] | None:
     pairs = greedy or pairs_of(run)
     if not pairs:
         return None
-    attacks, benign = (partial(whole_attempts, run.path / f"{kind}attempts.jsonl") for kind in ("", "benign_"))
+    attacks, benign = (partial(whole_attempts, run.path / suite.attempts) for suite in (ATTACKS, BENIGN))
     drawn: dict[tuple[str, str, str], Sample] = {}
     for kind, rows, whole in (("attack", with_origins(run.attacks or []), attacks), ("benign", run.benign, benign)):
         for sample in pick_samples(rows or [], benign=kind == "benign", whole=whole):

@@ -21,7 +21,7 @@ from sirl.disk import is_whole, sync_tree, writing
 from sirl.encoding import fitting_prompts, with_template_arguments
 from sirl.errors import UserError
 from sirl.merging import merge_layers
-from sirl.models import default_device, export_model, load_model, load_tokenizer, model_context, own_padding
+from sirl.models import default_device, load_model, load_tokenizer, model_context
 from sirl.prompts import load_prompts
 from sirl.records import Prompt, ends_in_prefill
 from sirl.run_folder import ADAPTER, CHECKPOINTS, METRICS, MODEL
@@ -30,6 +30,7 @@ from sirl.training.config import SIRLConfig
 from sirl.training.metrics import MetricsFile, Watch
 from sirl.training.rewards import RewardFunction
 from sirl.training.sharding import check_rollouts, loaded_whole, loads_shares, sharded
+from sirl.weights.export import export_model, own_padding
 from sirl.wrapping import resolve_families, wrapped_forms
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from sirl.generation.base import SamplingParams
 from sirl.generation.decode import Rollout
 from sirl.generation.local import LocalEngine
 from sirl.model_files import choose_padding
-from sirl.models import check_tokenizer, load_model, load_tokenizer, settle_generation_config
+from sirl.models import check_tokenizer, load_model, load_tokenizer
 from sirl.records import Prompt
 from sirl.stats import mean_of
 from sirl.training.batching import EpochSampler, as_chats, eval_chats, group_runs, level_flat_groups, widest_spread
@@ -51,6 +51,7 @@ from sirl.training.scoring import Scoring
 from sirl.training.sharding import check_rollouts, sharded
 from sirl.training.watched import GivesBackMemory, Watched
 from sirl.visible import says_nothing
+from sirl.weights.export import settle_generation_config
 
 MEASURED = ("mean_entropy", "first_entropy", "mean_logprob", "reward_seed")
 """Columns that rewards are made of: None where a completion earns none."""

