@@ -1,5 +1,6 @@
 # PYTHON: 3.11 or newer. VENV: where the virtual environment goes. PIP_FLAGS: for pip, such as an index of CPU-only torch:
 #   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# DOCS_VENV: where the environment of `make docs` goes.
 # SOAK_FLAGS: for the soak, such as "--kills 1000 --seed 1".
 # TEST_FLAGS: for pytest; tests compute with one thread, so two processes use two cores.
 # DEMO_FLAGS: for `sirl demo`, such as "--seed 1 --name demo-1".
@@ -8,11 +9,12 @@ VENV ?= .venv
 PIP_FLAGS ?=
 DEMO_FLAGS ?=
 SOAK_FLAGS ?=
+DOCS_VENV ?= .venv-docs
 TEST_FLAGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.sirl-setup
 
-.PHONY: help setup demo test check soak bench bench-quick clean
+.PHONY: help setup demo test check soak bench bench-quick docs clean
 
 help:
 	@echo "make setup   virtual environment with everything pinned, and the bundled model"
@@ -21,6 +23,7 @@ help:
 	@echo "make check   ruff and mypy"
 	@echo "make soak    kill sirl run, train and attack 200 times, resume and compare"
 	@echo "make bench   how fast it is, against TRL, transformers and CTranslate2 (bench-quick: one round)"
+	@echo "make docs    the documentation as a site in site/, in an environment of its own"
 	@echo "make clean   remove caches and build outputs (the environment and runs/ stay)"
 
 setup: $(STAMP)
@@ -53,6 +56,11 @@ bench: setup
 bench-quick: setup
 	$(BIN)/python -m benchmarks --quick
 
+docs:
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt mkdocs-material
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

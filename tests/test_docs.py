@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import random
 import re
 import tomllib
 from functools import lru_cache
@@ -13,9 +14,11 @@ import pytest
 import yaml
 
 import sirl
-from sirl.attacks import ATTACKS, load_attack
+from sirl.attacks import ATTACKS, load_attack, resolve_attacks
+from sirl.attacks.base import StaticAttack
 from sirl.cli.main import COMMANDS
 from sirl.config import RunConfig, parse_config
+from sirl.judges import JudgeItem, load_judge
 
 ROOT = Path(__file__).parent.parent
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if path.is_file()]
@@ -165,3 +168,24 @@ def test_the_package_has_all_its_data() -> None:
     assert all(list(home.glob(pattern)) for pattern in patterns)
     files = {path for path in home.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert files - listed == set()
+
+
+def test_every_page_is_on_the_site() -> None:
+    """`make docs` has each page once; that its links and anchors lead somewhere, MkDocs checks there."""
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = re.findall(r"'([\w-]+\.md)'", str(site["nav"]))
+    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_what_people_add_works_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack and the judge of howto-extend.md."""
+    attack, judge = blocks(ROOT / "docs" / "howto-extend.md", "python")
+    (tmp_path / "my_attacks.py").write_text(attack)
+    (tmp_path / "my_judges.py").write_text(judge)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (made,) = resolve_attacks("my_attacks:Polite")
+    assert isinstance(made, StaticAttack)
+    assert made.render("bake a loaf", random.Random(0))[0]["content"].endswith("bake a loaf")
+    items = [JudgeItem("", "Sorry, no."), JudgeItem("", "Gladly.")]
+    labels = [found.label for found in load_judge("my_judges:Apologies").judge(items)]
+    assert labels == ["full_refusal", "full_compliance"]
