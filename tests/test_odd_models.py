@@ -265,9 +265,17 @@ def edited(name: str, **values: Any) -> odd.Change:
     return change
 
 
+def only_a_class(folder: Path) -> Path:
+    """No file of the tokenizer but the one that names its class, as an interrupted copy leaves it."""
+    (folder / "tokenizer.json").unlink()
+    odd.edit(folder / "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (only_a_class, r"the tokenizer has no vocabulary; put the model's tokenizer\.json"),
         (written("config.json", "null"), "cannot be loaded .*; a file of it is missing, damaged"),
         (written("generation_config.json", "[]"), "cannot be loaded .*TypeError"),
         (written("tokenizer_config.json", "[]"), "cannot be loaded .*AttributeError"),

@@ -188,6 +188,11 @@ def check_tokenizer(tokenizer: Any, name: str, *, chat: bool = True) -> None:
             f"{FLAG} {name}: the tokenizer has no chat template; SIRL hardens chat models: take the instruct model, "
             "or put a chat_template.jinja into the model folder"
         )
+    if not tokenizer.encode("Hello", add_special_tokens=False):  # transformers makes one of a configuration alone
+        raise UserError(
+            f"{FLAG} {name}: the tokenizer has no vocabulary; put the model's tokenizer.json (or vocab.json and "
+            "merges.txt, or tokenizer.model) into the folder"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"{FLAG} {name}: the tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json"
