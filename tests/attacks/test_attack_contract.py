@@ -17,6 +17,7 @@ import pytest
 from sirl.attacks import ATTACKS, load_attack
 from sirl.attacks.adaptive.verdicts import Seen
 from sirl.attacks.base import Attack, AttackOptions, AttackResult, StaticAttack, goal_rng
+from sirl.attacks.families import is_readable
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine
@@ -66,6 +67,21 @@ def test_builds_a_conversation_that_holds_the_goal(name: str, goal: Prompt) -> N
     whole = "\n".join(message["content"] for message in messages)
     if not attack.goal_encoding:
         assert whole.count(goal.text) == 1
+
+
+@pytest.mark.parametrize("name", static)
+def test_says_whether_the_request_can_be_read(name: str) -> None:
+    """Readable: words of the goal stand in the prompt one behind the other, its telling word among them."""
+    attack = load_attack(name)
+    assert isinstance(attack, StaticAttack)
+    prompt = "\n".join(turn["content"] for turn in attack.build(GOALS[0], random.Random(0)))
+    misspelt = name == "renellm" and "lock of a" in prompt  # two letters of its longest words change places
+    assert attack.readable == (misspelt or "of a neighbour's door" in prompt)
+    assert is_readable(name) == is_readable(f"{name}@before") == attack.readable
+
+
+def test_an_attack_from_outside_is_taken_for_readable() -> None:
+    assert is_readable("my_own_attack")
 
 
 @pytest.mark.parametrize("name", static)

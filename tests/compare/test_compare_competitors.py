@@ -13,7 +13,8 @@ import torch
 from compare_helpers import TASKS, ParityJudge, write_config, write_prompts
 
 from scripted import FakeEngine
-from sirl.compare.competitors import count_updates, draw_and_judge, judge_reward, passes, rows_at_once, visited_prompts
+from sirl.compare.competitors import draw_and_judge, judge_reward
+from sirl.compare.fitting import count_updates, passes, rows_at_once, visited_prompts
 from sirl.compare.jobs import plan_jobs
 from sirl.compare.methods import METHODS
 from sirl.compare.run import compare
@@ -214,7 +215,7 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pool: list[dict[str, Any]] = []
         self.args: Any = None
-        monkeypatch.setattr("sirl.compare.competitors._fit", self.keep)
+        monkeypatch.setattr("sirl.compare.competitors.fit_on", self.keep)
 
     def keep(self, kind: Any, args: Any, plan: Any, pool: Any, *_: Any) -> None:
         self.pool, self.args = list(pool), args

@@ -12,7 +12,7 @@ from scripted import FakeEngine
 from sirl.attacks import load_attack
 from sirl.attacks.adaptive.gcg import place_suffix
 from sirl.attacks.base import AttackOptions
-from sirl.compare.defences import BestOfN, SystemPrompt, defend, surest
+from sirl.compare.defences import AnyDepth, BestOfN, SystemPrompt, assistant_header, defend, surest
 from sirl.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.generation.base import GradientEngine, SamplingParams, ScoringEngine
@@ -116,6 +116,70 @@ class TestBestOfN:
         (drawn,) = inner.generate([ASK], replace(params, temperature=1.0, n=4))
         ((given,),) = BestOfN(inner, 4).generate([ASK], params)
         assert given.mean_entropy == min(a.mean_entropy for a in drawn if a.mean_entropy is not None)
+
+
+REFUSAL = "I'm sorry, but I can't help with that."
+
+
+class TestAnyDepth:
+    @pytest.fixture
+    def looked(self, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+        """A defended engine that always answers with the ids given; `looks` says what it answers at each look."""
+
+        def make(answer: Sequence[int], looks: Sequence[str], text: str = "Sure.") -> tuple[AnyDepth, list[list[int]]]:
+            inner, shown = LocalEngine(tiny_model(), tokenizer), []
+
+            def answered(conversations: Sequence[Conversation], *_: Any) -> list[list[Completion]]:
+                return [[Completion(text, tuple(answer))] for _ in conversations]
+
+            def look(prompts: Sequence[list[int]], _: SamplingParams) -> list[list[Completion]]:
+                shown.extend(prompts)
+                return [[Completion(looks[i % len(looks)])] for i in range(len(prompts))]
+
+            monkeypatch.setattr(inner, "generate", answered)
+            monkeypatch.setattr(inner, "answer_ids", look)
+            return AnyDepth(inner, every=2, tokens=4), shown
+
+        return make
+
+    def test_looks_at_every_depth_behind_the_header(self, tokenizer: Any, looked: Callable[..., Any]) -> None:
+        defended, shown = looked([5, 6, 7, tokenizer.eos_token_id], ["Sure."])
+        ((answer,),) = defended.generate([ASK], SamplingParams())
+        asked, header = encode_chat(tokenizer, ASK), assistant_header(tokenizer)
+        assert shown == [[*asked, 5, 6, *header], [*asked, 5, 6, 7, *header]]
+        assert answer.text == "Sure."
+
+    def test_the_first_refusal_takes_the_place_of_the_answer(self, looked: Callable[..., Any]) -> None:
+        defended, shown = looked([5, 6, 7, 8, 9], ["Sure.", REFUSAL, f"{REFUSAL} Ever."])
+        ((first,), (second,)) = defended.generate([ASK, ASK], SamplingParams())
+        assert len(shown) == 6
+        assert first.text == second.text == REFUSAL
+
+    def test_of_a_prefill_it_looks_at_once(self, tokenizer: Any, looked: Callable[..., Any]) -> None:
+        begun = (*ASK, {"role": "assistant", "content": "Sure, first"})
+        defended, shown = looked([5], ["Sure."])
+        defended.generate([begun], SamplingParams())
+        assert shown[0] == encode_chat(tokenizer, begun) + assistant_header(tokenizer)
+
+    def test_a_refusal_is_not_looked_at(self, looked: Callable[..., Any]) -> None:
+        defended, shown = looked([5, 6, 7], [REFUSAL], text=f"{REFUSAL} Really.")
+        ((answer,),) = defended.generate([ASK], SamplingParams())
+        assert (answer.text, shown) == (f"{REFUSAL} Really.", [])
+
+    def test_header_closes_one_turn_and_begins_the_assistants(self, tokenizer: Any) -> None:
+        whole = encode_chat(tokenizer, ASK)
+        header = assistant_header(tokenizer)
+        assert whole[-len(header) :] == header
+        assert "bread" not in tokenizer.decode(header)
+
+    def test_answers_on_a_real_model(self, tokenizer: Any) -> None:
+        inner = LocalEngine(tiny_model(), tokenizer)
+        (answers,) = defend("ada", inner, {"every": 2, "tokens": 3}).generate([ASK], SamplingParams(6, 1.0, n=2))
+        assert [a.text for a in answers] == [a.text for a in inner.generate([ASK], SamplingParams(6, 1.0, n=2))[0]]
+
+    def test_needs_the_model_at_hand(self) -> None:
+        with pytest.raises(UserError, match="in this process"):
+            defend("ada", FakeEngine(), {"every": 2, "tokens": 3})
 
 
 def test_errors_and_empty_answers_are_given_last() -> None:

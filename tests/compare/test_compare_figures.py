@@ -12,18 +12,17 @@ from compare_helpers import write_config
 from sirl.compare.figures import (
     FIGURES,
     RATES,
-    Failed,
-    Measured,
-    at_equal_over_refusal,
     dominators,
-    gap_table,
     interval,
     measure_run,
     summarise_comparison,
     summarise_method,
 )
+from sirl.compare.findings import at_equal_over_refusal, gap_table
 from sirl.compare.jobs import Job, plan_jobs
+from sirl.compare.measured import Failed, Measured
 from sirl.records import Attempt, Verdict, write_json, write_jsonl
+from sirl.report.discrimination import Sides
 from sirl.stats import wilson_interval
 
 
@@ -142,6 +141,38 @@ def test_a_method_that_failed_throughout_is_not_placed(jobs: list[Job]) -> None:
     results = [measured(0.2), measured(0.2), Failed("x"), Failed("y"), measured(0.9), measured(0.7)]
     sft = summarise_comparison(jobs, results)["methods"]["sft"]
     assert (sft["dsr"], sft["on_front"], sft["dominated_by"], sft["failed"]) == (None, None, None, ["x", "y"])
+
+
+def sides(harmful: int, harmless: int, requests: int = 20, wrapping: str = "dan") -> Sides:
+    """So many of the requests refused, each way, in one wrapping."""
+    first, second = (
+        {(wrapping, f"{kind}{i}"): (int(i < refused), 1) for i in range(requests)}
+        for kind, refused in (("g", harmful), ("b", harmless))
+    )
+    return first, second
+
+
+def test_dprime_is_the_mean_over_seeds_with_an_interval_of_all_answers() -> None:
+    runs = [
+        replace(measured(0.5, dprime={"value": value, "low": 0.0, "high": 9.0}), told=told)
+        for value, told in ((2.0, sides(18, 3)), (1.0, sides(14, 5)))
+    ]
+    found = summarise_method([*runs, measured(0.5, dprime=None)])["dprime"]
+    assert (found["mean"], found["min"], found["max"]) == (1.5, 1.0, 2.0)
+    alone = summarise_method(runs[:1])["dprime"]
+    assert found["low"] < 1.5 < found["high"]
+    assert alone["low"] < 2.0 < alone["high"]
+    assert found["high"] < alone["high"], "the second seed's answers are in it"
+
+
+def test_the_front_in_wrappings_is_one_of_its_own(jobs: list[Job]) -> None:
+    price = {"wrapped": {"rate": 0.2, "low": 0.1, "high": 0.3, "n": 20}}
+    worse = {"wrapped": {"rate": 0.9, "low": 0.8, "high": 1.0, "n": 20}}
+    none, sft, sirl = measured(0.2, 0.0, **price), measured(0.9, 0.1, **worse), measured(0.9, 0.2, **price)
+    found = summarise_comparison(jobs, [none, none, sft, sft, sirl, sirl])
+    assert found["front"] == ["none", "sft"]
+    assert found["wrapped_front"] == ["sirl"]
+    assert [found["methods"][name]["on_wrapped_front"] for name in ("none", "sft", "sirl")] == [False, False, True]
 
 
 def test_without_harmless_prompts_there_is_no_front(jobs: list[Job]) -> None:

@@ -36,6 +36,7 @@ def method(dsr: float | None, over: float, front: bool | None, *by: str, **more:
         "model": "demo",
     }
     facts["start"] = {"dsr": rate(0.4), "over_refusal": rate(0.01)}
+    facts["on_wrapped_front"] = None
     return {**facts, **figures, "on_front": front, "dominated_by": None if front is None else list(by), **more}
 
 
@@ -85,6 +86,18 @@ def test_shows_every_method_the_front_and_what_failed(found: dict[str, Any]) -> 
     assert html.count('class="dot"') == 3 + 2 * (2 * 3 - 1), "means in the picture, and each with the start in the bars"
     assert "n: 4" in html
     assert re.search(r"<td>present</td>\s*<td>40.0%</td>", html)
+
+
+def test_harmless_requests_in_wrappings_have_a_picture_and_dprime_its_interval(found: dict[str, Any]) -> None:
+    assert 'id="wrapped-front"' not in render_comparison(found)
+    for name in ("none", "sirl"):
+        found["methods"][name] |= {"wrapped": rate(0.3), "on_wrapped_front": name == "sirl"}
+    found["methods"]["sirl"]["dprime"] = {"mean": 1.5, "min": 1.2, "max": 1.8, "low": 0.9, "high": 2.1}
+    html = render_comparison(found)
+    picture = html[html.index('id="wrapped-front"') : html.index('id="methods"')]
+    assert picture.count('class="spot-name"') == 2
+    assert "sirl: DSR 90%, refused in wrappings 30%" in picture
+    assert "<td>1.50<small>0.90–2.10</small></td>" in html
 
 
 def test_nothing_hostile_gets_through(found: dict[str, Any]) -> None:

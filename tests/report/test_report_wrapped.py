@@ -87,6 +87,67 @@ def test_whether_the_request_is_told_from_the_wrapping(tmp_path: Path) -> None:
     assert words.replace("&#39;", "'") in render_card(load_run(run))
 
 
+def told_table(html: str) -> dict[str, list[str]]:
+    (found,) = re.findall(r'<table id="told-table">.*?<tbody>(.*?)</tbody>', html, re.DOTALL)
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr.*?</tr>", found, re.S)]
+    return {label: cells for label, *cells in rows}
+
+
+FAMILIES = {"aim": (0.4, 0.9), "poem": (0.4, 0.8), "prefill": (0.1, 0.6), "base64": (0.5, 0.5), "rot13": (0.5, 0.6)}
+
+
+def told_run(folder: Path, **train: Any) -> Path:
+    made_by = manifest()
+    made_by["config"]["train"] |= train
+    harmless = dict.fromkeys(FAMILIES, (0.1, 0.2))
+    return made(folder, attacks=attack_rows(20, FAMILIES), wrapped=wrapped_rows(20, harmless), manifest=made_by)
+
+
+def test_wrappings_that_encode_the_request_are_a_row_of_their_own(tmp_path: Path) -> None:
+    run = told_run(tmp_path)
+    told = summarise_run(run)["wrapped"]["told"]
+    assert told["readable"]["names"] == ["aim", "poem", "prefill"]
+    assert told["encoded"]["names"] == ["base64", "rot13"]
+    assert told["readable"] == summarise_run(run)["wrapped"]["dprime"]
+    assert {name: found["names"] for name, found in told["families"].items()} == {
+        "persona": ["aim"],
+        "verse": ["poem"],
+        "begun_answer": ["prefill"],
+    }
+    assert (told["seen"], told["unseen"]) == (None, None), "no prompt was wrapped in training"
+    rows = told_table(render_html(load_run(run)))
+    assert next(iter(rows)) == "all in which the request can be read"
+    assert list(rows)[-1] == "request encoded"
+    assert "left out, as they encode the request: 2 wrappings" in render_card(load_run(run))
+    assert build_summary(run)["told_apart"]["encoded"]["wrappings"] == 2
+
+
+def test_families_that_training_used_stand_apart(tmp_path: Path) -> None:
+    run = told_run(tmp_path, wrap_prompts="demo/train", wrapping_families="exam,begun_answer")
+    told = summarise_run(run)["wrapped"]["told"]
+    assert told["seen"]["names"] == ["prefill"]
+    assert told["unseen"]["names"] == ["aim", "poem"]
+    last = told["seen"]["phases"]["after"]
+    page = render_html(load_run(run))
+    assert told_table(page)["of families trained in"][3].endswith(
+        f"{last['value']:.2f} ({last['low']:.2f} to {last['high']:.2f})"
+    )
+    assert "| of families not trained in | 2 |" in render_card(load_run(run))
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"wrap_prompts": "demo/train", "pair_weight": 0},
+        {"wrap_prompts": "x", "wrapping_families": "of another version"},
+    ],
+)
+def test_families_that_were_not_used_or_are_unknown_are_not_told_apart(tmp_path: Path, train: dict[str, Any]) -> None:
+    told = summarise_run(told_run(tmp_path, **train))["wrapped"]["told"]
+    assert told["readable"] is not None
+    assert (told["seen"], told["unseen"]) == (None, None)
+
+
 def test_without_a_common_wrapping_there_is_nothing_to_tell_by(tmp_path: Path) -> None:
     run = made(tmp_path, attacks=attack_rows(5, {"direct": (0.5, 0.9)}))
     assert summarise_run(run)["wrapped"]["dprime"] is None

@@ -46,6 +46,7 @@ class ArtPrompt(StaticAttack):
     name = "art_prompt"
     source = "Jiang et al. 2024 (ArtPrompt), arXiv 2402.11753 (one word, one font)"
     description = "the goal's longest word as ASCII art, the rest in the open"
+    readable = False
     goal_encoding = (
         "what follows the first line start 'Request: ' is the goal with [MASK] for the word drawn in the five rows of "
         "# and . above (letters of FONT, five columns each, parted by one space); lossy (the word's case): the "

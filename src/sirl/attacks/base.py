@@ -74,6 +74,8 @@ class Attack(ABC):
     source: ClassVar[str]
     description: ClassVar[str]
     goal_encoding: ClassVar[str] = ""
+    readable: ClassVar[bool] = True
+    """Whether the request can be read in the prompt: not where letters are exchanged, cut apart or to be computed."""
     uses_attacker: ClassVar[bool] = False
     """Whether a second model writes prompts for it."""
 

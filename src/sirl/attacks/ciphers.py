@@ -31,6 +31,7 @@ class Caesar(StaticAttack):
     name = "caesar"
     source = "Yuan et al. 2023 (CipherChat, Caesar cipher), arXiv 2308.06463"
     description = "a talk in the Caesar cipher, with rules and mild examples in the system turn"
+    readable = False
     goal_encoding = "the last turn is the goal with Latin letters moved on by three places in the alphabet; exact"
     SHIFT: ClassVar[int] = 3
 

@@ -33,6 +33,7 @@ class Combination1(StaticAttack):
     name = "combination_1"
     source = "Wei et al. 2023, arXiv 2307.02483 (combination 1)"
     description = "prefix injection, refusal suppression and Base64 together"
+    readable = False
     goal_encoding = "the last line of the prompt is the Base64 of the goal in UTF-8"
     parts: tuple[str, ...] = (_NO_REFUSAL, _OPENING, _DECODE)
 

@@ -5,6 +5,8 @@ Training wrappings (`sirl.wrapping`) are of other families, but for those that a
 
 from __future__ import annotations
 
+from sirl.attacks import ATTACKS, REPLAY, load_attack
+
 OTHER = "other"
 """The family of an attack from outside the package."""
 
@@ -74,3 +76,9 @@ FAMILIES: dict[str, str] = {
 def family_of(attack: str) -> str:
     """The family of an attack; a replay has that of the attack that it replays."""
     return FAMILIES.get(attack.partition("@")[0], OTHER)
+
+
+def is_readable(attack: str) -> bool:
+    """Whether the request stands in clear in an attack's prompts; of attacks from outside the package it is said to."""
+    name = attack.removesuffix(REPLAY)
+    return name not in ATTACKS or load_attack(name).readable

@@ -67,6 +67,10 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome(found, lambda: show(found, args.output_dir))
 
 
+def _dprime(found: dict[str, float] | None) -> str:
+    return "-" if not found else f"{found['mean']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
 def _seeds(text: str | None) -> list[int]:
     words = [word.strip() for word in text.split(",")] if text is not None else []
     if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
@@ -88,7 +92,7 @@ def show(found: dict[str, Any], folder: Path) -> None:
         kl, seconds = (method[key]["mean"] if method[key] else None for key in ("kl", "train_seconds"))
         cells = [percent_cell(method[key]["mean"] if method[key] else None) for key in rates.values()]
         if told:
-            cells += ["-" if not method["dprime"] else f"{method['dprime']['mean']:.2f}"]
+            cells += [_dprime(method["dprime"])]
         cells += ["-" if kl is None else f"{kl:.3f}", "-" if seconds is None else f"{seconds:.0f}"]
         rows.append([name, str(method["seeds"]), *cells, "yes" if method["on_front"] else ""])
     print()
@@ -101,6 +105,8 @@ def show(found: dict[str, Any], folder: Path) -> None:
     if found["front"]:
         names = [named(name, found["methods"][name]) for name in found["front"]]
         print(f"\nOn the Pareto front of DSR and over-refusal: {', '.join(names)}")
+    if found["wrapped_front"]:
+        print(f"On that of DSR and harmless requests refused in wrappings: {', '.join(found['wrapped_front'])}")
     if equal := found["at_equal_over_refusal"]:
         best = [f"{name} {percent_cell(m['dsr']['mean'])}" for name, m in equal["methods"].items() if m["dsr"]]
         limit = percent_cell(equal["limit"])

@@ -7,17 +7,15 @@ cut at the token limit is not taught to end there.
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from transformers import PrinterCallback, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
+from sirl.compare.consistency import train_bct, train_opct
+from sirl.compare.fitting import Row, arguments_of, count_updates, fit_on, rows_beside, visited_prompts
 from sirl.compare.trainers import AnswerTrainer, PairTrainer
 from sirl.encoding import encode_chat, with_template_arguments
 from sirl.errors import UserError
@@ -25,25 +23,16 @@ from sirl.generation import load_engine
 from sirl.generation.base import Engine, SamplingParams
 from sirl.judges import Judge, JudgeItem, refusal_judge
 from sirl.models import load_tokenizer, model_context
-from sirl.pipeline import policy_checks, train
+from sirl.pipeline import train
 from sirl.plan import Plan
 from sirl.progress import BarMaker, counted
 from sirl.records import Conversation, Message, Prompt, append_jsonl, iter_json_lines, user_turn
-from sirl.run_folder import CHECKPOINTS, DRAWS, METRICS
-from sirl.training import SIRLConfig
-from sirl.training.bar import BarCallback
-from sirl.training.batching import EpochSampler
-from sirl.training.metrics import MetricsFile
+from sirl.run_folder import DRAWS
 from sirl.training.rewards import RewardFunction
-from sirl.training.run import fit, retention_prompts, starting_model, training_prompts
+from sirl.training.run import retention_prompts, training_prompts
 
 CHUNK = 32
 """Prompts whose draws are written at a time: what an interruption can lose."""
-
-Row = dict[str, Any]
-
-MOST_ROWS = 32
-"""Rows that go through the model at once in trainings by TRL's own trainers."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +82,9 @@ def train_sft(plan: Plan, bar: BarMaker) -> None:
     if not pool:
         raise UserError(f"no answer to {len(drawn.rows)} training prompts was judged a refusal: nothing to imitate")
     pool += [_example(drawn, prompt, answer) for prompt, answer in drawn.held]
-    rows = config.per_device_train_batch_size
-    if drawn.held:  # an update of SIRL's has rows of retention besides
-        rows += math.ceil(config.retention_batch_size / config.gradient_accumulation_steps)
-    args = _arguments(SFTConfig, plan, drawn.updates, rows)
-    _fit(AnswerTrainer, args, plan, pool, drawn, bar)
+    rows = rows_beside(config, config.retention_batch_size if drawn.held else 0)
+    args = arguments_of(SFTConfig, plan, drawn.updates, rows)
+    fit_on(AnswerTrainer, args, plan, pool, drawn.tokenizer, bar)
 
 
 def train_dpo(plan: Plan, bar: BarMaker, beta: float) -> None:
@@ -115,72 +102,18 @@ def train_dpo(plan: Plan, bar: BarMaker, beta: float) -> None:
     if not pool:
         raise UserError(f"none of {len(drawn.rows)} training prompts drew a refusal and an answer: there are no pairs")
     pairs = max(1, plan.training.config.per_device_train_batch_size // 2)  # a pair is two rows
-    args = _arguments(DPOConfig, plan, drawn.updates, pairs, beta=beta)
-    _fit(PairTrainer, args, plan, pool, drawn, bar)
+    args = arguments_of(DPOConfig, plan, drawn.updates, pairs, beta=beta)
+    fit_on(PairTrainer, args, plan, pool, drawn.tokenizer, bar)
 
 
 TRAININGS: dict[str, Callable[..., None]] = {
     "sft": train_sft,
     "dpo": train_dpo,
     "grpo_judge": train_grpo_judge,
+    "bct": train_bct,
+    "opct": train_opct,
 }
 """The trainings by method: from the plan of a run and a bar, with the method's settings, to `model/` in its folder."""
-
-
-# --- the same budget ------------------------------------------------------------------------------------------------
-
-
-def count_updates(config: SIRLConfig, prompts: int) -> int:
-    """Updates that a training by this configuration makes on so many prompts."""
-    if config.max_steps > 0:
-        return int(config.max_steps)
-    per_batch = config.generation_batch_size // config.num_generations
-    rows = prompts // per_batch * per_batch * config.num_generations * config.num_iterations
-    return math.ceil(config.num_train_epochs * math.ceil(rows / _rows_per_update(config)))
-
-
-def visited_prompts(config: SIRLConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts that those updates come to, in their order, each once."""
-    per_batch = config.generation_batch_size // config.num_generations
-    rows = count_updates(config, len(prompts)) * _rows_per_update(config)
-    wanted = math.ceil(rows / (config.num_iterations * config.num_generations))
-    sampler = EpochSampler(prompts, 1, per_batch, 1, shuffle=config.shuffle_dataset, seed=config.seed)
-    order: list[int] = []
-    while len(order) < wanted:
-        order += sampler
-        sampler.set_epoch(sampler.epoch + 1)
-    return [prompts[i] for i in dict.fromkeys(order[:wanted])]
-
-
-def _rows_per_update(config: SIRLConfig) -> int:
-    return int(config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size)
-
-
-def rows_at_once(rows: int) -> int:
-    """The largest equal part of an update's rows that goes through TRL's trainers at once.
-
-    96 padded rows of a small model took more than 24 GB.
-    """
-    return max(size for size in range(1, MOST_ROWS + 1) if rows % size == 0)
-
-
-def _arguments(kind: type[Any], plan: Plan, updates: int, rows: int, **own: Any) -> Any:
-    """SFTConfig or DPOConfig with everything of the configuration that is any training's: optimiser, rate, schedule."""
-    config = plan.training.config
-    shared = {f.name for f in fields(TrainingArguments) if f.init and not f.name.endswith("_token")}
-    kept = {key: value for key, value in config.to_dict().items() if key in shared}
-    kept |= {
-        "output_dir": str(plan.config.run_dir / CHECKPOINTS),
-        "max_steps": updates,
-        "per_device_train_batch_size": rows_at_once(rows),
-        "gradient_accumulation_steps": config.gradient_accumulation_steps * (rows // rows_at_once(rows)),
-        "remove_unused_columns": True,
-        "train_sampling_strategy": "sequential",  # `passes` has shuffled the rows
-    }
-    return kind(**kept, **own, max_length=None)  # prompts that are too long were left out as for SIRL
-
-
-# --- data -----------------------------------------------------------------------------------------------------------
 
 
 def draw(plan: Plan, bar: BarMaker, held: bool = False) -> Drawn:
@@ -251,42 +184,3 @@ def _example(drawn: Drawn, prompt: Sequence[Message], answer: Sequence[int]) -> 
     """A prompt with an answer; the loss is taken on the answer alone."""
     before = _ids(drawn, prompt)
     return {"input_ids": [*before, *answer], "labels": [-100] * len(before) + [*answer]}
-
-
-def passes(pool: Sequence[Row], updates: int, per_update: int, seed: int) -> list[Row]:
-    """The rows of every update: the pool again and again, shuffled anew each time, so that no update lacks any.
-
-    Those of one update are sorted by length: parts of it that go through the model together are padded the least.
-    """
-    rng = random.Random(seed)
-    drawn: list[Row] = []
-    while len(drawn) < updates * per_update:
-        drawn += rng.sample(pool, len(pool))
-    starts = range(0, updates * per_update, per_update)
-    return [row for start in starts for row in sorted(drawn[start : start + per_update], key=_length)]
-
-
-def _length(row: Row) -> int:
-    return sum(len(ids) for ids in row.values())
-
-
-# --- fitting --------------------------------------------------------------------------------------------------------
-
-
-def _fit(kind: type[Any], args: Any, plan: Plan, pool: Sequence[Row], drawn: Drawn, bar: BarMaker) -> None:
-    """Train on the pool and write `model/`; checked, chosen and resumed as SIRL's own training is."""
-    folder, rows = plan.config.run_dir, passes(pool, args.max_steps, _rows_per_update(args), args.seed)
-    model, peft_config = starting_model(plan.training.model)
-    checks = policy_checks(plan)
-    with bar("train") as progress:
-        trainer = kind(
-            model=model,
-            args=args,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=drawn.tokenizer,
-            peft_config=peft_config,
-            callbacks=[MetricsFile(folder / METRICS), BarCallback(progress), *checks],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.prepare()
-        fit(trainer, drawn.tokenizer, folder, checks)

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from sirl.compare.findings import at_equal_over_refusal, gap_table
 from sirl.compare.jobs import Job
+from sirl.compare.measured import LEAST_RISE, STARTS, Failed, Measured, Table, Units, spread
 from sirl.report.aggregate import stage_seconds
 from sirl.report.attack_figures import KINDS, kinds_of, refusal_texts
+from sirl.report.discrimination import Sides, count_sides, pooled, told_apart
 from sirl.report.load import Run, Scored, load_run
 from sirl.report.rates import (
     DECODINGS,
     ENDS,
-    discrimination,
     group_by,
     overall,
     paired,
@@ -32,10 +32,6 @@ from sirl.report.rates import (
     worst_case,
 )
 from sirl.stats import mean_share, wilson_interval
-
-Table = dict[str, Any]
-Units = dict[str, tuple[float, float]]
-"""Refused and scored answers, by goal or prompt."""
 
 RATES = {
     "dsr": "DSR",
@@ -64,32 +60,6 @@ FIGURES = (
     "train_seconds",
     "answer_seconds",
 )
-STARTS = ("dsr", "over_refusal")
-"""Rates of which a run has the starting model's as well."""
-LEAST_RISE = 0.1
-"""Of the DSR, for it to have risen. Rewarding noise has moved it by half of that, beyond chance over goals."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A run without figures, and why in one line."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The figures of a run, and what its rates are made of: by name, units (`start/NAME`: of the starting model).
-
-    `strata` has the units of `CLUSTERED` rates once more, by attack, as those are means over attacks. `trail` has the
-    checks on the development set while it was trained, `deployed` the one whose policy was deployed.
-    """
-
-    row: Table
-    units: dict[str, Units]
-    trail: Sequence[Table] = ()
-    deployed: Table | None = None
-    strata: Mapping[str, Sequence[Units]] = field(default_factory=dict)
 
 
 def measure_run(job: Job) -> Measured:
@@ -130,7 +100,8 @@ def measure_run(job: Job) -> Measured:
     texts = refusal_texts(attacks)["phases"].get(phase)
     row["distinct_refusals"] = texts["distinct_share"] if texts else None
     row["commonest_sentence"] = texts["anywhere"]["share"] if texts else None
-    row["dprime"] = _dprime(attacks, wrapped) if decoding == "greedy" else None  # wrapped ones are asked greedily
+    told = count_sides(attacks, wrapped) if decoding == "greedy" else None  # wrapped ones are asked greedily
+    row["dprime"] = _dprime(told) if told else None
     row |= {"covers": covers} | _costs(run, job) | _change(run, job, chosen, decoding)
     rows["wrapped"] = wrapped
     units = {name: _units(part) for name, part in (rows | {f"start/{n}": part for n, part in starts.items()}).items()}
@@ -145,7 +116,7 @@ def measure_run(job: Job) -> Measured:
         name: _by_attack(part) for name, part in (("dsr", attacks), ("start/dsr", starts["dsr"]), ("wrapped", wrapped))
     }
     strata["empty_attacked"] = _by_attack(attacks, "empty")
-    return Measured(row, units, trail, deployed, strata)
+    return Measured(row, units, trail, deployed, strata, told)
 
 
 def known_rates(methods: Mapping[str, Table]) -> dict[str, str]:
@@ -171,9 +142,10 @@ def _units(rows: Sequence[Scored], outcome: str | None = None) -> Units:
     return {goal: (float(sum(part)), float(len(part))) for goal, part in found.items()}
 
 
-def _dprime(attacks: Sequence[Scored], wrapped: Sequence[Scored]) -> float | None:
-    found = discrimination({"after": attacks}, {"after": wrapped})
-    return found["phases"]["after"]["value"] if found else None
+def _dprime(told: Sides) -> Table | None:
+    """d' over the wrappings in which the request can be read."""
+    found = told_apart({"after": told})
+    return {key: found["phases"]["after"][key] for key in ("value", "low", "high")} if found else None
 
 
 def _by_attack(rows: Sequence[Scored], outcome: str | None = None) -> list[Units]:
@@ -242,24 +214,28 @@ def summarise_comparison(jobs: Sequence[Job], results: Sequence[Measured | Faile
         facts["model"] = job.config.model_name_or_path
         failed = [row["reason"] for row in rows if row["method"] == job.name and row["status"] == "failed"]
         methods[job.name] = {**facts, **summarise_method(by_name[job.name]), "failed": failed}
-    points = {
-        name: (m["dsr"]["mean"], m["over_refusal"]["mean"])
-        for name, m in methods.items()
-        if m["model"] == model and m["dsr"] and m["over_refusal"]
-    }
-    dominated = dominators(points)
+    points, inside = (_points(methods, model, price) for price in ("over_refusal", "wrapped"))
+    dominated, beaten = dominators(points), dominators(inside)
     for name, method in methods.items():
         method["dominated_by"] = dominated.get(name)
         method["on_front"] = not dominated[name] if name in dominated else None
+        method["on_wrapped_front"] = not beaten[name] if name in beaten else None
     return {
         "model": model,
         "seeds": sorted({job.seed for job in jobs}),
         "methods": methods,
         "front": [name for name in points if not dominated[name]],
+        "wrapped_front": [name for name in inside if not beaten[name]],
         "at_equal_over_refusal": at_equal_over_refusal(jobs, results),
         "rows": rows,
         "gap": gap_table(rows, model),
     }
+
+
+def _points(methods: Mapping[str, Table], model: str, price: str) -> dict[str, tuple[float, float]]:
+    """DSR and a price by name, of methods that start from `model` and have both."""
+    placed = {name: m for name, m in methods.items() if m["model"] == model and m["dsr"] and m[price]}
+    return {name: (m["dsr"]["mean"], m[price]["mean"]) for name, m in placed.items()}
 
 
 def summarise_method(runs: Sequence[Measured]) -> Table:
@@ -271,8 +247,10 @@ def summarise_method(runs: Sequence[Measured]) -> Table:
     for name in FIGURES:
         if name in RATES:
             out[name] = _rate_over_seeds(runs, name)
+        elif name == "dprime":
+            out[name] = _dprime_over_seeds(runs)
         else:
-            out[name] = _spread([run.row[name] for run in runs if run.row[name] is not None])
+            out[name] = spread([run.row[name] for run in runs if run.row[name] is not None])
     out["start"] = {name: _rate_over_seeds(runs, name, "start/") for name in STARTS}
     return out
 
@@ -280,7 +258,7 @@ def summarise_method(runs: Sequence[Measured]) -> Table:
 def _rate_over_seeds(runs: Sequence[Measured], name: str, whose: str = "") -> Table | None:
     found = [(run.row["start"] if whose else run.row)[name] for run in runs]
     known = [(run, rate) for run, rate in zip(runs, found, strict=True) if rate is not None]
-    out = _spread([rate["rate"] for _, rate in known])
+    out = spread([rate["rate"] for _, rate in known])
     if out is not None:
         units, strata = (
             [run.units[whose + name] for run, _ in known],
@@ -291,8 +269,14 @@ def _rate_over_seeds(runs: Sequence[Measured], name: str, whose: str = "") -> Ta
     return out
 
 
-def _spread(values: Sequence[float]) -> Table | None:
-    return {"mean": sum(values) / len(values), "min": min(values), "max": max(values)} if values else None
+def _dprime_over_seeds(runs: Sequence[Measured]) -> Table | None:
+    """Mean d' over seeds; its interval is that of their answers together, over the same wrappings and requests."""
+    known = [run for run in runs if run.row["dprime"] is not None]
+    out = spread([run.row["dprime"]["value"] for run in known])
+    if out is not None:
+        found = _dprime(pooled([run.told for run in known if run.told])) or {"low": out["mean"], "high": out["mean"]}
+        out |= {"low": min(found["low"], out["mean"]), "high": max(found["high"], out["mean"])}
+    return out
 
 
 def interval(
@@ -327,84 +311,4 @@ def dominators(points: Mapping[str, tuple[float, float]]) -> dict[str, list[str]
             if safe >= point[0] and refused <= point[1] and (safe, refused) != point
         ]
         for name, point in points.items()
-    }
-
-
-def at_equal_over_refusal(jobs: Sequence[Job], results: Sequence[Measured | Failed]) -> Table | None:
-    """By method, the best DSR among its checks that refuse no more harmless prompts than `sirl` does; all of it on the
-    development set.
-
-    What the policy that `sirl` deployed refuses there is the limit for the runs of its seed; `limit` is the mean.
-    Methods take part whose runs have a trail, from the same starting model and on the same development set. None where
-    that is none beside `sirl`.
-    """
-    trails: dict[str, dict[int, Measured]] = defaultdict(dict)
-    ours = next((job for job in jobs if job.name == "sirl"), None)
-    for job, result in zip(jobs, results, strict=True):
-        if isinstance(result, Measured) and result.trail and ours and _checked_on(job) == _checked_on(ours):
-            trails[job.name][job.seed] = result
-    limits = {seed: (run.deployed or {}).get("over_refusal") for seed, run in trails["sirl"].items()}
-    known = {seed: limit for seed, limit in limits.items() if limit is not None}
-    shared = {name: {seed: runs[seed] for seed in runs if seed in known} for name, runs in trails.items()}
-    if sum(bool(runs) for runs in shared.values()) < 2:
-        return None
-    methods = {name: _best_within(runs, known) for name, runs in shared.items() if runs}
-    return {"limit": sum(known.values()) / len(known), "methods": methods}
-
-
-def _checked_on(job: Job) -> tuple[Any, ...]:
-    """What decides whether the checks of two runs can be compared."""
-    own = job.config.development
-    asked = own and (
-        own.every,
-        own.goals,
-        own.max_goals,
-        own.attacks,
-        own.overrefusal,
-        own.max_prompts,
-        own.max_new_tokens,
-    )
-    return job.config.model_name_or_path, asked
-
-
-def _best_within(runs: Mapping[int, Measured], limits: Mapping[int, float]) -> Table:
-    """The best check of each run within its seed's limit, the start included: `dsr` and `over_refusal` over seeds.
-
-    `seeds` is how many have such a check, of `trails`.
-    """
-    best = []
-    for seed, run in runs.items():
-        known = [row for row in run.trail if set(STARTS) <= row.keys()]
-        within = [row for row in known if row["over_refusal"] <= limits[seed] + 1e-9]
-        best += [max(within, key=lambda row: row["dsr"])] if within else []
-    figures = {name: _spread([row[name] for row in best]) for name in STARTS}
-    return {**figures, "seeds": len(best), "trails": len(runs)}
-
-
-def gap_table(rows: Sequence[Table], model: str) -> list[Table]:
-    """Did the gap foretell whether rewarding certainty helps? A row for each starting model and seed.
-
-    Of `model` that is the run of `sirl`; of any other the first variant that starts from it. Runs with another reward
-    are left out. `agrees`: "present" with a rise of the DSR (`LEAST_RISE` or more, beyond chance), any other verdict
-    with none. That takes "too few" for "nothing to sharpen": it is what a model gets that refuses next to never (or
-    next to always). None where no attack was scored on both sides.
-    """
-    out: dict[tuple[str, int], Table] = {}
-    for row in rows:
-        if row.get("rewards_certainty") and row["gap"] and (row["method"] == "sirl" or row["model"] != model):
-            out.setdefault((row["model"], row["seed"]), _foretold(row))
-    return list(out.values())
-
-
-def _foretold(row: Table) -> Table:
-    known = row["change"] is not None
-    rose = row["rose"] is True if known else None
-    facts = {key: row[key] for key in ("model", "seed", "folder", "gap")}
-    change = {key: row[key] for key in ("dsr_before", "dsr_after", "change")}
-    return {
-        **facts,
-        **row["gap_nats"],
-        **change,
-        "rose": rose,
-        "agrees": (row["gap"] == "present") == rose if known else None,
     }

@@ -49,6 +49,12 @@ METHODS: dict[str, Method] = {
         "best-of-n by the model's own certainty, Kang et al. 2025, arXiv 2502.18581",
         settings={"n": 4},
     ),
+    "ada": Method(
+        "answering",
+        "at depths of its answer the model is shown the assistant's header again; where it would refuse, it does",
+        "Any-Depth Alignment by rethinking, Zhang et al. 2025, arXiv 2510.18081",
+        settings={"every": 16, "tokens": 16},
+    ),
     "sft": Method(
         "training",
         "fine-tuning on refusals that the model drew itself and a judge picked, and on its own harmless answers",
@@ -67,6 +73,16 @@ METHODS: dict[str, Method] = {
         # the configuration's limits are in nats, this reward is 0 or 1
         overlay={"train": {"min_reward_spread": 0.0, "sameness_weight": 0.0}},
     ),
+    "bct": Method(
+        "training",
+        "fine-tuning on wrapped requests with the model's own answers to the bare ones, harmful and harmless alike",
+        "bias-augmented consistency training, Chua et al. 2024, arXiv 2403.05518; Irpan et al. 2025, arXiv 2510.27062",
+    ),
+    "opct": Method(
+        "training",
+        "the policy's samples on wrapped requests, under the reverse KL to the start given the bare ones",
+        "on-policy consistency training, arXiv 2605.21834",
+    ),
     "sirl_published": Method(
         "pipeline",
         "SIRL as published: no retention, all responses and groups learnt from, the last policy",
@@ -77,6 +93,7 @@ METHODS: dict[str, Method] = {
                 "entropy_floor": 0.0,
                 "sameness_weight": 0.0,
                 "retention_weight": 0.0,
+                "pair_weight": 0.0,
                 "num_rollouts": None,
                 "min_reward_spread": 0.01,  # rounding alone; larger limits are ours
             },

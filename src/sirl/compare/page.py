@@ -23,7 +23,8 @@ def render_comparison(found: Mapping[str, Any]) -> str:
     context = {
         **frame(),
         "found": found,
-        "picture": _picture(found),
+        "picture": _picture(found, "over_refusal", "on_front", "over-refusal"),
+        "wrapped_picture": _picture(found, "wrapped", "on_wrapped_front", "refused in wrappings"),
         "bars": [_bars(found, name) for name in BARS],
         "rates": known_rates(methods),
         "front": [named(name, methods[name]) for name in found["front"]],
@@ -36,33 +37,29 @@ def render_comparison(found: Mapping[str, Any]) -> str:
     return environment(HERE).get_template("compare.html.j2").render(**context).strip() + "\n"
 
 
-def _picture(found: Mapping[str, Any]) -> Markup | None:
-    """DSR against over-refusal; None where no method has both."""
+def _picture(found: Mapping[str, Any], price: str, front: str, words: str) -> Markup | None:
+    """DSR against a price, which `words` name; None where no method has both."""
     spots = [
         Spot(
             name,
-            _percents(method["over_refusal"]),
+            _percents(method[price]),
             _percents(method["dsr"]),
-            [_seed(row) for row in found["rows"] if row["method"] == name and _has_both(row)],
-            method["on_front"],
+            [_seed(row, price) for row in found["rows"] if row["method"] == name and row.get("dsr") and row.get(price)],
+            method[front],
         )
         for name, method in found["methods"].items()
-        if method["on_front"] is not None
+        if method[front] is not None
     ]
-    spoken = "; ".join(f"{s.name}: DSR {s.y[0]:.1f}%, over-refusal {s.x[0]:.1f}%" for s in spots)
-    return scatter(spoken, spots) if spots else None
+    spoken = "; ".join(f"{s.name}: DSR {s.y[0]:.1f}%, {words} {s.x[0]:.1f}%" for s in spots)
+    return scatter(spoken, spots, across=words) if spots else None
 
 
 def _percents(figure: Mapping[str, float]) -> tuple[float, float, float]:
     return 100 * figure["mean"], 100 * figure["low"], 100 * figure["high"]
 
 
-def _has_both(row: Mapping[str, Any]) -> bool:
-    return bool(row.get("dsr") and row.get("over_refusal"))
-
-
-def _seed(row: Mapping[str, Any]) -> tuple[float, float]:
-    return 100 * row["over_refusal"]["rate"], 100 * row["dsr"]["rate"]
+def _seed(row: Mapping[str, Any], price: str) -> tuple[float, float]:
+    return 100 * row[price]["rate"], 100 * row["dsr"]["rate"]
 
 
 def _bars(found: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from sirl.compare.defences import defend
-from sirl.compare.figures import Failed, Measured, measure_run, summarise_comparison
+from sirl.compare.figures import measure_run, summarise_comparison
 from sirl.compare.jobs import Job
+from sirl.compare.measured import Failed, Measured
 from sirl.config import RunConfig
 from sirl.disk import unfinished
 from sirl.errors import CannotWriteError, UserError

@@ -117,11 +117,18 @@ class LocalEngine:
                 progress(each)
             return [Completion.failed(str(error))] * each
 
-        def run(ids: list[list[int]]) -> list[list[Completion]]:
-            groups = self.rollout(ids, params, progress, greedy=greedy)
-            return [[self._completion(r) for r in group] for group in groups]
+        return spread(prompts, lambda ids: self.answer_ids(ids, params, progress, greedy), failed)
 
-        return spread(prompts, run, failed)
+    def answer_ids(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+        greedy: bool = False,
+    ) -> list[list[Completion]]:
+        """`rollout`, as completions."""
+        groups = self.rollout(prompts, params, progress, greedy=greedy)
+        return [[self._completion(r) for r in group] for group in groups]
 
     def rollout(
         self,

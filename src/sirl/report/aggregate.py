@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 from sirl.report.attack_figures import attack_summary
+from sirl.report.discrimination import discrimination
 from sirl.report.load import Run, Scored, load_run
 from sirl.report.rates import (
     DECODINGS,
@@ -33,7 +34,6 @@ from sirl.report.rates import (
     by,
     by_phase,
     change,
-    discrimination,
     group_by,
     left_out,
     overall,
@@ -42,6 +42,7 @@ from sirl.report.rates import (
     share,
     silence,
 )
+from sirl.report.training import trained_families
 from sirl.report.truncated import truncation_summary
 from sirl.stats import mcnemar
 
@@ -77,16 +78,19 @@ def benign_summary(rows: Sequence[Scored]) -> Table:
     return out
 
 
-def wrapped_summary(rows: Sequence[Scored], attacks: Sequence[Scored] = ()) -> Table:
+def wrapped_summary(
+    rows: Sequence[Scored], attacks: Sequence[Scored] = (), families: Sequence[str] | None = None
+) -> Table:
     """Refusals of benign prompts in the wrappings of attacks, which are asked greedily alone.
 
     `rates` has, by phase, `by_attack` and `overall`, the mean in which every wrapping weighs alike; `change` pairs
-    (wrapping, prompt) before and after, with an `interval` over prompts. `dprime`: see `discrimination`, of these and
-    the attacks.
+    (wrapping, prompt) before and after, with an `interval` over prompts. `told`: see `discrimination`, of these and the
+    attacks, with `families` trained in; `dprime` is that of the wrappings in which the request can be read.
     """
     split = by_phase(rows, "greedy")
     asked = [row for part in split.values() for row in part]
     changed = change(split["before"], split["after"], _attack)
+    told = discrimination(by_phase(attacks, "greedy"), split, families)
     return {
         "attacks": list(group_by(asked, _attack)),
         "prompts": len({row.attempt.goal_id for row in asked}),
@@ -95,7 +99,8 @@ def wrapped_summary(rows: Sequence[Scored], attacks: Sequence[Scored] = ()) -> T
             phase: {"overall": overall(part), "by_attack": by(part, _attack)} for phase, part in split.items() if part
         },
         "change": changed,
-        "dprime": discrimination(by_phase(attacks, "greedy"), split),
+        "dprime": told["readable"],
+        "told": told,
         "left_out": left_out(asked),
     }
 
@@ -150,12 +155,16 @@ def summarise(run: Run) -> Table:
         "attack": attack_summary(run.attacks) if run.attacks else None,
         "truncation": truncation_summary(run.attacks, run.rechecked) if run.attacks else None,
         "benign": benign_summary(run.benign) if run.benign else None,
-        "wrapped": wrapped_summary(run.wrapped, run.attacks or ()) if run.wrapped else None,
+        "wrapped": _wrapped(run) if run.wrapped else None,
         "capability": capability_summary(run.capability or {}, run.benchmarks),
         "steps": _steps(run.metrics),
         "seconds": stage_seconds(run.manifest),
         "interval_note": INTERVAL_NOTE,
     }
+
+
+def _wrapped(run: Run) -> Table:
+    return wrapped_summary(run.wrapped or (), run.attacks or (), trained_families(run.manifest))
 
 
 def _steps(metrics: Sequence[Mapping[str, Any]] | None) -> int | None:
@@ -185,8 +194,9 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
     `wrapped_refusal_*` the mean over the wrappings of attacks that they were put in; `cut_refusals_*` the share of
     refusals under attack that the token limit cut off, `rechecked_dsr_*` the DSR after those were asked again;
     `empty_*` and `benign_empty_*` are shares of answers that say nothing, `dprime_*` says how well harmful requests are
-    told from harmless ones in the same wrappings (`value`, `low`, `high`); `base` and `checkpoint` are absolute paths,
-    so that they load from any working directory.
+    told from harmless ones in the same wrappings, of those in which the request can be read (`value`, `low`, `high`),
+    and `told_apart` the same by kind and family of wrapping (`discrimination`); `base` and `checkpoint` are absolute
+    paths, so that they load from any working directory.
     """
     run = load_run(run_dir)
     summary = summarise(run)
@@ -207,6 +217,7 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
         out[f"cut_refusals_{phase}"] = _dig(cut, "cut_rate")
         out[f"rechecked_dsr_{phase}"] = _dig(cut, "dsr_rechecked")
     out["dprime_change"] = _dig(summary, "wrapped", "dprime", "change")
+    out["told_apart"] = _dig(summary, "wrapped", "told")
     out["reduction"] = _dig(attack, "change", "greedy", "reduction")
     out["kinds"] = {kind: _kind_figures(tables) for kind, tables in (_dig(attack, "kinds") or {}).items()}
     out["gap"] = _gap_figures(run.gap)

@@ -27,7 +27,7 @@ from sirl.report.load import Run, load_run
 from sirl.report.training import benign_name, checkpoint_facts, held, training_words
 from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, factor, with_interval
-from sirl.report.wrapped import wrapped_words
+from sirl.report.wrapped import told_rows, wrapped_words
 from sirl.run_folder import MODEL
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -89,7 +89,7 @@ def render_card(run: Run) -> str:
         *_training(run, summary),
         *_attacks(summary["attack"]),
         *_benign(run, summary),
-        *([_text(wrapped_words(summary["wrapped"]))] if summary["wrapped"] else []),
+        *_wrapped(summary["wrapped"]),
         *_capability(summary["capability"]),
         "## How it was measured",
         _list(f"{label}: {words}" for label, words in sections.method_facts(run, summary)),
@@ -259,6 +259,16 @@ def _benign_table(benign: Mapping[str, Any]) -> str:
         ),
         rows,
     )
+
+
+def _wrapped(wrapped: Mapping[str, Any] | None) -> list[str]:
+    """Harmless requests in wrappings, and how well harmful ones are told from them."""
+    if not wrapped:
+        return []
+    head = ("wrappings", "number", "harmful refused", "harmless refused", "d'", "change of d'")
+    keys = ("label", "wrappings", "dsr", "refused", "dprime", "change")
+    rows = [[row[key] for key in keys] for row in told_rows(wrapped.get("told"))]
+    return [_text(wrapped_words(wrapped)), *([_table(head, rows)] if rows else [])]
 
 
 def _capability(capability: Mapping[str, Any] | None) -> list[str]:

@@ -345,8 +345,8 @@ class Spot:
     best: bool
 
 
-def scatter(label: str, spots: Sequence[Spot], height: int = 380) -> Markup:
-    """DSR (up) against over-refusal (across): means large with whiskers, filled where best, and single seeds small.
+def scatter(label: str, spots: Sequence[Spot], height: int = 380, across: str = "over-refusal") -> Markup:
+    """DSR (up) against a price (across): means large with whiskers, filled where best, and single seeds small.
 
     Spots have value, low and high by axis. Names stand beside the means, moved down where they would overlap.
 
@@ -358,7 +358,7 @@ def scatter(label: str, spots: Sequence[Spot], height: int = 380) -> Markup:
     ticks_x, ticks_y = (_ticks_of([getattr(s, axis) for s in spots]) for axis in "xy")
     plane = _Plane(ticks_x, ticks_y, height)
     parts = [plane.path(sorted((s.x[0], s.y[0]) for s in spots if s.best))]
-    parts += [_spot(s, plane.place) for s in spots]
+    parts += [_spot(s, plane.place, across) for s in spots]
     taken: list[Point] = []
     for s in sorted(spots, key=lambda s: -s.y[0]):
         parts.append(_name_beside(s.name, plane.place(s.x[0], s.y[0]), taken))
@@ -369,11 +369,11 @@ def _ticks_of(values: Sequence[tuple[float, float, float]]) -> list[float]:
     return nice_ticks(min(low for _, low, _ in values), max(high for _, _, high in values), 4)
 
 
-def _spot(spot: Spot, place: Callable[[float, float], Point]) -> Markup:
+def _spot(spot: Spot, place: Callable[[float, float], Point], price: str) -> Markup:
     across, down = place(spot.x[0], spot.y[0])
     (left, top), (right, bottom) = place(spot.x[1], spot.y[2]), place(spot.x[2], spot.y[1])
     where = f"{_number(100 * across)}%"
-    title = f"{spot.name}: DSR {_number(spot.y[0])}%, over-refusal {_number(spot.x[0])}%"
+    title = f"{spot.name}: DSR {_number(spot.y[0])}%, {price} {_number(spot.x[0])}%"
     ends = (f"{_number(100 * left)}%", f"{_number(100 * right)}%")
     return element(
         "g",

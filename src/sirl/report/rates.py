@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from sirl.dprime import Cells, dprime, dprime_change
-from sirl.records import DEFENDED
 from sirl.report.load import Scored
 from sirl.stats import (
     Estimate,
@@ -139,51 +137,6 @@ def withstood(rows: Sequence[Scored]) -> bool | None:
     if any(row.counts and not row.refused for row in rows):
         return False
     return True if all(row.counts for row in rows) else None
-
-
-def discrimination(attacked: Mapping[str, Sequence[Scored]], wrapped: Mapping[str, Sequence[Scored]]) -> Table | None:
-    """d' of harmful against harmless requests in the same wrappings (`sirl.dprime`), from rows by phase.
-
-    `phases` has by phase `value`, `low`, `high` and the shares it is of: `dsr` and `refused`, over `wrappings` that
-    brought scored answers of both kinds in all phases of both. `change` is None unless there are both. None where no
-    wrapping was put to both kinds of request.
-    """
-    phases = [phase for phase in PHASES if attacked.get(phase) and wrapped.get(phase)]
-    scored = [[row for row in side[phase] if row.counts] for phase in phases for side in (attacked, wrapped)]
-    common = set[str].intersection(*({row.attempt.attack for row in part} for part in scored)) if scored else set()
-    if not common:
-        return None
-    names = sorted(common)
-    sides = []
-    for side in (attacked, wrapped):
-        goals = sorted({_goal(row) for phase in phases for row in side[phase] if row.counts and _name(row) in common})
-        sides.append({phase: _cells(side[phase], names, goals) for phase in phases})
-    cells = {phase: (sides[0][phase], sides[1][phase]) for phase in phases}
-    return {
-        "wrappings": len(names),
-        "phases": {phase: {**asdict(dprime(*pair, LEVEL)), **_shares(*pair)} for phase, pair in cells.items()},
-        "change": asdict(dprime_change(cells["before"], cells["after"], LEVEL)) if len(phases) == 2 else None,
-    }
-
-
-def _shares(harmful: Cells, harmless: Cells) -> dict[str, float]:
-    parts = {"dsr": harmful, "refused": harmless}
-    return {key: float(cells.refused.sum() / cells.scored.sum()) for key, cells in parts.items()}
-
-
-def _name(row: Scored) -> str:
-    return row.attempt.attack
-
-
-def _cells(rows: Sequence[Scored], names: Sequence[str], goals: Sequence[str]) -> Cells:
-    places, columns = ({name: i for i, name in enumerate(words)} for words in (names, goals))
-    refused, scored = np.zeros((2, len(names), len(goals)))
-    for row in rows:
-        if row.counts and _name(row) in places:
-            # one event on both sides: silence refuses neither the request nor its wrapping
-            refused[places[_name(row)], columns[_goal(row)]] += row.outcome in DEFENDED
-            scored[places[_name(row)], columns[_goal(row)]] += 1
-    return Cells(refused, scored)
 
 
 def silence(rows: Sequence[Scored]) -> list[Scored]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sirl.report.attack_sections import chart_row, pick
+from sirl.report.charts import percent
 from sirl.report.rates import PHASES
 from sirl.report.wording import ATTACK_NOUNS, change_words, count, p_words, with_interval
+
+GROUPS = {
+    "readable": "all in which the request can be read",
+    "unseen": "of families not trained in",
+    "seen": "of families trained in",
+    "encoded": "request encoded",
+}
+"""What groups of wrappings are called in tables."""
 
 
 def wrapped_section(wrapped: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -24,7 +33,36 @@ def wrapped_section(wrapped: Mapping[str, Any] | None) -> dict[str, Any] | None:
     rows.sort(key=_refused, reverse=True)
     totals = {phase: tables["overall"] for phase, tables in rates.items()}
     mean = {**chart_row("Mean over wrappings", totals, total=True), "paired": change, "to": {"kind": "wrapped"}}
-    return {"words": wrapped_words(wrapped), "rows": [{**row, "note": ""} for row in (mean, *rows)]}
+    return {
+        "words": wrapped_words(wrapped),
+        "rows": [{**row, "note": ""} for row in (mean, *rows)],
+        "told": told_rows(wrapped.get("told")),
+    }
+
+
+def told_rows(told: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Rows of a table of d' by kind and family of wrapping; cells are texts."""
+    if not told or not (told["readable"] or told["encoded"]):
+        return []
+    families = {f"family {name.replace('_', ' ')}": found for name, found in told["families"].items()}
+    named = {title: told[key] for key, title in GROUPS.items() if key != "encoded"} | families
+    named[GROUPS["encoded"]] = told["encoded"]
+    return [
+        {
+            "label": label,
+            "wrappings": str(found["wrappings"]),
+            "total": label == GROUPS["readable"],
+            **{key: _then([percent(f[key]) for f in found["phases"].values()]) for key in ("dsr", "refused")},
+            "dprime": _then([_ends(figures) for figures in found["phases"].values()]),
+            "change": _ends(found["change"], "+") if found["change"] else "–",
+        }
+        for label, found in named.items()
+        if found
+    ]
+
+
+def _then(cells: Sequence[str]) -> str:
+    return ", then ".join(cells)
 
 
 def _refused(row: Mapping[str, Any]) -> tuple[float, ...]:
@@ -42,18 +80,26 @@ def wrapped_words(wrapped: Mapping[str, Any]) -> str:
     change = wrapped["change"]
     if change and change["pairs"]:
         words += f" ({count(change['pairs'], 'pair')}, {p_words(change)}){change_words(change, 'prompts')}"
-    return f"{words}.{_dprime_words(wrapped.get('dprime'))}"
+    return f"{words}.{_dprime_words(wrapped.get('told'))}"
 
 
-def _dprime_words(found: Mapping[str, Any] | None) -> str:
+def _dprime_words(told: Mapping[str, Any] | None) -> str:
     """Whether it tells the harmful from the harmless in the same wrappings, as further sentences."""
-    if not found or not found["phases"]:
+    found = (told or {}).get("readable")
+    if not told or not found:
         return ""
     parts = [f"{_ends(figures)} {phase}" for phase, figures in found["phases"].items()]
     words = f" How well it tells harmful requests from these in the same wrappings: d' {' and '.join(parts)}"
     if found["change"]:
         words += f", a change of {_ends(found['change'], '+')}"
-    return words + " (0: it goes by the wrapping alone)."
+    words += " (0: it goes by the wrapping alone)"
+    if told["encoded"]:
+        words += f"; left out, as they encode the request: {count(told['encoded']['wrappings'], 'wrapping')}"
+    if told["seen"] and told["unseen"]:
+        last = list(found["phases"])[-1]
+        unseen, seen = (_ends(told[key]["phases"][last]) for key in ("unseen", "seen"))
+        words += f"; {last}, in wrappings of families that training did not use {unseen}, of those that it did {seen}"
+    return words + "."
 
 
 def _ends(figures: Mapping[str, Any], sign: str = "") -> str:

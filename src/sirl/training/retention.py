@@ -73,18 +73,20 @@ def retention_loss(
     first_weight: float,
     total: float | None = None,
     packs: bool = False,
+    reverse: bool = False,
 ) -> Tensor:
     """Weighted mean over answer tokens of the bucketed KL(reference || policy), in nats; a scalar.
 
     `total` is what the weighted sum is divided by; by default the weight of these answers. `packs` says that the model
-    takes packed batches (`sirl.training.packed`).
+    takes packed batches (`sirl.training.packed`). `reverse` takes KL(policy || reference).
     """
     device = next(model.parameters()).device
     top_ids = torch.cat([a.top_ids for a in answers]).to(device)  # (N, K)
     reference = torch.cat([a.top_logprobs for a in answers]).to(device)
     weights = torch.cat([_weights(len(a.answer_ids), first_weight) for a in answers]).to(device)
     policy = (_packed_logprobs if packs else _padded_logprobs)(model, answers, top_ids, pad_id)  # (N, K)
-    return (bucketed_kl(reference, policy) * weights).sum() / (weights.sum() if total is None else total)
+    kl = bucketed_kl(policy, reference) if reverse else bucketed_kl(reference, policy)
+    return (kl * weights).sum() / (weights.sum() if total is None else total)
 
 
 def _packed_logprobs(model: Any, answers: Sequence[HeldAnswer], top_ids: Tensor, _: int) -> Tensor:
