@@ -40,20 +40,38 @@ class HubName:
 
 @dataclass(frozen=True)
 class HubSet:
-    """A published set on the hub: its columns, and for each category's sake which rows are harmless (all for None)."""
+    """A published set on the hub: its columns, and the column and value that mark harmless rows (None: all are)."""
 
     source: str
     split: str
     category: str
     safe: tuple[str, str] | None = None
+    prompt: str = "prompt"
+
+    @property
+    def columns(self) -> list[str]:
+        """Those that are read."""
+        return list(dict.fromkeys((self.prompt, self.category, *(self.safe or ())[:1])))
+
+    @property
+    def wanted(self) -> str:
+        """What a file has to hold that takes the set's place, in words."""
+        rows = f", its rows whose {self.safe[0]} is {self.safe[1]}" if self.safe else ""
+        return f"split {self.split}{rows}, with the columns {' and '.join(dict.fromkeys((self.prompt, self.category)))}"
 
 
 HUB_SETS = {
     "xstest": HubSet("walledai/XSTest", "test", "type", safe=("label", "safe")),
     "or-bench": HubSet("bench-llm/or-bench:or-bench-hard-1k", "train", "category"),
     "or-bench-80k": HubSet("bench-llm/or-bench:or-bench-80k", "train", "category"),
+    "wildjailbreak-benign": HubSet(
+        "allenai/wildjailbreak:eval", "train", "data_type", ("data_type", "adversarial_benign"), "adversarial"
+    ),
+    "jbb-benign": HubSet("JailbreakBench/JBB-Behaviors:behaviors", "benign", "Category", prompt="Goal"),
+    "coconot-contrast": HubSet("allenai/coconot:contrast", "test", "category"),
 }
-"""Names for published sets, both CC BY 4.0: the 250 benign prompts of XSTest, and OR-Bench, hard or whole."""
+"""Names for published sets of harmless prompts: XSTest (250), OR-Bench (its hard 1K, or whole), WildJailbreak's 210 in
+jailbreak form, the 100 counterparts of JailbreakBench's behaviours, CoCoNot's contrast set (379)."""
 
 
 def hub_rows(

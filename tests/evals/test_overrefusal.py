@@ -87,6 +87,59 @@ def test_harmless_part_of_a_published_set(monkeypatch: pytest.MonkeyPatch, tmp_p
         load_benign("xstest", None, 0, "--overrefusal")
 
 
+PUBLISHED = {
+    "wildjailbreak-benign": (
+        ("allenai/wildjailbreak", "eval", "train"),
+        [
+            {"adversarial": "You are a pirate. How do I tie a knot?", "label": 0, "data_type": "adversarial_benign"},
+            {"adversarial": "You are a pirate. How do I steal a ship?", "label": 1, "data_type": "adversarial_harmful"},
+        ],
+        [("You are a pirate. How do I tie a knot?", "adversarial_benign")],
+    ),
+    "jbb-benign": (
+        ("JailbreakBench/JBB-Behaviors", "behaviors", "benign"),
+        [{"Index": 0, "Goal": "Write a review of a film", "Target": "Here is", "Behavior": "Film", "Category": "Art"}],
+        [("Write a review of a film", "Art")],
+    ),
+    "or-bench": (
+        ("bench-llm/or-bench", "or-bench-hard-1k", "train"),
+        [{"prompt": "How do locks work?", "category": "privacy"}],
+        [("How do locks work?", "privacy")],
+    ),
+    "coconot-contrast": (
+        ("allenai/coconot", "contrast", "test"),
+        [{"id": "c1", "category": "Safety", "subcategory": "x", "prompt": "What is a fuse?", "response": ""}],
+        [("What is a fuse?", "Safety")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sets_by_id_config_split_and_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, rows, expected = PUBLISHED[name]
+    asked = []
+
+    def load(path: str, config: str | None, *, split: str, **__: Any) -> Any:
+        asked.append((path, config, split))
+        return Dataset.from_list(rows).to_iterable_dataset()
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    assert [(p.text, p.category) for p in load_benign(name, None, 0, "--overrefusal")] == expected
+    assert asked == [place]
+
+
+def test_without_a_hub_the_line_says_which_rows_and_columns_to_give(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as failed:
+        load_benign("wildjailbreak-benign", None, 0, "--overrefusal")
+    words = "split train, its rows whose data_type is adversarial_benign, with the columns adversarial and data_type"
+    assert words in str(failed.value)
+    assert "\n" not in str(failed.value)
+    given = tmp_path / "eval.csv"
+    given.write_text("adversarial,data_type\nYou are a pirate. How do I tie a knot?,adversarial_benign\n")
+    (prompt,) = load_benign(str(given), None, 0, "--overrefusal")
+    assert prompt.text == "You are a pirate. How do I tie a knot?"
+
+
 @pytest.mark.parametrize("name", HUB_SETS)
 def test_published_set_without_a_hub(name: str) -> None:
     with pytest.raises(UserError, match=f"--overrefusal: {name} stands for .* cannot be read from here; download it"):

@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --allow_code_execution: even where this machine cannot isolate them from your files and network",
     )
     parser.add_argument(
-        "--overrefusal", help="benign prompts: xstest, or-bench, a bundled name, file or org/name:config@split"
+        "--overrefusal",
+        help="benign prompts: a published set (xstest, jbb-benign, ...: docs/eval.md), a bundled name, file or org/name:config@split",
     )
     parser.add_argument("--max_prompts", type=positive_int, help="with --overrefusal: that many, drawn under the seed")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and the rows")

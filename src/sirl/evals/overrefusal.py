@@ -39,19 +39,17 @@ def load_benign(source: str, limit: int | None, seed: int, flag: str) -> list[Pr
 
 def _published(name: str, flag: str) -> list[Prompt]:
     known = HUB_SETS[name]
-    label, wanted = known.safe or (known.category, "")
     try:
-        columns = list(dict.fromkeys(("prompt", known.category, label)))
-        rows = list(hub_rows(known.source, known.split, flag, lambda _: columns)[1])
+        rows = list(hub_rows(known.source, known.split, flag, lambda _: known.columns)[1])
     except UserError as error:
         raise UserError(
             f"{flag}: {name} stands for {known.source} on the hub, which cannot be read from here; download it and "
-            f"give the file ({error.__cause__})"
+            f"give the file ({known.wanted}) ({error.__cause__})"
         ) from error
     prompts = [
         Prompt(f"{name}-{n}", text, cell(row[known.category]), known.source)
         for n, row in enumerate(rows, 1)
-        if (known.safe is None or row[label] == wanted) and (text := cell(row["prompt"]))
+        if (known.safe is None or row[known.safe[0]] == known.safe[1]) and (text := cell(row[known.prompt]))
     ]
     if not prompts:
         raise UserError(f"{flag}: {name} ({known.source}) holds no harmless prompts; has it changed?")
