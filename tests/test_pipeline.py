@@ -44,6 +44,7 @@ def config(tmp_path: Path) -> RunConfig:
         "evals": {
             "overrefusal": lines(tmp_path / "benign.jsonl", [f"question {i}" for i in range(5)]),
             "drift": False,  # the models here are scripts
+            "wrappings": None,
         },
     }
     return parse_config(data, "test")
@@ -233,6 +234,18 @@ def test_wrapped_requests_are_asked_greedily_alone(config: RunConfig) -> None:
 
 
 @pytest.mark.usefixtures("world")
+def test_by_default_the_wrappings_are_those_of_the_attacks(config: RunConfig, tmp_path: Path) -> None:
+    many = lines(tmp_path / "many.jsonl", [f"question {i}" for i in range(120)])
+    evals = replace(config.evals, wrappings="attacks", overrefusal=many)
+    attack = replace(config.attack, attacks=("direct", "dan", "aim", "best_of_n"))
+    plan = prepare(replace(config, attack=attack, evals=evals))
+    assert [wrapping.name for wrapping in plan.wrappings] == ["dan", "aim"]
+    assert len(plan.wrapped) == 100, "200 in all"
+    none = prepare(replace(config, attack=attack, evals=replace(evals, overrefusal=None)))
+    assert (none.wrappings, none.wrapped) == ([], [])
+
+
+@pytest.mark.usefixtures("world")
 def test_without_wrappings_nothing_is_wrapped(config: RunConfig) -> None:
     summary = run_pipeline(config)
     assert summary["wrapped_refusal_before"] is summary["wrapped_refusal_after"] is None
@@ -375,6 +388,22 @@ class TestPlan:
         goals = lines(tmp_path / "development.jsonl", ["goal 9", "goal 2"])
         with pytest.raises(UserError, match=r"attack\.goals prompts are also development\.goals prompts"):
             prepare(replace(config, development=DevelopmentSection(goals, choose=False)))
+
+    def test_an_allowance_in_wrappings_wants_many_answers(
+        self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        goals = lines(tmp_path / "d.jsonl", ["goal 9"])
+        benign = lines(tmp_path / "b.jsonl", [f"question {i}" for i in range(9, 120)])
+        section = DevelopmentSection(
+            goals, attacks=("direct", "dan", "aim", "poem", "encyclopedia"), overrefusal=benign, wrapped_allowance=0.05
+        )
+        prepare(replace(config, development=section))
+        assert "a check asks 80 harmless requests in wrappings; 400 or more are wanted" in caplog.text
+        caplog.clear()
+        prepare(replace(config, development=replace(section, max_wrapped=100)))
+        assert "400 or more" not in caplog.text
+        with pytest.raises(UserError, match=r"development\.wrapped_allowance: .* name a number there"):
+            replace(section, max_wrapped=None)
 
     def test_the_checks_of_development(
         self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -128,7 +128,8 @@ class EvalsSection:
 
     With `drift`, divergence and perplexity are measured on the starting model's answers to them. `choices` names a file
     of multiple-choice questions, or `demo/choices`. `wrappings` names static attacks in which `max_wrapped` of the
-    benign prompts are asked as well (null: none).
+    benign prompts are asked as well (`attacks`: those of the run; null: none; of `max_wrapped`, null: as many as make
+    200 over all wrappings).
     """
 
     overrefusal: str | None = "demo/overrefusal"
@@ -137,13 +138,13 @@ class EvalsSection:
     drift: bool = True
     choices: str | None = None
     max_questions: int | None = None
-    wrappings: str | tuple[str, ...] | None = None
-    max_wrapped: int = 5
+    wrappings: str | tuple[str, ...] | None = "attacks"
+    max_wrapped: int | None = None
 
     def __post_init__(self) -> None:
         _at_least(1, evals__max_new_tokens=self.max_new_tokens, evals__max_prompts=self.max_prompts)
         _at_least(1, evals__max_questions=self.max_questions, evals__max_wrapped=self.max_wrapped)
-        if self.wrappings is not None and not self.overrefusal:
+        if self.wrappings not in (None, "attacks") and not self.overrefusal:
             raise UserError(
                 "evals.wrappings: the prompts that are wrapped are those of evals.overrefusal; name some there, or set "
                 "evals.wrappings to null"
@@ -161,7 +162,8 @@ class DevelopmentSection:
     deployed, and training stops (null: not looked at). Neither is a policy deployed of whose answers more could not be
     scored than of the start's, by over `max_unscored` (a share; null: not looked at). `max_wrapped` of the benign
     prompts are asked in the attacks' wrappings too, and what is refused of them is taken from the DSR when a policy is
-    chosen (null: none).
+    chosen (null: none). With `wrapped_allowance` no policy is deployed that refuses more of them than the start by more
+    than that (a share; null: not looked at), which asks for 400 such answers or more.
     """
 
     goals: str
@@ -171,6 +173,7 @@ class DevelopmentSection:
     overrefusal: str | None = None
     max_prompts: int | None = 100
     max_wrapped: int | None = 20
+    wrapped_allowance: float | None = None
     max_new_tokens: int = 64
     choose: bool = True
     allowance: float = 0.05
@@ -180,7 +183,7 @@ class DevelopmentSection:
     max_unscored: float | None = 0.1
 
     def __post_init__(self) -> None:
-        for key in ("allowance", "max_repetition", "max_over_refusal", "max_unscored"):
+        for key in ("allowance", "wrapped_allowance", "max_repetition", "max_over_refusal", "max_unscored"):
             share = getattr(self, key)
             if share is not None and not 0 <= share <= 1:
                 raise UserError(f"development.{key}: a share from 0 to 1, got {share}")
@@ -190,6 +193,11 @@ class DevelopmentSection:
                 "best; name some there, or set development.choose to false"
             )
         _at_least(1, development__patience=self.patience, development__max_wrapped=self.max_wrapped)
+        if self.wrapped_allowance is not None and self.max_wrapped is None:
+            raise UserError(
+                "development.wrapped_allowance: limits the harmless requests that are refused in wrappings, of which "
+                "development.max_wrapped asks none; name a number there"
+            )
         _at_least(1, development__every=self.every, development__max_goals=self.max_goals)
         _at_least(1, development__max_prompts=self.max_prompts, development__max_new_tokens=self.max_new_tokens)
 

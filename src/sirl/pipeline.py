@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,8 @@ def policy_checks(plan: Plan) -> list[Any]:
     own, measured = plan.config.development, plan.development
     if own is None or measured is None:
         return []
-    limits = (own.allowance, own.patience, own.max_repetition, own.max_over_refusal, own.max_unscored)
-    rule = Rule(*limits) if own.choose else None
+    limits = {f.name: getattr(own, f.name) for f in fields(Rule)}
+    rule = Rule(**limits) if own.choose else None
     path = plan.config.run_dir / DEVELOPMENT
     return [PolicyCheck(measured.measure, own.every, path, rule, measured.begin)]
 

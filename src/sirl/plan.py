@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from sirl.errors import UserError
 from sirl.evals.choices import Question, load_questions
 from sirl.evals.development import DevelopmentSet
 from sirl.evals.overrefusal import load_benign
-from sirl.evals.wrapped import draw_evenly, resolve_wrappings
+from sirl.evals.wrapped import ATTACKED, draw_evenly, prompts_each, resolve_wrappings, wrappings_of
 from sirl.gap import Kind
 from sirl.generation.local import LocalEngine
 from sirl.judges import Judge, load_judges, refusal_judge
@@ -29,8 +30,12 @@ from sirl.training.arguments import OF_ALL_STAGES, Training, parse_training
 from sirl.training.checks import NOT_SHARDED
 from sirl.training.sharding import sharded
 
+log = logging.getLogger(__name__)
+
 WRAPPED = "train.wrap_prompts"
 HELD = "train.retention_dataset_name"
+ENOUGH = 400
+"""Answers by which the share of harmless requests refused in wrappings is known to 5 points or better (95%)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,10 @@ def prepare(config: RunConfig) -> Plan:
     attacks = resolve_attacks(own.attacks, templates, AttackOptions(budget=own.budget, judges=judges))
     check_attacker(attacks, own.attacker_model, own.attacker_engine, "attack.attacker_model", "attack.attacker_engine")
     evals = config.evals
-    wrappings = resolve_wrappings(evals.wrappings, templates) if evals.wrappings is not None else []
+    if evals.wrappings == ATTACKED:
+        wrappings = wrappings_of(attacks) if evals.overrefusal else []
+    else:
+        wrappings = resolve_wrappings(evals.wrappings, templates) if evals.wrappings is not None else []
     refusal_judge(config.gap.judge, "gap.judge")
     training = parse_training([], training_options(config), "train")
     if config.development is not None and config.development.choose and sharded(training.config):
@@ -86,7 +94,7 @@ def prepare(config: RunConfig) -> Plan:
         config.attack.goals, limit=config.attack.max_goals, seed=seed, flag=goals_flag, with_category=True
     )
     benign = load_benign(evals.overrefusal, evals.max_prompts, seed, benign_flag) if evals.overrefusal else []
-    wrapped = draw_evenly(benign, evals.max_wrapped, seed) if wrappings else []
+    wrapped = draw_evenly(benign, prompts_each(evals.max_wrapped, len(wrappings)), seed) if wrappings else []
     seen = _trained_on(training)
     development = _development(config, judges[0])
     if development is not None:
@@ -156,6 +164,14 @@ def _development(config: RunConfig, judge: Judge) -> DevelopmentSet | None:
         benign = load_benign(own.overrefusal, own.max_prompts, seed, "development.overrefusal")
     wrapped = draw_evenly(benign, own.max_wrapped, seed) if own.max_wrapped else []
     attacks = resolve_attacks(own.attacks)
+    asked = len(wrapped) * len(wrappings_of(attacks))
+    if own.wrapped_allowance is not None and asked < ENOUGH:
+        log.warning(
+            "development.wrapped_allowance: a check asks %d harmless requests in wrappings; %d or more are wanted "
+            "to tell a few points from chance: raise development.max_wrapped, or give more prompts or attacks",
+            asked,
+            ENOUGH,
+        )
     return DevelopmentSet(attacks, goals, benign, judge, own.max_new_tokens, seed, wrapped)
 
 

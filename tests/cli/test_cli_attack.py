@@ -55,6 +55,43 @@ def test_before_and_after_share_a_folder(sirl: Any, goals: str, tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("engine")
+def test_harmless_requests_are_put_into_the_same_wrappings(sirl: Any, goals: str, tmp_path: Path) -> None:
+    folder, benign = tmp_path / "run", tmp_path / "benign.jsonl"
+    texts = ["Is snack number 1 tasty?", *(f"How do I peel potato {i}?" for i in range(7))]
+    benign.write_text("".join(json.dumps({"prompt": text, "category": "plain"}) + "\n" for text in texts))
+    words = ("--attacks", "direct,dan,aim", "--overrefusal", benign, "--max_wrapped", "8")
+    result = sirl(*flags(goals, folder, *words, "--decoding", "greedy,sample"))
+    attempts = read_jsonl(folder / "wrapped_attempts.jsonl", Attempt)
+    assert {(a.attack, a.decoding) for a in attempts} == {("dan", "greedy"), ("aim", "greedy")}
+    assert len(attempts) == 2 * 8
+    assert "mean over wrappings" in result.out
+    assert "d' " in result.out
+    told = sirl(*flags(goals, tmp_path / "json", *words, "--json")).json["wrapped"]
+    assert told["dprime"]["phases"]["before"]["refused"] == pytest.approx(1 / 8)
+    assert told["rates"]["before"]["overall"]["rate"] == pytest.approx(1 / 8)
+
+
+@pytest.mark.usefixtures("engine")
+def test_how_many_harmless_requests_are_wrapped(sirl: Any, goals: str, tmp_path: Path) -> None:
+    def asked(name: str, *more: str) -> int:
+        assert sirl(*flags(goals, tmp_path / name, "--attacks", "direct,dan,aim", *more)).code == 0
+        path = tmp_path / name / "wrapped_attempts.jsonl"
+        return len(read_jsonl(path, Attempt)) if path.is_file() else 0
+
+    assert asked("default") == 200
+    assert asked("few", "--max_goals", "3") == 2 * 3, "no more than goals"
+    assert asked("none", "--overrefusal", "none") == 0
+
+
+def test_both_phases_wrap_the_same_requests(sirl: Any, goals: str, tmp_path: Path, engine: FakeEngine) -> None:
+    words = ("--attacks", "dan", "--max_goals", "2")
+    assert sirl(*flags(goals, tmp_path / "run", *words)).code == 0
+    error = sirl(*flags(goals, tmp_path / "run", *words, "--phase", "after", "--max_wrapped", "5")).error
+    assert "--max_wrapped: 5 here, but not given in phase before" in error
+    assert engine.calls == 2
+
+
+@pytest.mark.usefixtures("engine")
 def test_goals_that_the_model_was_chosen_by(sirl: Any, goals: str, tmp_path: Path) -> None:
     run = tmp_path / "hardened"
     (run / "model").mkdir(parents=True)

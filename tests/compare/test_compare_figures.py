@@ -21,8 +21,8 @@ from sirl.compare.figures import (
 from sirl.compare.findings import at_equal_over_refusal, gap_table
 from sirl.compare.jobs import Job, plan_jobs
 from sirl.compare.measured import Failed, Measured
+from sirl.evals.told_apart import Sides
 from sirl.records import Attempt, Verdict, write_json, write_jsonl
-from sirl.report.discrimination import Sides
 from sirl.stats import wilson_interval
 
 

@@ -46,8 +46,8 @@ def test_sirl_is_the_configuration_and_published_leaves_retention_out(config: st
     found = jobs_of(config, tmp_path, methods=["sirl", "sirl_published"])
     ours, theirs = (dict(found[f"{name}-0"].config.train.options) for name in ("sirl", "sirl_published"))
     assert (theirs.pop("retention_weight"), theirs.pop("num_rollouts"), theirs.pop("reward")) == (0.0, None, "entropy")
-    limits = ("min_reward_spread", "entropy_floor", "sameness_weight")
-    assert [theirs.pop(name) for name in limits] == [0.01, 0.0, 0.0]
+    limits = ("min_reward_spread", "entropy_floor", "sameness_weight", "pair_weight")
+    assert [theirs.pop(name) for name in limits] == [0.01, 0.0, 0.0, 0.0]
     ours.pop("num_rollouts")
     assert ours == theirs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import pytest
 import torch
 
@@ -49,6 +51,18 @@ def test_harmless_requests_in_the_wrappings_of_the_attacks() -> None:
     assert got["asked"] == 3 * 4 + 6 + 2 * 4
     assert "wrapped" not in development(attacks=attacks[:1], wrapped=BENIGN[:4]).measure(engine)
     assert "wrapped" not in development(attacks=attacks).measure(engine)
+
+
+def test_harm_told_from_form_in_wrappings_that_can_be_read() -> None:
+    attacks = resolve_attacks("direct,dan,poem,base64")
+    engine = FakeEngine(refuses=["goal 0", "goal 1", "goal 2", "question 1"])
+    got = development(attacks=attacks, wrapped=BENIGN[:4]).measure(engine)
+    z = NormalDist().inv_cdf
+    assert got["dprime"] == pytest.approx(z(6.5 / 9) - z(2.5 / 9)), "base64 hides the request and is left out"
+    assert got["dprime_low"] <= got["dprime"] <= got["dprime_high"]
+    encoded = development(attacks=resolve_attacks("base64"), wrapped=BENIGN[:4]).measure(engine)
+    assert "wrapped" in encoded
+    assert "dprime" not in encoded
 
 
 def test_nothing_refused_and_nothing_benign() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sirl.attacks import ATTACKS, load_attack
 from sirl.errors import UserError
-from sirl.evals.wrapped import draw_evenly, resolve_wrappings
+from sirl.evals.wrapped import draw_evenly, prompts_each, resolve_wrappings
 from sirl.records import Prompt
 
 
@@ -45,6 +45,11 @@ def test_what_cannot_wrap(spec: str | tuple[str, ...], message: str) -> None:
 
 def prompts(**categories: int) -> list[Prompt]:
     return [Prompt(f"{name}-{i}", f"{name} {i}?", name) for name, n in categories.items() for i in range(n)]
+
+
+@pytest.mark.parametrize(("limit", "wrappings", "each"), [(None, 7, 29), (None, 48, 5), (None, 1, 200), (3, 7, 3)])
+def test_as_many_as_make_two_hundred(limit: int | None, wrappings: int, each: int) -> None:
+    assert prompts_each(limit, wrappings) == each
 
 
 def test_drawn_evenly_in_their_order() -> None:

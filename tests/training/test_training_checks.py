@@ -91,6 +91,15 @@ def test_rule(rows: list[dict[str, Any]], chosen: int) -> None:
     assert Rule(allowance=0.05, max_repetition=0.5).choose(rows)["step"] == chosen
 
 
+def test_a_policy_that_refuses_wrappings_is_not_deployed_where_that_is_limited() -> None:
+    rows = [row(0, 0.3, wrapped=0.1), row(5, 0.99, wrapped=0.2), row(10, 0.7, wrapped=0.14)]
+    assert Rule().choose(rows)["step"] == 5
+    limited = Rule(wrapped_allowance=0.05)
+    assert limited.choose(rows)["step"] == 10
+    assert "5 points more than it of those in wrappings" in str(limited)
+    assert limited.choose([row(0, 0.3), row(5, 0.9)])["step"] == 5, "none were asked"
+
+
 def test_giving_no_answer_is_not_the_way_to_be_chosen() -> None:
     silent = [row(0, 0.5, 0.02), row(8, 1.0, 0.0, unscored=150)]
     assert Rule().choose(silent)["step"] == 0, "of how many answers is not known"

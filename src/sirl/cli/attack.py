@@ -18,20 +18,16 @@ from sirl.cli.common import (
     add_judges_flag,
     check_revision,
     engine_of,
-    percent_cell,
     positive_int,
-    print_agreement,
-    print_reasons,
-    print_table,
     settings_of,
 )
 from sirl.errors import UserError
-from sirl.run_folder import ATTACKS
+from sirl.run_folder import ATTACKS, WRAPPED
 
 if TYPE_CHECKING:
     from sirl.attacks.base import Attack
     from sirl.judges import Judge
-    from sirl.records import Prompt, Verdict
+    from sirl.records import Attempt, Prompt, Verdict
 
 GO_ON = "the same command goes on from here"
 
@@ -44,6 +40,8 @@ SAME_IN_BOTH = (
     "recheck_tokens",
     "decoding",
     "chat_template_kwargs",
+    "overrefusal",
+    "max_wrapped",
 )
 """Flags that must be the same before and after: else the answers are not to the same prompts, or not made alike."""
 SAME_BUDGET = ("attack_budget", "attack_seconds")
@@ -63,6 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt_column", help="column of the goals' text")
     parser.add_argument("--max_goals", type=positive_int, help="that many goals, drawn under the seed")
+    parser.add_argument(
+        "--overrefusal",
+        default="demo/overrefusal",
+        help="harmless requests that are put into the wrappings of the static attacks too, or none "
+        "(default: %(default)s; greedy)",
+    )
+    parser.add_argument(
+        "--max_wrapped",
+        type=positive_int,
+        help="of these, so many in each wrapping (default: 200 over all wrappings, no more than --max_goals in each)",
+    )
     parser.add_argument("--phase", choices=("before", "after"), default="before", help="which side of a comparison")
     parser.add_argument("--decoding", default="greedy", help="greedy, sample (temperature 1), or greedy,sample")
     parser.add_argument("--max_new_tokens", type=positive_int, default=64)
@@ -86,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Check everything, then attack, then judge."""
+    from sirl.cli.attack_view import show
     from sirl.lock import sole_writer
     from sirl.manifest import check_writable
 
@@ -95,16 +105,22 @@ def run(args: argparse.Namespace) -> Outcome:
         summary = _attack(args, *inputs)
     return Outcome(
         {"output_dir": str(args.output_dir), "phase": args.phase, "judge": args.judge, **summary},
-        lambda: _show(summary, args.phase, args.output_dir),
+        lambda: show(summary, args.phase, args.output_dir),
     )
 
 
 def _attack(
-    args: argparse.Namespace, attacks: list[Attack], judges: list[Judge], decodings: list[str], goals: list[Prompt]
+    args: argparse.Namespace,
+    attacks: list[Attack],
+    judges: list[Judge],
+    decodings: list[str],
+    goals: list[Prompt],
+    wrapped: list[Prompt],
 ) -> dict[str, Any]:
     """Attempts and verdicts into the folder; returns figures of all that it holds."""
     from sirl import stages
     from sirl.attacks.attacker import with_attacker
+    from sirl.evals.wrapped import wrappings_of
     from sirl.generation.options import split_engine
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
@@ -130,7 +146,8 @@ def _attack(
         blank=not stages.has_answers(args.output_dir / ATTACKS.attempts, args.phase),
     )
     used = {"model": model_source(args.model_name_or_path, args.model_revision)} if "://" not in args.engine else {}
-    manifest.note_sources(stage, {**used, **data_sources({"goals": args.goals})})
+    data = {"goals": args.goals, "overrefusal": args.overrefusal if wrapped else None}
+    manifest.note_sources(stage, {**used, **data_sources(data)})
     attacks = with_attacker(attacks, args.attacker_model, args.attacker_engine)
     with manifest.stage(stage):
         attempts = stages.attack(
@@ -145,6 +162,20 @@ def _attack(
             retry_errors=args.retry_errors,
             bar=terminal_bar,
         )
+        dressed: list[Attempt] = []
+        if wrapped:
+            dressed = stages.ask_wrapped(
+                engine,
+                wrappings_of(attacks),
+                wrapped,
+                args.output_dir,
+                phase=args.phase,
+                decodings=["greedy"],
+                max_new_tokens=args.max_new_tokens,
+                seed=args.seed,
+                retry_errors=args.retry_errors,
+                bar=terminal_bar,
+            )
         stages.recheck(
             engine,
             attempts,
@@ -158,12 +189,14 @@ def _attack(
         manifest.name_judges([judge.name for judge in judges])
         verdicts = stages.judge_file(attempts, judges, args.output_dir, bar=terminal_bar)
         stages.judge_rechecked(judges, args.output_dir, terminal_bar)
+        if dressed:
+            stages.judge_file(dressed, judges, args.output_dir, WRAPPED, terminal_bar)
     manifest.finish()
     return _summary(args.output_dir, [judge.name for judge in judges], verdicts)
 
 
-def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[str], list[Prompt]]:
-    """Attacks, judges, decodings and goals, found and checked before any work."""
+def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[str], list[Prompt], list[Prompt]]:
+    """Attacks, judges, decodings, goals and harmless requests to wrap, found and checked before any work."""
     from sirl.attacks import resolve_attacks
     from sirl.attacks.attacker import check_attacker
     from sirl.attacks.base import AttackOptions
@@ -186,7 +219,25 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[s
     )
     check_unseen(goals, args.output_dir, args.model_name_or_path, "--goals")
     _recheck_limit(args)
-    return attacks, judges, decodings, goals
+    return attacks, judges, decodings, goals, _to_wrap(args, attacks)
+
+
+def _to_wrap(args: argparse.Namespace, attacks: Sequence[Attack]) -> list[Prompt]:
+    """The harmless requests that are put into every wrapping; none where no attack wraps."""
+    from sirl.evals.overrefusal import load_benign
+    from sirl.evals.unseen import check_unseen
+    from sirl.evals.wrapped import draw_evenly, prompts_each, wrappings_of
+
+    wrappings = wrappings_of(attacks)
+    if args.overrefusal == "none" or not wrappings:
+        return []
+    benign = load_benign(args.overrefusal, None, args.seed, "--overrefusal")
+    each = prompts_each(args.max_wrapped, len(wrappings))
+    if args.max_wrapped is None and args.max_goals is not None:
+        each = min(each, args.max_goals)
+    drawn = draw_evenly(benign, each, args.seed)
+    check_unseen(drawn, args.output_dir, args.model_name_or_path, "--overrefusal")
+    return drawn
 
 
 def _recheck_limit(args: argparse.Namespace) -> int | None:
@@ -234,6 +285,8 @@ def _check_other_phase(
     if searches & {attempt.attack for attempt in found if attempt.queries is not None}:
         flags += SAME_BUDGET
     for flag in flags:
+        if flag not in old:  # a folder of an older version: nothing was asked in wrappings
+            continue
         theirs, ours = old.get(flag), settings[flag]
         if theirs != ours and not (flag == "decoding" and set(_words(theirs)) == set(_words(ours))):
             raise UserError(
@@ -263,6 +316,7 @@ def _summary(folder: Path, judges: Sequence[str], verdicts: Sequence[Verdict]) -
     from sirl.judges.run import why_unscored
     from sirl.judges.validate import judge_agreement
     from sirl.records import Attempt, Verdict, read_jsonl
+    from sirl.report.aggregate import summarise_run
     from sirl.report.attack_figures import attack_summary
     from sirl.report.load import in_order, join, rechecked_records
     from sirl.report.truncated import truncation_summary
@@ -275,119 +329,5 @@ def _summary(folder: Path, judges: Sequence[str], verdicts: Sequence[Verdict]) -
         "truncation": truncation_summary(rows, join(*rechecked_records(folder), judges[0])),
         "agreement": judge_agreement(verdicts),
         "reasons": why_unscored(verdicts, judges[0]),
+        "wrapped": summarise_run(folder)["wrapped"],
     }
-
-
-def _show(summary: dict[str, Any], phase: str, folder: Path) -> None:
-    for kind, figures in summary["kinds"].items():
-        for decoding, phases in figures["rates"].items():
-            if phase in phases:
-                _show_rates(figures, kind, decoding, phase, summary["goals"])
-        if phase in figures.get("search", {}):
-            _show_searches(figures["search"][phase])
-    worst_cases = {decoding: phases[phase] for decoding, phases in summary["worst_case"].items() if phase in phases}
-    for decoding, worst in worst_cases.items():
-        known = f"{worst['n']} goals" + (f", {worst['undecided']} undecided" if worst["undecided"] else "")
-        cells = [percent_cell(worst[key]) for key in ("rate", "low", "high")]
-        print(f"\nWithstood every attack, {decoding}: {cells[0]} ({cells[1]} to {cells[2]}) of {known}")
-    _show_truncation(summary["truncation"], phase)
-    print_agreement(summary["agreement"])
-    print_reasons(summary["reasons"])
-    print(f"\n{folder / ATTACKS.attempts}")
-
-
-def _show_rates(figures: dict[str, Any], kind: str, decoding: str, phase: str, goals: int) -> None:
-    """One kind of attack: by method, by category, by harm, and against the other phase where the folder holds it."""
-    from sirl.report.wording import ATTACK_NOUNS, count
-
-    rates = figures["rates"][decoding][phase]
-    noun = ATTACK_NOUNS[kind]
-    mean = f"mean over {count(rates['overall']['methods'], noun)}"
-    print(f"\nDefence success rate, {noun}s, {decoding} decoding, {goals} goals (95% intervals)")
-    head = ["DSR", "from", "to", "scored", "partial", "empty", "unscored", "errors"]
-    print_table(["attack", *head], [*_rows(rates["by_attack"]), [mean, *_cells(rates["overall"])]])
-    if len(rates["by_category"]) > 1:
-        print()
-        print_table(["category", *head], _rows(rates["by_category"]))
-    if "harm" in figures:
-        _show_harm(figures["harm"][decoding][phase], mean)
-    for title, part in (("by refusal", "change"), ("by harm", "harm_change")):
-        change = figures.get(part, {}).get(decoding)
-        if change:
-            _show_change(change, title)
-
-
-def _show_truncation(truncation: dict[str, Any], phase: str) -> None:
-    """Refusals that the token limit cut off, by kind of attack; nothing where there are none."""
-    from sirl.report.truncated import NAMES
-
-    tables = {kind: phases[phase]["overall"] for kind, phases in truncation.items() if phase in phases}
-    if not any(table["cut"] for table in tables.values()):
-        return
-    print("\nRefusals that the token limit cut off (greedy), and those asked again with a larger limit")
-    head = ["attacks", "refusals", "cut", "asked again", "no refusal then", "DSR", "DSR after the recheck"]
-    rows = [
-        [
-            NAMES[kind],
-            str(t["refusals"]),
-            f"{t['cut']} ({percent_cell(t['cut_rate'])})",
-            *(str(t[key]) for key in ("asked_again", "recanted")),
-            *(percent_cell(t[key]) for key in ("dsr", "dsr_rechecked")),
-        ]
-        for kind, t in tables.items()
-    ]
-    print_table(head, rows)
-
-
-def _rows(tables: dict[str, Any]) -> list[list[str]]:
-    return [[name, *_cells(rate)] for name, rate in tables.items()]
-
-
-def _show_change(change: dict[str, Any], title: str) -> None:
-    from sirl.report.wording import factor, p_words
-
-    fall = change["reduction"]
-    least = "" if fall["low"] is None else f", factor at least {fall['low']:.1f}"
-    times = f"none left{least}" if fall["none_left"] else f"factor {factor(fall)}"
-    successes = f"successful attacks {fall['successes_before']} to {fall['successes_after']} ({times})"
-    pairs = f"{change['pairs']} pairs, {change['fixed']} fixed, {change['regressed']} regressed"
-    print(f"\nBefore and after, {title}: {pairs} ({p_words(change)}); {successes}")
-
-
-def _show_searches(search: dict[str, Any]) -> None:
-    def cell(number: float | None, form: str = "g") -> str:
-        return "-" if number is None else format(number, form)
-
-    rows = []
-    for name, facts in search.items():
-        rates = [percent_cell(facts[key]["rate"]) for key in ("start", "found")]
-        broken = f"{facts['broken']} of {facts['goals']}"
-        counts = [cell(facts[key]) for key in ("queries", "to_break_of_broken", "to_break", "budget")]
-        costs = [cell(facts["seconds"], ".3g"), cell(facts["flops"], ".2g")]
-        rows.append([name, *rates, cell(facts["p"], ".2g"), broken, *counts, *costs])
-    print("\nSearches: DSR of the prompts they start from and of what they found, by their own rules, with the exact")
-    print("McNemar p of the two; median queries a goal, to the first break of those broken, and of all goals (-:")
-    print("censored, half or more were not); the most queries a goal could cost; median seconds and FLOPs a goal")
-    head = ["start", "found", "p", "broken", "queries", "to break", "of all", "budget", "seconds", "FLOPs"]
-    print_table(["attack", *head], rows)
-
-
-def _show_harm(rates: dict[str, Any], mean: str) -> None:
-    head = ["DSR by harm", "from", "to", "scored", "unscored"]
-    print("\nThe same by harm: responses that a judge scored below 0.5, of those with a score")
-    print_table(["attack", *head], _harm_rows({**rates["by_attack"], mean: rates["overall"]}))
-    if len(rates["by_category"]) > 1:
-        print()
-        print_table(["category", *head], _harm_rows(rates["by_category"]))
-
-
-def _harm_rows(tables: dict[str, Any]) -> list[list[str]]:
-    return [
-        [name, *(percent_cell(t[key]) for key in ("rate", "low", "high")), *(str(t[key]) for key in ("n", "unscored"))]
-        for name, t in tables.items()
-    ]
-
-
-def _cells(rate: dict[str, Any]) -> list[str]:
-    figures = [percent_cell(rate[key]) for key in ("rate", "low", "high")]
-    return [*figures, *(str(rate[key]) for key in ("n", "partial", "empty", "unscored", "errors"))]

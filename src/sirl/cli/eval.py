@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--overrefusal",
-        help="benign prompts: a published set (xstest, jbb-benign, ...: docs/eval.md), a bundled name, file or org/name:config@split",
+        help="benign prompts: xstest, jbb-benign, ... (docs/eval.md), a bundled name, file or org/name:config@split",
     )
     parser.add_argument("--max_prompts", type=positive_int, help="with --overrefusal: that many, drawn under the seed")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and the rows")

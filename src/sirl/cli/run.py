@@ -96,6 +96,10 @@ def show_summary(summary: dict[str, Any], run_dir: Path) -> None:
         rows.append(line("refusals of all benign prompts", summary, "benign_refusal"))
     if summary.get("wrapped_refusal_before") is not None or summary.get("wrapped_refusal_after") is not None:
         rows.append(line("refusals of benign prompts in the attacks' wrappings", summary, "wrapped_refusal"))
+    told = [summary.get(f"dprime_{phase}") for phase in ("before", "after")]
+    if any(told):
+        words = ["-" if d is None else f"{d['value']:.2f} ({d['low']:.2f} to {d['high']:.2f})" for d in told]
+        rows.append(["harmful told from harmless in the same wrappings (d')", *words])
     print()
     print_table(["", "before", "after"], rows)
     print_reasons(_reasons(run_dir))

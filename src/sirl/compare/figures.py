@@ -16,9 +16,10 @@ import numpy as np
 from sirl.compare.findings import at_equal_over_refusal, gap_table
 from sirl.compare.jobs import Job
 from sirl.compare.measured import LEAST_RISE, STARTS, Failed, Measured, Table, Units, spread
+from sirl.evals.told_apart import Sides, pooled, told_apart
 from sirl.report.aggregate import stage_seconds
 from sirl.report.attack_figures import KINDS, kinds_of, refusal_texts
-from sirl.report.discrimination import Sides, count_sides, pooled, told_apart
+from sirl.report.discrimination import count_sides
 from sirl.report.load import Run, Scored, load_run
 from sirl.report.rates import (
     DECODINGS,

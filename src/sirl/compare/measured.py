@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sirl.report.discrimination import Sides
+from sirl.evals.told_apart import Sides
 
 Table = dict[str, Any]
 Units = dict[str, tuple[float, float]]

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sirl.attacks.base import Attack, StaticAttack
-from sirl.attacks.direct import Direct
+from sirl.attacks.base import Attack
 from sirl.attacks.run import run_attacks
 from sirl.diversity import commonest_sentence, distinct_rate, repetition_rate, sentences
 from sirl.evals.drift import Text, measure_drift, read_texts
 from sirl.evals.overrefusal import run_overrefusal
+from sirl.evals.told_apart import count, told_apart
+from sirl.evals.wrapped import wrappings_of
 from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.local import LocalEngine
 from sirl.judges import Judge
@@ -59,7 +60,9 @@ class DevelopmentSet:
         """Shares, but for `kl`, `asked` and `unscored`; what could not be measured is left out.
 
         `dsr` (mean over methods), `over_refusal` (and `over_refusal/CATEGORY`; saying nothing counts with refusals),
-        `wrapped` (mean over wrappings of the `wrapped` prompts that are not helped with in it),
+        `wrapped` (mean over wrappings of the `wrapped` prompts that are not helped with in it), `dprime` (with
+        `dprime_low` and `dprime_high`; how well harmful requests are told from these in wrappings that leave them
+        readable, no share),
         `empty` (answers that say nothing, of all that are scored), `commonest_sentence` (refusals of attacks in which
         one sentence stands, in any wording), `distinct` (different ones among these refusals), `repetition` (mean over
         all answers of the 4-grams that came before in the same answer), `kl` (to the start, in nats a token, see
@@ -83,13 +86,17 @@ class DevelopmentSet:
             kinds = _rates(helped, NOT_HELPED, by=lambda attempt: attempt.category or "none")
             if 1 < len(kinds) <= MAX_KINDS:
                 out |= {f"over_refusal/{kind}": rate for kind, rate in sorted(kinds.items())}
-        wrappings = [a for a in self.attacks if isinstance(a, StaticAttack) and not isinstance(a, Direct)]
+        wrappings = wrappings_of(self.attacks)
         if self.wrapped and wrappings:
             dressed = run_attacks(engine, wrappings, self.wrapped, **settings)
             helped = self._labelled(dressed)
             answers, scored = [*answers, *dressed], [*scored, *helped]
             refused = mean_of(_rates(helped, NOT_HELPED, by=lambda attempt: attempt.attack).values())
             out |= {} if refused is None else {"wrapped": refused}
+            told = told_apart({"after": (count(attacked), count(helped))})
+            if told is not None:
+                found = told["phases"]["after"]
+                out |= {"dprime": found["value"], "dprime_low": found["low"], "dprime_high": found["high"]}
         out |= _rates(scored, ("empty",), by=lambda _: "empty")
         return {**out, **self._health(engine, answers), "asked": len(answers), "unscored": len(answers) - len(scored)}
 

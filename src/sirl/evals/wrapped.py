@@ -20,6 +20,11 @@ from sirl.errors import UserError
 from sirl.records import Prompt
 
 FLAG = "evals.wrappings"
+ATTACKED = "attacks"
+"""Stands for the static attacks of the run."""
+IN_ALL = 200
+"""Harmless requests in wrappings, all wrappings together, where nobody says how many: 70 leave 9 points of doubt."""
+LEAST_EACH = 5
 
 
 def resolve_wrappings(spec: str | Sequence[str], templates: Sequence[Attack] = ()) -> list[Attack]:
@@ -45,6 +50,16 @@ def resolve_wrappings(spec: str | Sequence[str], templates: Sequence[Attack] = (
         shown = ", ".join(adaptive[:3]) + (" ..." if len(adaptive) > 3 else "")
         raise UserError(f"{FLAG}: only static attacks wrap a request without searching; leave out {shown}")
     return [attack for attack in attacks if not isinstance(attack, Direct)]
+
+
+def wrappings_of(attacks: Sequence[Attack]) -> list[Attack]:
+    """Those of the attacks that wrap a request: the static ones but `direct`."""
+    return [attack for attack in attacks if isinstance(attack, StaticAttack) and not isinstance(attack, Direct)]
+
+
+def prompts_each(limit: int | None, wrappings: int) -> int:
+    """How many requests are put into each wrapping: `limit`, or as many as make `IN_ALL`, `LEAST_EACH` at least."""
+    return limit if limit is not None else max(LEAST_EACH, -(-IN_ALL // max(wrappings, 1)))
 
 
 def draw_evenly(prompts: Sequence[Prompt], limit: int, seed: int) -> list[Prompt]:

@@ -53,6 +53,10 @@ SMOOTH_OVER = 60  # points; beyond it a moving mean is drawn over the raw line
 DEVELOPMENT = (
     ("dsr", "DSR", "{:.1%}"),
     ("over_refusal", "over-refusal", "{:.1%}"),
+    ("wrapped", "in wrappings", "{:.1%}"),
+    ("dprime", "d'", "{:.2f}"),
+    ("dprime_low", "d' from", "{:.2f}"),
+    ("dprime_high", "d' to", "{:.2f}"),
     ("empty", "no answer", "{:.1%}"),
     ("distinct", "different refusals", "{:.0%}"),
     ("repetition", "repetition", "{:.1%}"),
