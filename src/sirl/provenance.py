@@ -13,12 +13,13 @@ from typing import Any
 
 from sirl.demo import demo_scale
 from sirl.errors import UserError
+from sirl.weights.known import known_models
 from sirl.weights.names import HUB_FILE, SNAPSHOT, is_gguf
 
 Source = dict[str, Any]
-"""`name`, `kind` (hub, folder, file, gguf, bundled), `revision` as it was asked for, `commit`; None where unknown.
+"""`name`, `kind`, `revision` as it was asked for, `commit`; None where unknown. Of a GGUF file `sha256` as well.
 
-Of a GGUF file `sha256` as well."""
+Kinds: hub, folder, file, gguf, known (`sirl.weights.known`), bundled."""
 
 
 def check_has_versions(flag: str, revision: str | None, model: str) -> None:
@@ -34,7 +35,8 @@ def model_source(name: str, revision: str | None = None) -> Source:
         from sirl.weights.origin import packed
 
         file = packed(name, revision)
-        return {"name": name, "kind": "gguf", "revision": revision, "commit": file.commit, "sha256": file.sha256}
+        kind = "known" if name in known_models() else "gguf"
+        return {"name": name, "kind": kind, "revision": revision, "commit": file.commit, "sha256": file.sha256}
     kind = "bundled" if demo_scale(name) is not None else "folder" if Path(name).expanduser().exists() else "hub"
     commit = _cached_commit(name, revision) if kind == "hub" else None
     return {"name": name, "kind": kind, "revision": revision, "commit": commit}

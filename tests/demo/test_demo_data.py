@@ -35,6 +35,7 @@ def test_sizes_and_categories() -> None:
     assert len(rows("train")) >= 600
     assert len(rows("retention")) == 240
     assert [len(rows(name)) for name in ("train-wrapped", "retention-wrapped", "retention-broad")] == [290, 99, 360]
+    assert Counter(r["category"] for r in rows("retention-code")) == {"code": 50, "maths": 40, "writing": 30}
     assert sorted(Counter(r["category"] for r in rows("behaviours")).values()) == [10] * 10
     assert Counter(r["category"] for r in rows("overrefusal")) == {"plain": 75, "sounds_harmful": 75}
 
@@ -63,6 +64,7 @@ def test_sets_share_no_prompt(one: str, other: str) -> None:
         "retention",
         "retention-wrapped",
         "retention-broad",
+        "retention-code",
         "dev-behaviours",
         "dev-overrefusal",
         "contrast",

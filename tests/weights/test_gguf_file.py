@@ -17,7 +17,7 @@ from sirl.errors import UserError
 from sirl.memory import model_config
 from sirl.models import load_model, load_tokenizer, model_context
 from sirl.provenance import changed, model_source, source_words
-from sirl.weights.gguf_file import sha256
+from sirl.weights.hashes import sha256
 from sirl.weights.origin import located
 from tiny_gguf import write_gguf
 from tiny_models import tiny_tokenizer

@@ -73,7 +73,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model_name_or_path",
         required=True,
-        help="hub id, folder, GGUF file (or org/name:file.gguf), or demo for the bundled model (docs/models.md)",
+        help="hub id, folder, GGUF file (or org/name:file.gguf), or a known name: demo, ... (sirl list models)",
     )
     parser.add_argument(
         "--engine",

@@ -97,6 +97,23 @@ def _configs() -> list[dict[str, Any]]:
     ]
 
 
+def _models() -> list[dict[str, Any]]:
+    from sirl.weights.known import known_models
+
+    return [
+        {
+            "name": name,
+            "what": model.title,
+            "licence": model.licence,
+            "MB": f"{model.size / 1e6:.0f}",
+            "memory, GB": model.memory_gb,
+            "s an update": model.update_seconds,
+            "from": model.hub or "package registry",
+        }
+        for name, model in known_models().items()
+    ]
+
+
 _TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "attacks": _attacks,
     "judges": _judges,
@@ -105,6 +122,7 @@ _TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "data": _data,
     "hazards": _hazards,
     "configs": _configs,
+    "models": _models,
     "wrappings": _wrappings,
 }
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "gate": "hold a run against rules, for CI: exit code 1 if one fails",
     "compare": "SIRL beside other methods and variants: safety against helpfulness",
     "card": "write the model card of a run's hardened model, and upload both",
+    "fetch": "bring a model that is known by name into the cache",
     "list": "what there is: attacks, judges, rewards, methods, data, configs",
 }
 

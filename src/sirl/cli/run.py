@@ -31,7 +31,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="name of the run")
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--model_name_or_path", help="hub id, folder, GGUF file, or demo for the bundled model")
+    parser.add_argument("--model_name_or_path", help="hub id, folder, GGUF file or known name (sirl list models)")
     parser.add_argument("--model_revision", help="commit, branch or tag of a hub id (default: its newest version)")
     parser.add_argument("--output_dir", help="folder of the run (default: runs/NAME)")
     add_template_flag(parser)

@@ -29,6 +29,7 @@ from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, factor, with_interval
 from sirl.report.wrapped import told_rows, wrapped_words
 from sirl.run_folder import MODEL
+from sirl.weights.known import known_models
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 FOLDERS = ("models", "model", "checkpoints", "runs", "out", "output", "outputs", "data", "datasets")
@@ -111,6 +112,8 @@ def _metadata(run: Run, name: str, base: str, summary: Mapping[str, Any]) -> Mod
     known: dict[str, Any] = {}
     if is_demo(base):
         known |= {"base_model": DEMO_BASE, "license": "apache-2.0"}
+    elif named := known_models().get(base):
+        known |= {"base_model": named.base_model, "license": named.licence.lower()}
     elif _on_hub(run, base):
         known["base_model"] = base
     results = _results(summary)
@@ -169,7 +172,8 @@ def _base_words(base: str) -> str:
         scale = base.partition("@")[2]
         adapter = f"an adapter that taught it to refuse{f', scaled by {_text(scale)}' if scale else ''}"
         return f"SmolLM2-135M-Instruct with {adapter} (a model organism, nothing to deploy),"
-    return f"{_text(base)},"
+    named = known_models().get(base)
+    return f"{_text(named.title if named else base)},"
 
 
 def _training(run: Run, summary: Mapping[str, Any]) -> list[str]:

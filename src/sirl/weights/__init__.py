@@ -1,1 +1,1 @@
-"""Where a model's weights come from when they are no folder in transformers format: GGUF files."""
+"""Where a model's weights come from when they are no folder in transformers format: known names and GGUF files."""

