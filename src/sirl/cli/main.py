@@ -39,6 +39,7 @@ COMMANDS = {
     "report": "write report.html of a run folder",
     "view": "a local page over run folders: compare, follow a training, read conversations",
     "gate": "hold a run against rules, for CI: exit code 1 if one fails",
+    "export": "write a run in a format that other tools read: logs of Inspect",
     "compare": "SIRL beside other methods and variants: safety against helpfulness",
     "card": "write the model card of a run's hardened model, and upload both",
     "fetch": "bring a model that is known by name into the cache",

@@ -1,0 +1,54 @@
+"""`sirl export`: logs that Inspect reads."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report_runs import attack_rows, benign_rows, wrapped_rows, write_run
+from sirl.report import summarise_run
+
+INSTALLED = importlib.util.find_spec("inspect_ai") is not None
+NOTHING = dict.fromkeys(("metrics", "gap", "gap_samples"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    rows = attack_rows(3, {"base64": (0.3, 0.7), "dan": (0.5, 0.9)})
+    return write_run(tmp_path / "mine", attacks=rows, benign=benign_rows(2), wrapped=wrapped_rows(2), **NOTHING)
+
+
+def test_bad_input_is_one_line(sirl: Any, run: Path) -> None:
+    assert "no format given" in sirl("export", run).error
+    assert "no such run folder" in sirl("export", "nowhere", "--inspect").error
+
+
+@pytest.mark.skipif(INSTALLED, reason="Inspect is installed")
+def test_without_inspect(sirl: Any, run: Path) -> None:
+    assert "pip install 'sirl[inspect]'" in sirl("export", run, "--inspect").error
+    assert not list(run.glob("*.eval"))
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs the extra `inspect`")
+def test_inspect_reads_the_logs(sirl: Any, run: Path, tmp_path: Path) -> None:
+    from inspect_ai.log import read_eval_log
+
+    out = tmp_path / "logs"
+    made = sirl("export", run, "--inspect", "--output_dir", out, "--json").json["logs"]
+    assert [Path(path).name for path in made] == ["mine-before.eval", "mine-after.eval"]
+    assert sorted(path.name for path in out.iterdir()) == ["mine-after.eval", "mine-before.eval"]
+    summary = summarise_run(run)
+    for path, phase in zip(made, ("before", "after"), strict=True):
+        log = read_eval_log(path)
+        assert log.samples is not None
+        assert len(log.samples) == 2 * 3 * 2 + 2 * 2 * 2 + 3 * 2
+        (score,) = log.results.scores
+        rate = summary["attack"]["rates"]["greedy"][phase]["overall"]["rate"]
+        assert score.metrics["dsr_static"].value == pytest.approx(rate)
+        assert set(score.metrics) == {"dsr_static", "benign_refusal", "adversarial_benign"}
+        refused = [s for s in log.samples if s.metadata["attack"] == "base64" and s.metadata["kind"] == "attack"]
+        assert refused[0].metadata["atlas"] == ["AML.T0054", "AML.T0068"]
+        assert {s.scores["verdict"].value for s in log.samples} <= {"full_refusal", "full_compliance"}
