@@ -63,6 +63,7 @@ def _log(run: Run, phase: str, rows: list[tuple[str, Scored]]) -> Any:
     spec = EvalSpec(
         created=str(manifest.get("created") or "1970-01-01T00:00:00+00:00"),
         task=f"sirl/{run.path.resolve().name}",
+        task_id=f"{run.path.resolve().name}-{phase}",
         dataset=EvalDataset(name="sirl", samples=len(samples), sample_ids=[sample.id for sample in samples]),
         model=model,
         config=EvalConfig(),
