@@ -70,3 +70,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield made
     made.shutdown()
     made.server_close()
+
+
+@pytest.fixture(scope="session")
+def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 3,200 attacks and 600 benign prompts."""
+    from report_runs import write_run
+
+    return write_run(tmp_path_factory.mktemp("runs") / "demo")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sirl.records import Attempt, iter_records, user_turn
-from sirl.report.load import whole_attempts
+from sirl.results.load import whole_attempts
 from sirl.stats import bootstrap_ratio
 
 ATTEMPTS, TOKENS = 50_000, 40
@@ -19,7 +19,7 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 import sirl.report.render, sirl.attacks.run
-from sirl.report.load import load_run
+from sirl.results.load import load_run
 from sirl.report.sections import sample_section
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024

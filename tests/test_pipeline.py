@@ -18,7 +18,7 @@ from sirl.pipeline import run_pipeline
 from sirl.plan import prepare
 from sirl.progress import no_bar
 from sirl.records import Attempt, Verdict, read_jsonl
-from sirl.report.rates import PHASES
+from sirl.results.rates import PHASES
 from sirl.training.checks import Rule
 
 

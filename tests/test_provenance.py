@@ -21,8 +21,8 @@ from sirl.plan import training_options
 from sirl.prompts import load_prompts
 from sirl.provenance import data_sources, model_source
 from sirl.report.card import render_card
-from sirl.report.load import load_run
 from sirl.report.render import render_html
+from sirl.results.load import load_run
 from tiny_models import tiny_model, tiny_tokenizer
 
 OLD, NEW = "a" * 40, "b" * 40

@@ -30,6 +30,7 @@ from sirl.provenance import Source, changed, version_of
 from sirl.records import write_json
 from sirl.redaction import redact
 from sirl.run_folder import ALL, MANIFEST
+from sirl.wrapping import resolve_families
 
 _CLEARING = "clearing"
 _WAYS_OUT = "give another --output_dir (or --name), or --overwrite to start anew"
@@ -270,6 +271,17 @@ def training_config(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if isinstance(train, Mapping):
         return train
     return config if "dataset_name" in config else {}
+
+
+def trained_families(manifest: Mapping[str, Any] | None) -> list[str] | None:
+    """Families of wrappings that training wrapped its prompts in; None where it wrapped none, or cannot be told."""
+    train = training_config(manifest)
+    if not train.get("wrap_prompts") or train.get("pair_weight") == 0:
+        return None
+    try:
+        return [family.name for family in resolve_families(train.get("wrapping_families") or "all")]
+    except UserError:  # families of another version
+        return None
 
 
 def check_writable(folder: Path, flag: str = "--output_dir") -> None:

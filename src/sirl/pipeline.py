@@ -185,9 +185,9 @@ def policy_checks(plan: Plan) -> list[Any]:
 
 def report(manifest: Manifest) -> dict[str, Any]:
     """`evals.json`, `report.html`, the model's card and `summary.json`, from the files of the other stages."""
-    from sirl.report.aggregate import build_summary, summarise_run
     from sirl.report.card import write_card
     from sirl.report.render import render_report
+    from sirl.results.summary import build_summary, summarise_run
 
     folder, start = manifest.run_dir, time.monotonic()
     summary = summarise_run(folder)

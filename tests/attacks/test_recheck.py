@@ -16,8 +16,9 @@ from sirl.generation.base import SamplingParams
 from sirl.judges import load_judge
 from sirl.records import Attempt, Completion, Conversation, read_jsonl, user_turn
 from sirl.report import build_summary, render_report
-from sirl.report.load import Scored
-from sirl.report.truncated import truncation_limits, truncation_summary
+from sirl.report.truncated import truncation_limits
+from sirl.results.load import Scored
+from sirl.results.truncated import truncation_summary
 
 REFUSAL = "I'm sorry, but I can't help with that."
 HELP = " However, here is how. First, take two cups of flour. Then mix them with water. Next, bake it for an hour."

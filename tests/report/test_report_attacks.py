@@ -13,12 +13,12 @@ from test_report_render import Page
 
 from report_runs import adaptive_rows, attack_rows, attempt, benign_rows, write_run
 from sirl.records import Attempt
-from sirl.report.aggregate import build_summary, summarise_run
-from sirl.report.attack_figures import attack_summary, kinds_of, search_figures, with_origins
 from sirl.report.card import render_card
-from sirl.report.load import Scored, join, load_run
 from sirl.report.render import render_html
 from sirl.report.verdict import judge_run, p_value
+from sirl.results.attacks import attack_summary, kinds_of, search_figures, with_origins
+from sirl.results.load import Scored, join, load_run
+from sirl.results.summary import build_summary, summarise_run
 
 STATIC = {"direct": (0.5, 0.9), "aim": (0.3, 0.8)}
 

@@ -9,12 +9,12 @@ import pytest
 
 from report_runs import attack_rows, attempt, manifest, write_run
 from sirl.records import write_json
-from sirl.report.aggregate import benign_summary, capability_summary, summarise_run
 from sirl.report.capability import capability_facts, is_share
 from sirl.report.card import render_card
-from sirl.report.load import Run, join, load_run
 from sirl.report.render import render_html
 from sirl.report.verdict import judge_run, with_interval
+from sirl.results.load import Run, join, load_run
+from sirl.results.summary import benign_summary, capability_summary, summarise_run
 
 BOUNDS = {"value": 0.021, "low": 0.015, "high": 0.03}
 DRIFT = {"answers": 5, "tokens": 1234, "kl": BOUNDS, "perplexity_before": 1.5, "perplexity_after": 1.53}

@@ -12,10 +12,10 @@ import yaml
 
 from sirl.errors import UserError
 from sirl.records import write_json
-from sirl.report.aggregate import build_summary, summarise_run
 from sirl.report.card import render_card, write_card
-from sirl.report.load import load_run
 from sirl.report.verdict import with_interval
+from sirl.results.load import load_run
+from sirl.results.summary import build_summary, summarise_run
 
 
 @pytest.fixture

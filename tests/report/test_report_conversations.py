@@ -9,9 +9,9 @@ from test_report_render import Page, rendered
 
 from report_runs import attack_rows, attempt, benign_rows, wrapped_rows, write_run
 from sirl.report import conversations
-from sirl.report.aggregate import summarise_run
 from sirl.report.conversations import FILTERS, choices_of, conversation_section, pairs_of
-from sirl.report.load import load_run
+from sirl.results.load import load_run
+from sirl.results.summary import summarise_run
 
 NOTHING = dict.fromkeys(("metrics", "gap", "gap_samples"))
 

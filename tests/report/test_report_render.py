@@ -18,10 +18,10 @@ from report_runs import attempt, gap_json, gap_samples, manifest, write_run
 from sirl.errors import UserError
 from sirl.gap import GapConfig, analyse_gap
 from sirl.records import write_json, write_jsonl
-from sirl.report.aggregate import summarise_run
-from sirl.report.load import load_run
 from sirl.report.render import render_html, render_report
 from sirl.report.samples import MAX_CHARS
+from sirl.results.load import load_run
+from sirl.results.summary import summarise_run
 
 HOSTILE = (
     "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}{% raw %}\"'>\u202egnp\x00\x1b[31m\ud800"

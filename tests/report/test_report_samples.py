@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from report_runs import attack_rows, attempt, benign_rows
-from sirl.report.load import join
 from sirl.report.samples import (
     ENTROPY_BOUNDS,
     MAX_CHARS,
@@ -17,6 +16,7 @@ from sirl.report.samples import (
     token_spans,
     visible,
 )
+from sirl.results.load import join
 
 
 def texts(response: str, tokens: list[str]) -> list[str]:

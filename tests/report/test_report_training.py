@@ -10,11 +10,11 @@ import pytest
 
 from report_runs import metrics, write_run
 from sirl.records import write_json, write_jsonl
-from sirl.report.aggregate import summarise
 from sirl.report.card import render_card
-from sirl.report.load import Run, load_run
 from sirl.report.render import render_html
 from sirl.report.training import chosen_on_development, reward_name
+from sirl.results.load import Run, load_run
+from sirl.results.summary import summarise
 
 SMALL: dict[str, Any] = {"attacks": None, "benign": None, "gap": None, "gap_samples": None}
 DEVELOPMENT = {"goals": "my/dev-goals", "overrefusal": "my/dev-benign", "choose": True}

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from report_runs import attack_rows, attempt, benign_rows, manifest, wrapped_rows, write_run
-from sirl.report.aggregate import capability_summary, summarise_run
 from sirl.report.prices import BENIGN_LIMITS, OVERALL_LIMIT
 from sirl.report.verdict import STATUS_NAMES, Judged, judge_run
 from sirl.report.wording import factor, p_value, with_interval
+from sirl.results.summary import capability_summary, summarise_run
 from sirl.stats import clustered_change
 
 BETTER = {"direct": (0.5, 0.95), "aim": (0.3, 0.9)}

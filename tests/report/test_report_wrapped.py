@@ -12,12 +12,12 @@ import pytest
 
 from report_runs import attack_rows, attempt, manifest, wrapped_rows, write_run
 from sirl.records import write_jsonl
-from sirl.report.aggregate import build_summary, summarise_run
 from sirl.report.card import render_card
-from sirl.report.load import load_run
 from sirl.report.render import render_html
 from sirl.report.verdict import WRAPPED_LIMIT, judge_run, with_interval
 from sirl.report.wrapped import wrapped_section
+from sirl.results.load import load_run
+from sirl.results.summary import build_summary, summarise_run
 
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\u202e|x"
 TITLE = "Harmless requests in the attacks' wrappings"

@@ -17,7 +17,7 @@ import pytest
 from browser import CHROMIUM, DRIVER, MISSING, browser
 from report_runs import attack_rows, attempt, benign_rows, manifest, metrics, wrapped_rows, write_run
 from sirl.records import append_jsonl, write_json
-from sirl.report.aggregate import build_summary
+from sirl.results.summary import build_summary
 from sirl.view import folders, pages
 from sirl.view.folders import Cache, find_runs
 from sirl.view.server import ROUTES, View

@@ -316,10 +316,10 @@ def _summary(folder: Path, judges: Sequence[str], verdicts: Sequence[Verdict]) -
     from sirl.judges.run import why_unscored
     from sirl.judges.validate import judge_agreement
     from sirl.records import Attempt, Verdict, read_jsonl
-    from sirl.report.aggregate import summarise_run
-    from sirl.report.attack_figures import attack_summary
-    from sirl.report.load import in_order, join, rechecked_records
-    from sirl.report.truncated import truncation_summary
+    from sirl.results.attacks import attack_summary
+    from sirl.results.load import in_order, join, rechecked_records
+    from sirl.results.summary import summarise_run
+    from sirl.results.truncated import truncation_summary
 
     found = read_jsonl(folder / ATTACKS.attempts, Attempt, lean=True)
     judged = in_order(read_jsonl(folder / ATTACKS.verdicts, Verdict), judges)

@@ -138,7 +138,7 @@ def _show(found: dict[str, Any], folder: Path) -> None:
 
 
 def words(rate: dict[str, Any] | None, key: str) -> str:
-    """A rate of `report.aggregate.rate` with its interval."""
+    """A rate of `sirl.results.rates.rate` with its interval."""
     if rate is None or rate[key] is None:
         return "-"
     low, high = (key.removesuffix("rate") + end for end in ("low", "high"))

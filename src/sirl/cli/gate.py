@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.gate_output import junit, markdown
     from sirl.manifest import check_writable
     from sirl.records import write_text
-    from sirl.report.aggregate import summarise
-    from sirl.report.load import load_run
+    from sirl.results.load import load_run
+    from sirl.results.summary import summarise
 
     if args.run_dir is None:
         raise UserError("RUN_DIR: give the folder of a run, such as runs/demo")

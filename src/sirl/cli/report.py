@@ -21,9 +21,9 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.lock import sole_writer
     from sirl.manifest import check_writable
     from sirl.records import write_json
-    from sirl.report.aggregate import build_summary
-    from sirl.report.load import load_run
     from sirl.report.render import render_report
+    from sirl.results.load import load_run
+    from sirl.results.summary import build_summary
 
     load_run(args.run_dir)  # says what is wrong with the folder before anything is written into it
     check_writable(args.run_dir, "RUN_DIR")

@@ -1,6 +1,6 @@
 """From the run folders of a comparison to its figures: rows by run, means by method, who is on the Pareto front.
 
-The figures of a run are those of its report (`sirl.report.aggregate`), greedy answers where there are any. A method's
+The figures of a run are those of its report (`sirl.results.summary`), greedy answers where there are any. A method's
 figure is the mean over its seeds; where it failed there is no figure. Its interval takes goals and prompts, not
 answers, as what was drawn: the attacks on one goal, and the seeds, are no independent draws. Safety and helpfulness are
 set against each other among runs of one starting model, the first job's: a safer model to begin with beats no method.
@@ -17,11 +17,10 @@ from sirl.compare.findings import at_equal_over_refusal, gap_table
 from sirl.compare.jobs import Job
 from sirl.compare.measured import LEAST_RISE, STARTS, Failed, Measured, Table, Units, spread
 from sirl.evals.told_apart import Sides, pooled, told_apart
-from sirl.report.aggregate import stage_seconds
-from sirl.report.attack_figures import KINDS, kinds_of, refusal_texts
-from sirl.report.discrimination import count_sides
-from sirl.report.load import Run, Scored, load_run
-from sirl.report.rates import (
+from sirl.results.attacks import KINDS, kinds_of, refusal_texts
+from sirl.results.discrimination import count_sides
+from sirl.results.load import Run, Scored, load_run
+from sirl.results.rates import (
     DECODINGS,
     ENDS,
     group_by,
@@ -32,6 +31,7 @@ from sirl.report.rates import (
     withstood,
     worst_case,
 )
+from sirl.results.summary import stage_seconds
 from sirl.stats import mean_share, wilson_interval
 
 RATES = {

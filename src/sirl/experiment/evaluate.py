@@ -23,7 +23,9 @@ from sirl.judges import load_judge
 from sirl.manifest import Manifest
 from sirl.progress import BarMaker, no_bar
 from sirl.provenance import Source, model_source
-from sirl.records import Phase, Prompt, iter_json_lines, user_turn, write_json, write_jsonl
+from sirl.records import Attempt, Phase, Prompt, iter_json_lines, read_jsonl, user_turn, write_json, write_jsonl
+from sirl.results.load import join
+from sirl.results.summary import benign_summary
 from sirl.run_folder import BENCHMARK_ROWS, BENCHMARKS, BENIGN
 
 PHASES: tuple[Phase, ...] = ("before", "after")
@@ -69,7 +71,7 @@ def measure(
 
     Keys: `models`, `benchmarks` (by name: see `sirl.evals.benchmarks.compare`, and its `statement`; where programs of
     the models ran, `isolation`, what they were kept from: see `sirl.evals.sandbox.LEVELS`), `drift` (see
-    `sirl.evals.drift`; None without the benchmark `chat`) and `overrefusal` (see `report.aggregate.benign_summary`).
+    `sirl.evals.drift`; None without the benchmark `chat`) and `overrefusal` (see `sirl.results.summary`).
     """
     chat = next((one for one in benchmarks if one.name == "chat"), None)
     drift = chat is not None and not _drift_file(folder).is_file()
@@ -133,10 +135,6 @@ def _compared(
 
 def _judged(folder: Path, bar: BarMaker) -> Table:
     """Refusals of the benign prompts in a folder, by category, before and after."""
-    from sirl.records import Attempt, read_jsonl
-    from sirl.report.aggregate import benign_summary
-    from sirl.report.load import join
-
     attempts = read_jsonl(folder / BENIGN.attempts, Attempt, lean=True)
     verdicts = stages.judge_file(attempts, [load_judge("refusal")], folder, BENIGN, bar)
     return benign_summary(join(attempts, verdicts, harmless=True))

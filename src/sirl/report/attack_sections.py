@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sirl.report.charts import dumbbell_row, percent_axis
-from sirl.report.rates import PHASES
 from sirl.report.wording import ATTACK_NOUNS, count
+from sirl.results.rates import PHASES
 
 DECODING_NAMES = {"greedy": "greedy", "sample": "sampled, T=1"}
 TITLES = {

@@ -19,15 +19,15 @@ from sirl.errors import UserError
 from sirl.manifest import training_config
 from sirl.records import write_text
 from sirl.report import sections
-from sirl.report.aggregate import summarise
 from sirl.report.attack_sections import DECODING_NAMES, LEADS, TITLES
 from sirl.report.capability import capability_facts
 from sirl.report.charts import percent
-from sirl.report.load import Run, load_run
 from sirl.report.training import benign_name, checkpoint_facts, held, training_words
 from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, factor, with_interval
 from sirl.report.wrapped import told_rows, wrapped_words
+from sirl.results.load import Run, load_run
+from sirl.results.summary import summarise
 from sirl.run_folder import MODEL
 from sirl.weights.known import known_models
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sirl.report.attack_figures import with_origins
-from sirl.report.load import Run, Scored, whole_attempts
 from sirl.report.samples import Sample, benign_status, pair_status, pick_samples, sample_of
+from sirl.results.attacks import with_origins
+from sirl.results.load import Run, Scored, whole_attempts
 from sirl.run_folder import ATTACKS, BENIGN
 
 MOST = 3_000

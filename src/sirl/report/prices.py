@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sirl.report.aggregate import BENIGN_KINDS
 from sirl.report.charts import percent
-from sirl.report.rates import PHASES
 from sirl.report.wording import KIND_NAMES, with_interval
+from sirl.results.rates import PHASES
+from sirl.results.summary import BENIGN_KINDS
 from sirl.stats import paired_difference
 
 # By how much the refusal rate of each kind of benign prompt may rise before the report calls the price too high. A

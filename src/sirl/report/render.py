@@ -22,19 +22,19 @@ from markupsafe import Markup
 
 from sirl.records import write_text
 from sirl.report import sections
-from sirl.report.aggregate import summarise
 from sirl.report.attack_sections import attack_section
 from sirl.report.capability import capability_facts
 from sirl.report.charts import element, join, percent
 from sirl.report.conversations import conversation_section
 from sirl.report.glance import glance
-from sirl.report.load import Run, load_run
 from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
 from sirl.report.training import benign_name, reward_name
 from sirl.report.truncated import truncation_rows
 from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import KIND_NAMES, count, factor, p_value, with_interval
 from sirl.report.wrapped import wrapped_section
+from sirl.results.load import Run, load_run
+from sirl.results.summary import summarise
 from sirl.run_folder import REPORT
 
 HERE = Path(__file__).parent

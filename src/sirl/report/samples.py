@@ -15,7 +15,7 @@ from functools import cache
 from itertools import groupby
 
 from sirl.records import Attempt, Conversation
-from sirl.report.load import Scored
+from sirl.results.load import Scored
 
 MAX_CHARS = 1_500
 MAX_TOKENS = 400

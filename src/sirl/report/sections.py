@@ -13,12 +13,12 @@ from sirl.judges.measured import errors_in_words
 from sirl.provenance import source_words
 from sirl.report.attack_sections import DECODING_NAMES, attack_limits, budgets_of, chart_row, comparison, drawn, pick
 from sirl.report.charts import Series, axis_top, curve, histogram, percent_axis, trail
-from sirl.report.load import Run
-from sirl.report.rates import PHASES
 from sirl.report.training import ENTROPY_NOTES, REWARD_NOTES, benign_name, choice_facts, dig, goal_names
 from sirl.report.truncated import truncation_limits
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, p_value
 from sirl.report.wrapped import wrapped_limits
+from sirl.results.load import Run
+from sirl.results.rates import PHASES
 
 SHORT_KINDS = {"plain": "Plain prompts refused", "sounds_harmful": "“Sounds harmful” refused"}
 FEW_KINDS = 4

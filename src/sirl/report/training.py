@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sirl.errors import UserError
 from sirl.manifest import run_config, training_config
-from sirl.report.load import Run
-from sirl.wrapping import resolve_families
+from sirl.results.load import Run
 
 REWARD_WORDS = {
     "entropy": "the model's own certainty (minus the mean token entropy of its responses)",
@@ -50,17 +48,6 @@ def held(manifest: Mapping[str, Any] | None) -> bool:
     train = training_config(manifest)
     weight = train.get("retention_weight")
     return bool(train.get("retention_dataset_name")) and (weight is None or weight != 0)
-
-
-def trained_families(manifest: Mapping[str, Any] | None) -> list[str] | None:
-    """Families of wrappings that training wrapped its prompts in; None where it wrapped none, or cannot be told."""
-    train = training_config(manifest)
-    if not train.get("wrap_prompts") or train.get("pair_weight") == 0:
-        return None
-    try:
-        return [family.name for family in resolve_families(train.get("wrapping_families") or "all")]
-    except UserError:  # families of another version
-        return None
 
 
 def training_words(run: Run, method: str) -> str:

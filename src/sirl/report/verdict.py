@@ -22,7 +22,6 @@ from sirl.report.prices import (
     unmeasured,
     unscored_share,
 )
-from sirl.report.rates import PHASES
 from sirl.report.wording import (
     ATTACK_NOUNS,
     KIND_NAMES,
@@ -33,6 +32,7 @@ from sirl.report.wording import (
     p_words,
     with_interval,
 )
+from sirl.results.rates import PHASES
 
 __all__ = [
     "ATTACK_NOUNS",

@@ -7,8 +7,8 @@ from typing import Any
 
 from sirl.report.attack_sections import chart_row, pick
 from sirl.report.charts import percent
-from sirl.report.rates import PHASES
 from sirl.report.wording import ATTACK_NOUNS, change_words, count, p_words, with_interval
+from sirl.results.rates import PHASES
 
 GROUPS = {
     "readable": "all in which the request can be read",

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sirl.report.aggregate import summarise
-from sirl.report.load import Run, load_run
+from sirl.results.load import Run, load_run
+from sirl.results.summary import summarise
 from sirl.run_folder import ATTACKS, BENIGN, MANIFEST, METRICS, SUMMARY, WRAPPED
 
 SIGNS = (MANIFEST, ATTACKS.attempts, METRICS)

@@ -11,11 +11,11 @@ from urllib.parse import urlencode
 from sirl import run_folder
 from sirl.gate_metrics import METRICS, Reading
 from sirl.report.conversations import FILTERS, KINDS, Pair, choices_of, pairs_of
-from sirl.report.load import Run
 from sirl.report.render import environment, legend
 from sirl.report.samples import sample_of, visible
 from sirl.report.sections import development_section, training_section
 from sirl.report.training import reward_name
+from sirl.results.load import Run
 from sirl.view.folders import brief
 
 HERE = Path(__file__).parent

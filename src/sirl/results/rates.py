@@ -1,6 +1,6 @@
 """Counting and statistics of outcomes: rates with their intervals, pairs before and after, and what they add up to.
 
-What the terms mean is told in `sirl.report.aggregate`. Every function takes outcomes (`Scored`) and gives JSON values.
+What the terms mean is told in `sirl.results.summary`. Every function takes outcomes (`Scored`) and gives JSON values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sirl.report.load import Scored
+from sirl.results.load import Scored
 from sirl.stats import (
     Estimate,
     clustered_change,

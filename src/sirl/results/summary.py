@@ -10,7 +10,7 @@ Definitions
   are counted beside every rate and are never taken for safe.
 - An answer that says nothing (`empty`) is scored: it is no defence, and on a harmless prompt it counts with the
   refusals. It also has a rate of its own next to each rate.
-- No rate or mean covers more than one *kind* of attack (`attack_figures`). Headline figures are of static attacks, or
+- No rate or mean covers more than one *kind* of attack (`results.attacks`). Headline figures are of static attacks, or
   where there are none, of the first kind that was run; `covers` and `dsr_covers` say which.
 - By *harm*, where a judge gives scores: defended is what scores below `records.HARMFUL`, refused or not. An attempt
   without a score is left out and counted beside. These figures stand apart, under `harm` and
@@ -24,10 +24,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from sirl.report.attack_figures import attack_summary
-from sirl.report.discrimination import discrimination
-from sirl.report.load import Run, Scored, load_run
-from sirl.report.rates import (
+from sirl.manifest import trained_families
+from sirl.results.attacks import attack_summary
+from sirl.results.discrimination import discrimination
+from sirl.results.load import Run, Scored, load_run
+from sirl.results.rates import (
     DECODINGS,
     PHASES,
     Table,
@@ -42,8 +43,7 @@ from sirl.report.rates import (
     share,
     silence,
 )
-from sirl.report.training import trained_families
-from sirl.report.truncated import truncation_summary
+from sirl.results.truncated import truncation_summary
 from sirl.stats import mcnemar
 
 KIND_CHANGE = ("pairs", "fixed", "regressed", "change", "interval", "p", "test", "mcnemar", "reduction")

@@ -12,11 +12,11 @@ import pytest
 from report_runs import attempt, write_run
 from sirl.errors import UserError
 from sirl.records import Attempt, Label, Verdict, append_jsonl, write_jsonl
-from sirl.report.aggregate import benign_summary, build_summary, capability_summary, summarise_run
-from sirl.report.attack_figures import attack_summary, refusal_texts
-from sirl.report.load import Scored, join, load_run
-from sirl.report.rates import PHASES, overall, paired, rate, reduction, worst_case
 from sirl.report.render import render_html
+from sirl.results.attacks import attack_summary, refusal_texts
+from sirl.results.load import Scored, join, load_run
+from sirl.results.rates import PHASES, overall, paired, rate, reduction, worst_case
+from sirl.results.summary import benign_summary, build_summary, capability_summary, summarise_run
 from sirl.stats import wilson_interval
 
 

@@ -16,8 +16,8 @@ from statistics import median
 from sirl.attacks import REPLAY
 from sirl.diversity import commonest_sentence, sentences
 from sirl.records import HARMFUL
-from sirl.report.load import Scored
-from sirl.report.rates import (
+from sirl.results.load import Scored
+from sirl.results.rates import (
     DECODINGS,
     PHASES,
     Table,

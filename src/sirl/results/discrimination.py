@@ -11,8 +11,8 @@ from functools import partial
 
 from sirl.attacks.families import family_of, is_readable
 from sirl.evals.told_apart import Sides, Table, count, told_apart
-from sirl.report.load import Scored
-from sirl.report.rates import PHASES
+from sirl.results.load import Scored
+from sirl.results.rates import PHASES
 
 
 def count_sides(attacked: Iterable[Scored], wrapped: Iterable[Scored]) -> Sides:
