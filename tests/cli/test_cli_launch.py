@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 def launch(*words: object) -> subprocess.CompletedProcess[str]:
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    command = [str(word) for word in (*launcher, "-m", "sirl.cli.main", *words)]
+    command = [str(word) for word in (*launcher, "-m", "sirl", *words)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
 

@@ -57,7 +57,6 @@ print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "the following arguments are required: COMMAND"),
         (("lst",), "no command 'lst'; did you mean list?"),
         (("zzz",), "no command 'zzz'; known are demo, run, gap,"),
         (("list", "fruit"), "argument what: invalid choice: 'fruit'"),
@@ -69,6 +68,18 @@ print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)
 )
 def test_mistakes_are_one_line_and_exit_2(sirl: Any, words: tuple[str, ...], message: str) -> None:
     assert message in sirl(*words).error
+
+
+def test_alone_it_prints_help(sirl: Any) -> None:
+    alone = sirl()
+    assert alone.code == 0
+    assert alone.out == sirl("--help").out
+    assert all(f"\n    {name} " in alone.out for name in COMMANDS)
+
+
+def test_python_m_sirl_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "sirl", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("sirl ")
 
 
 def test_message_of_many_lines_is_put_in_one(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def _dispatch(words: list[str]) -> tuple[Outcome, bool]:
                 command.description = module.__doc__
                 module.add_arguments(command)
                 command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
-        args = parser.parse_args(words)
+        args = parser.parse_args(words or ["--help"])
     if chosen not in PARALLEL and (size := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
         if os.environ.get("RANK", "0") != "0":  # one of them speaks
             return Outcome(None, lambda: None, exit_code=2), False

@@ -1,7 +1,7 @@
 """Harden a model with its own confidence: GRPO on unlabeled prompts, reward = minus the mean token entropy.
 
     sirl train --model_name_or_path Qwen/Qwen2.5-3B-Instruct --dataset_name prompts.jsonl --output_dir hardened
-    accelerate launch -m sirl.cli.main train --config train.yaml --learning_rate 2e-6
+    accelerate launch -m sirl train --config train.yaml --learning_rate 2e-6
 
 Flags are those of TRL's GRPOConfig and ModelConfig, on the command line or from --config (flags win); one that would do
 nothing here is refused with a reason. The entropy gap is checked first: where refusals are not the more confident
