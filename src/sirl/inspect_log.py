@@ -13,10 +13,10 @@ from typing import Any
 
 from sirl.disk import temporary, writing
 from sirl.errors import UserError
-from sirl.report.aggregate import summarise
-from sirl.report.load import Run, Scored
-from sirl.report.rates import PHASES
 from sirl.report.sections import model_name
+from sirl.results.load import Run, Scored
+from sirl.results.rates import PHASES
+from sirl.results.summary import summarise
 from sirl.taxonomy import hazard_of, tags_of
 
 SCORER = "verdict"

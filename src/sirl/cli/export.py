@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> Outcome:
     """Read the run, then write."""
     from sirl.inspect_log import write_logs
     from sirl.manifest import check_writable
-    from sirl.report.load import load_run
+    from sirl.results.load import load_run
 
     if not args.inspect:
         raise UserError("--inspect: no format given; --inspect is the one that there is")
