@@ -51,7 +51,7 @@ class Plan:
     judges: list[Judge]
     development: DevelopmentSet | None
     questions: list[Question]
-    wrappings: list[Attack]
+    wrappings: Sequence[Attack]
     wrapped: list[Prompt]
 
     @property

@@ -14,6 +14,8 @@ MANIFEST = "manifest.json"
 GAP = "gap.json"
 GAP_SAMPLES = "gap_samples.jsonl"
 GAP_PLOT = "gap.svg"
+GAP_WRAPPINGS = "gap_wrappings.json"
+"""Whether harm can be read in wrappings, by a probe."""
 METRICS = "metrics.jsonl"
 """What each update of the training logged."""
 DEVELOPMENT = "development.jsonl"
@@ -69,7 +71,7 @@ RECHECKED = Suite("rechecked_", "recheck")
 SUITES = (ATTACKS, BENIGN, WRAPPED, RECHECKED)
 
 ALL = (
-    *(GAP, GAP_SAMPLES, GAP_PLOT, METRICS, DEVELOPMENT, CHOSEN, CAPABILITY, DRAWS, FAILURE),
+    *(GAP, GAP_SAMPLES, GAP_PLOT, GAP_WRAPPINGS, METRICS, DEVELOPMENT, CHOSEN, CAPABILITY, DRAWS, FAILURE),
     *(name for suite in SUITES for name in (suite.attempts, suite.verdicts, suite.disagreements)),
     *(EVALS, BENCHMARKS, BENCHMARK_ROWS, SUMMARY, REPORT),
     *(BASE, MODEL, ADAPTER, CHECKPOINTS),

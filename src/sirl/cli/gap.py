@@ -8,10 +8,28 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sirl.cli.common import Outcome, add_engine_flags, check_revision, engine_of, positive_int, settings_of
+from sirl.cli.common import (
+    Outcome,
+    add_engine_flags,
+    check_revision,
+    engine_of,
+    positive_int,
+    print_table,
+    settings_of,
+)
 from sirl.errors import UserError
+from sirl.progress import counted
+from sirl.records import write_json
+from sirl.run_folder import GAP_WRAPPINGS
+
+if TYPE_CHECKING:
+    from sirl.evals.probe import Probed
+    from sirl.generation.local import LocalEngine
+    from sirl.records import Prompt
 
 GO_ON = "run it again"
 
@@ -24,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--benign_dataset_name", help="benign requests, reported beside")
     parser.add_argument("--unlabeled", action="store_true", help="the prompts are a mixture, such as training prompts")
+    parser.add_argument(
+        "--wrappings", help="static attacks (names, static) in which a probe is to tell whether harm can be read"
+    )
+    parser.add_argument(
+        "--probe_dataset_name",
+        default="demo/contrast",
+        help="with --wrappings: what the probe is fitted on, with a category that says harmful or benign",
+    )
     parser.add_argument("--prompt_column", help="column of the prompts' text")
     parser.add_argument("--max_prompts", type=positive_int, default=64, help="of either kind, drawn under the seed")
     parser.add_argument("--k", type=positive_int, default=4, help="responses a prompt (default: %(default)s)")
@@ -58,9 +84,12 @@ def run(args: argparse.Namespace) -> Outcome:
     benign_flag, benign_source = "--benign_dataset_name", args.benign_dataset_name
     benign = load_prompts(benign_source, flag=benign_flag, with_category=True) if benign_source else []
     chosen = gap_prompts(prompts, kind, benign, args.max_prompts, args.seed)  # type: ignore[arg-type]
+    probe = _probe(args, prompts, benign) if args.wrappings else None
+    probed = None
     if args.output_dir is None:
-        engine = engine_of(args)
+        engine: Any = engine_of(args)
         result = measure_gap(engine, judge, chosen, config, None, terminal_bar)
+        probed = probe(engine) if probe else None
     else:
         left_out = ("output_dir", "overwrite", "json", "command")
         settings = settings_of(args, left_out)
@@ -72,16 +101,63 @@ def run(args: argparse.Namespace) -> Outcome:
                 args.output_dir, "gap", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
             )
             with manifest.stage("gap"):
-                data = data_sources({k: getattr(args, k) for k in ("dataset_name", "benign_dataset_name")})
+                named = ("dataset_name", "benign_dataset_name", *(["probe_dataset_name"] if args.wrappings else []))
+                data = data_sources({k: getattr(args, k) for k in named})
                 manifest.note_sources(
                     "gap", {"model": model_source(args.model_name_or_path, args.model_revision), **data}
                 )
                 result = measure_gap(engine, judge, chosen, config, args.output_dir, terminal_bar)
+                if probe:
+                    probed = probe(engine)
+                    write_json(args.output_dir / GAP_WRAPPINGS, probed.to_dict())
             manifest.finish()
 
     def show() -> None:
         from rich.console import Console
 
         Console(width=None if sys.stdout.isatty() else 140).print(render_gap_table(result))
+        if probed:
+            _show_probe(probed)
 
-    return Outcome(result.to_dict(), show)
+    return Outcome(result.to_dict() | ({"wrappings": probed.to_dict()} if probed else {}), show)
+
+
+def _probe(
+    args: argparse.Namespace, harmful: Sequence[Prompt], benign: Sequence[Prompt]
+) -> Callable[[LocalEngine], Probed]:
+    """Everything that the probe needs but the engine, found and checked before any work."""
+    from sirl.evals.probe import FLAG, labelled, probe_wrappings
+    from sirl.evals.wrapped import resolve_wrappings
+    from sirl.progress import terminal_bar
+    from sirl.prompts import check_disjoint, drawn_prompts, load_prompts
+
+    if args.unlabeled:
+        raise UserError("--wrappings: needs requests that are known to be harmful; leave out --unlabeled")
+    wrappings = resolve_wrappings(args.wrappings, flag="--wrappings")
+    benign = benign or load_prompts("demo/overrefusal", with_category=True)
+    read_on = {"harmful": harmful, "benign": drawn_prompts(benign, args.max_prompts, args.seed)}
+    fit_on = labelled(load_prompts(args.probe_dataset_name, flag=FLAG, with_category=True))
+    fitted = [p for part in fit_on.values() for p in part]
+    for flag, part in (("--dataset_name", harmful), ("--benign_dataset_name", read_on["benign"])):
+        check_disjoint(fitted, part, train_name=FLAG, test_name=flag)
+
+    def run(engine: LocalEngine) -> Probed:
+        forward = 2 * len(fitted) + (1 + len(wrappings)) * sum(map(len, read_on.values()))
+        with terminal_bar("probe") as progress:
+            return probe_wrappings(engine, wrappings, fit_on, read_on, args.seed, counted(progress, forward))
+
+    return run
+
+
+def _show_probe(probed: Probed) -> None:
+    """AUC by wrapping, the weakest last, and the verdict."""
+    rows = sorted(probed.wrappings, key=lambda reading: -reading.auc)
+    print(f"\nCan harm be read? A linear probe at layer {probed.layer}, fitted on {probed.fitted} bare and wrapped")
+    print(f"requests; AUC on others, {probed.bare.harmful} harmful and {probed.bare.benign} harmless")
+    cells = [
+        [r.wrapping, r.family, "" if r.readable else "encoded", f"{r.auc:.2f}", f"{r.low:.2f} to {r.high:.2f}", there]
+        for r in (probed.bare, *rows)
+        for there in ["yes" if r.there else "no"]
+    ]
+    print_table(["wrapping", "family", "request", "AUC", "95%", "there"], cells)
+    print(f"\n{probed.verdict}")

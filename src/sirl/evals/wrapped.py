@@ -27,7 +27,9 @@ IN_ALL = 200
 LEAST_EACH = 5
 
 
-def resolve_wrappings(spec: str | Sequence[str], templates: Sequence[Attack] = ()) -> list[Attack]:
+def resolve_wrappings(
+    spec: str | Sequence[str], templates: Sequence[Attack] = (), flag: str = FLAG
+) -> list[StaticAttack]:
     """The static attacks of a list as `resolve_attacks` takes it. Of a group, `direct` is left out: it wraps nothing.
 
     `templates`, those of a template file, take part where the list says `templates`.
@@ -38,21 +40,21 @@ def resolve_wrappings(spec: str | Sequence[str], templates: Sequence[Attack] = (
     words = [word.strip() for word in (spec.split(",") if isinstance(spec, str) else spec)]
     words = [word for word in words if word]
     if not words:
-        raise UserError(f"{FLAG}: name at least one static attack, static for all of them, or null for none")
+        raise UserError(f"{flag}: name at least one static attack, static for all of them, or null for none")
     if Direct.name in words:
-        raise UserError(f"{FLAG}: {Direct.name} wraps nothing; evals.overrefusal asks harmless requests as they are")
+        raise UserError(f"{flag}: {Direct.name} wraps nothing; evals.overrefusal asks harmless requests as they are")
     try:
         attacks = resolve_attacks(words, templates if OWN_TEMPLATES in words else ())
     except UserError as error:
-        raise UserError(f"{FLAG}: {error}") from error
+        raise UserError(f"{flag}: {error}") from error
     adaptive = [attack.name for attack in attacks if not isinstance(attack, StaticAttack)]
     if adaptive:
         shown = ", ".join(adaptive[:3]) + (" ..." if len(adaptive) > 3 else "")
-        raise UserError(f"{FLAG}: only static attacks wrap a request without searching; leave out {shown}")
-    return [attack for attack in attacks if not isinstance(attack, Direct)]
+        raise UserError(f"{flag}: only static attacks wrap a request without searching; leave out {shown}")
+    return wrappings_of(attacks)
 
 
-def wrappings_of(attacks: Sequence[Attack]) -> list[Attack]:
+def wrappings_of(attacks: Sequence[Attack]) -> list[StaticAttack]:
     """Those of the attacks that wrap a request: the static ones but `direct`."""
     return [attack for attack in attacks if isinstance(attack, StaticAttack) and not isinstance(attack, Direct)]
 
