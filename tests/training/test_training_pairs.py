@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from tiny_runs import tiny_trainer
 
+from sirl.attacks.conversations import Prefill
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine, encode_chat
@@ -16,7 +19,7 @@ from sirl.records import Prompt
 from sirl.training import SIRLConfig
 from sirl.training.pairs import forms_to_train, gated, paired_answers, shared_openings, sharpened
 from sirl.training.retention import HeldAnswer, held_answers, retention_loss
-from sirl.wrapping import resolve_families, wrapped_forms
+from sirl.wrapping import PLACEHOLDER, resolve_families, wrapped_forms
 from tiny_models import PROMPTS, tiny_model
 
 BARE = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
@@ -38,6 +41,29 @@ def test_wrapped_forms_are_held_to_the_answer_to_the_bare_request(tokenizer: Any
         torch.testing.assert_close(pair.top_logprobs, bare[form.text].top_logprobs)
     own = engine.rollout([pair.prompt_ids for pair in held], SamplingParams(max_new_tokens=5))
     assert [o.token_ids for (o,) in own] != [pair.answer_ids for pair in held], "or nothing would tell the two apart"
+
+
+def test_a_begun_answer_is_continued_as_the_attack_has_it_continued(tokenizer: Any) -> None:
+    """The same opening under training and under `prefill` gives the same tokens, and no turn is closed behind it."""
+    attack = Prefill()
+    opened = replace(resolve_families("begun_answer")[0], templates=(attack.render(PLACEHOLDER, random.Random(0)),))
+    (form,) = wrapped_forms(BARE[:1], [opened], 1, seed=0)
+    engine = LocalEngine(tiny_model("llama"), tokenizer)
+    (pair,) = paired_answers(engine, [form], 4, "clean")
+    attacked = engine.encode([attack.build(BARE[0], random.Random(0))])
+    assert [pair.prompt_ids] == attacked
+    assert tokenizer.decode(pair.prompt_ids).endswith(attack.opening.rstrip()[-2:])
+    assert pair.prompt_ids[-1] not in engine.eos_ids
+
+
+def test_a_slow_approach_ends_with_the_users_turn(tokenizer: Any) -> None:
+    engine = LocalEngine(tiny_model("llama"), tokenizer)
+    forms = wrapped_forms(BARE, resolve_families("slow_approach"), 1, seed=0)
+    for form, pair in zip(forms, paired_answers(engine, forms, 4, "clean"), strict=True):
+        roles = [turn["role"] for turn in form.conversation]
+        assert roles[-3:] == ["user", "assistant", "user"]
+        assert pair.prompt_ids == encode_chat(tokenizer, form.conversation)
+        assert pair.answer_ids == held_answers(engine, [p for p in BARE if p.text == form.text], 4)[0].answer_ids
 
 
 def test_the_gate_keeps_the_own_answer_where_neither_the_bare_nor_the_wrapped_request_is_refused() -> None:
