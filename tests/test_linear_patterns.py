@@ -22,7 +22,6 @@ from sirl.attacks.ascii_art import masked_word
 from sirl.attacks.encodings import Disemvowel
 from sirl.attacks.nesting import _misspell
 from sirl.attacks.rewriting import to_future_question, to_past_question
-from sirl.config import _convert
 from sirl.demo import demo_scale
 from sirl.diversity import commonest_sentence, sentences
 from sirl.errors import UserError
@@ -37,6 +36,7 @@ from sirl.records import Completion
 from sirl.redaction import redact_text
 from sirl.report import card
 from sirl.thoughts import answer_of
+from sirl.typed import convert
 
 LENGTH = 4000
 SECONDS = 0.05
@@ -78,7 +78,7 @@ ENTRIES: dict[str, tuple[Callable[[str], Any], ...]] = {
     "sirl.attacks.encodings": (Disemvowel().encode,),
     "sirl.attacks.nesting": (lambda text: _misspell(text, random.Random(0)),),
     "sirl.attacks.rewriting": (to_past_question, to_future_question),
-    "sirl.config": (refused(lambda text: _convert(text, float, "gap.k")),),
+    "sirl.typed": (refused(lambda text: convert(text, float, "gap.k")),),
     "sirl.demo": (refused(lambda text: demo_scale(f"demo@{text}")),),
     "sirl.organism.refusals": (topic_of,),
     "sirl.diversity": (sentences, lambda text: commonest_sentence([[text], [text[1:]]])),

@@ -6,24 +6,20 @@ key, and the nearest one that exists.
 
 from __future__ import annotations
 
-import math
-import re
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sirl.chat_template import check_arguments
-from sirl.errors import UserError, suggestion
+from sirl.errors import UserError
 from sirl.records import Decoding
+from sirl.typed import build
 from sirl.user_files import read_text
 from sirl.yaml_text import parse_yaml
 
-S = TypeVar("S")
 WITH_COMMAS = (
     "dataset_name",
     "retention_dataset_name",
@@ -35,7 +31,6 @@ WITH_COMMAS = (
     "judge",
 )
 """Keys whose text may name several with commas between; a list will do as well."""
-_NUMBER = re.compile(r"\A[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 RECHECK_TIMES = 4
@@ -332,66 +327,10 @@ def _bundled(source: str, flag: str) -> Path:
     raise UserError(f"{flag}: no such file: {source}; give a YAML file or a fragment (sirl list configs){meant}")
 
 
-def build(cls: type[S], data: Mapping[str, Any], where: str) -> S:
-    """A dataclass from a mapping: every key known, every value of its field's type.
-
-    Raises:
-        UserError: naming the key, with `where` before it.
-    """
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    for key in data:
-        if key not in known:
-            raise UserError(f"{where}{key} is no known key{suggestion(str(key), list(known))}")
-    hints = typing.get_type_hints(cls)
-    values = {key: _convert(value, hints[key], f"{where}{key}") for key, value in data.items()}
-    for name, spec in known.items():
-        if name not in values and spec.default is MISSING and spec.default_factory is MISSING:
-            raise UserError(f"{where}{name} is missing")
-    return cls(**values)
-
-
 def _joined(value: Any) -> Any:
     """A list of texts as the one text with commas that it stands for."""
     texts = isinstance(value, list) and value and all(isinstance(part, str) for part in value)
     return ",".join(value) if texts else value
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    """The value as its field wants it: a list for a tuple, `1e-4` (which YAML reads as text) for a float."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        for option in options:
-            try:
-                return _convert(value, option, where)
-            except UserError:
-                continue
-        raise UserError(f"{where}: expected {' or '.join(_type_name(o) for o in options)}, got {value!r}")
-    if origin is tuple:
-        if isinstance(value, str):
-            value = [word.strip() for word in value.split(",")]
-        if isinstance(value, list | tuple):
-            return tuple(_convert(v, typing.get_args(hint)[0], where) for v in value)
-    elif origin is typing.Literal:
-        if value in typing.get_args(hint):
-            return value
-    elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-        if isinstance(value, str) and _NUMBER.fullmatch(value) and math.isfinite(float(value)):
-            return float(value)
-    elif hint is Any or (isinstance(value, bool) == (hint is bool) and isinstance(value, origin or hint)):
-        return value
-    raise UserError(f"{where}: expected {_type_name(hint)}, got {value!r}")
-
-
-def _type_name(hint: Any) -> str:
-    if typing.get_origin(hint) is tuple:
-        return f"a list of {_type_name(typing.get_args(hint)[0])}"
-    if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(map(str, typing.get_args(hint)))
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
