@@ -82,6 +82,7 @@ class Shape:
     rollout_rows: int = 0
     rollout_bytes: int = CACHE_BYTES
     held: int = 0
+    held_apart: bool = False
     vllm: int = 0
     states: int = 2
     state_bytes: int | None = None
@@ -106,7 +107,8 @@ def training_memory(size: ModelSize, shape: Shape) -> dict[str, int]:
     layer = shape.compute * (8 * size.width + 2 * size.kv_width + 3 * size.inner) + 4 * 4 * size.width
     kept = shape.compute * size.width * size.layers + layer if shape.checkpointing else layer * size.layers
     prompts = shape.rows // shape.group if shape.packed else shape.rows
-    parts["activations"] = (prompts * shape.prompt + shape.rows * shape.completion + shape.held) * kept
+    own = prompts * shape.prompt + shape.rows * shape.completion
+    parts["activations"] = (max(own, shape.held) if shape.held_apart else own + shape.held) * kept
     if shape.vllm:
         parts["vLLM"] = shape.vllm
     else:
@@ -176,6 +178,7 @@ def training_shape(
     optimizer = str(getattr(config.optim, "value", config.optim))
     drawn = config.generation_batch_size * (config.num_rollouts or config.num_generations) // config.num_generations
     colocated = config.use_vllm and config.vllm_mode == "colocate"
+    apart = packed and not full and not sharded(config)
     longest = min(max(prompts, default=config.max_prompt_tokens), config.max_prompt_tokens)
     mean = -(-sum(prompts) // len(prompts)) if prompts else config.max_prompt_tokens
     return Shape(
@@ -190,7 +193,8 @@ def training_shape(
         checkpointing=bool(config.gradient_checkpointing),
         packed=packed,
         on_cpu=on_cpu,
-        held=_held_tokens(config, data, mean) if data is not None else 0,
+        held=_held_tokens(config, data, mean, apart) if data is not None else 0,
+        held_apart=apart,
         rollout_rows=0 if config.use_vllm else -(-drawn // PartialState().num_processes),
         # without a flag a GPU's batches follow what is free, and never need more than this
         rollout_bytes=int(config.max_cache_gb * (1 << 30)) if config.max_cache_gb else CACHE_BYTES,
@@ -201,19 +205,23 @@ def training_shape(
     )
 
 
-def _held_tokens(config: Any, data: Any, prompt: int) -> int:
-    """Tokens of retention rows and pairs in one pass, with prompts that are as long as those of training."""
+def _held_tokens(config: Any, data: Any, prompt: int, apart: bool) -> int:
+    """Tokens of retention rows and pairs in one pass, with prompts that are as long as those of training.
+
+    `apart`: the activations of a pass go before the next one begins (`sirl.training.early_gradients`).
+    """
     micro_batches = max(config.gradient_accumulation_steps, 1)
+    most = config.per_device_train_batch_size
 
     def rows(per_process: int) -> int:  # as `sirl.training.retention.Deck` deals them
-        return min(max(config.per_device_train_batch_size, -(-per_process // micro_batches)), per_process)
+        return min(max(most, -(-per_process // micro_batches)), per_process, most if apart else per_process)
 
-    out = 0
+    passes = [0]
     if data.retention_dataset_name and config.retention_weight:
-        out += rows(config.retention_batch_size) * (prompt + config.retention_tokens)
+        passes.append(rows(config.retention_batch_size) * (prompt + config.retention_tokens))
     if data.wrap_prompts and config.pair_weight:
-        out += rows(config.pair_batch_size) * (prompt + WRAPPING + config.pair_tokens)
-    return out
+        passes.append(rows(config.pair_batch_size) * (prompt + WRAPPING + config.pair_tokens))
+    return max(passes) if apart else sum(passes)
 
 
 def announce(training: Any, name: str, revision: str | None = None, say: bool = True) -> dict[str, int]:

@@ -20,6 +20,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from torch import Tensor
 from torch.nn import functional
 from transformers import TrainerCallback
@@ -45,6 +46,13 @@ def prepare_lora(trainer: Any) -> None:
     if trainer.accelerator.device.type == "cpu" and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         materialise_lora(trainer.model)
         trainer.add_callback(FormedWeights())
+
+
+def adapters_alone(trainer: Any) -> list[Tensor]:
+    """The trained parameters, where those are adapters that are whole on every process; else none."""
+    if not is_peft_model(trainer.model) or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return []
+    return [p for p in trainer.model.parameters() if p.requires_grad]
 
 
 def forms_for_rollouts(trainer: Any) -> bool:

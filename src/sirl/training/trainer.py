@@ -20,6 +20,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ from sirl.records import Prompt
 from sirl.stats import mean_of
 from sirl.training.batching import EpochSampler, as_chats, eval_chats, group_runs, level_flat_groups, widest_spread
 from sirl.training.config import SIRLConfig
-from sirl.training.lora import prepare_lora
+from sirl.training.early_gradients import with_early_gradients
+from sirl.training.lora import adapters_alone, prepare_lora
 from sirl.training.metrics import Watch, rollout_metrics
 from sirl.training.pairs import forms_to_train, paired_answers
 from sirl.training.retention import Deck, HeldAnswer, held_answers, retention_loss, token_weight
@@ -146,6 +148,7 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
         prepare_lora(self)
         self.add_callback(GivesBackMemory())
         self._prepare_packing()
+        self._adapters = adapters_alone(self) if self._packs else []
         self._context = context_length(self.model.config)
         self._hold(retention_prompts, pair_prompts)
         self._update_seen, self._update_began = -1, 0
@@ -294,33 +297,39 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
     # -- update -----------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        held: list[Tensor] = []
+        if self.model.training:  # first, where their activations are freed before GRPO's are made
+            held += self._held_loss(model, "retention", self._held, self.args.retention_weight)
+            held += self._held_loss(model, "pair", self._pairs, self.args.pair_weight)
         with self._entropies_known(inputs):
             loss: Tensor = super()._compute_loss(model, inputs)
-        if self.model.training:
-            loss = self._add_held(loss, model, "retention", self._held, self.args.retention_weight)
-            loss = self._add_held(loss, model, "pair", self._pairs, self.args.pair_weight)
-        return loss
+        return sum(held, start=loss)
 
-    def _add_held(self, loss: Tensor, model: Any, name: str, deck: Deck | None, weight: float) -> Tensor:
-        """The loss with that of this micro-batch's rows of a deck added, which is logged as `NAME_kl`."""
+    def _held_loss(self, model: Any, name: str, deck: Deck | None, weight: float) -> list[Tensor]:
+        """The weighted losses of this micro-batch's rows of a deck; their mean is logged as `NAME_kl`."""
         if deck is None or not deck.rows or not weight:
-            return loss
+            return []
         micro_step, micro_batches = self._micro_step(), max(self.args.gradient_accumulation_steps, 1)
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         dealt = deck.update_rows(self.state.global_step, processes)
-        rows = deck.share(dealt, process, micro_step, micro_batches, self.args.per_device_train_batch_size)
-        if rows:
-            first_weight = self.args.retention_first_weight
-            # Normalised over the update: it must not matter how its rows are dealt to micro-batches and processes,
-            # whose gradients are summed and averaged.
-            total = sum(token_weight(row, first_weight) for row in dealt) / processes
-            held = retention_loss(model, rows, self._tokenizer.pad_token_id, first_weight, total, self._packs)
+        most = self.args.per_device_train_batch_size
+        rows = deck.share(dealt, process, micro_step, micro_batches, most)
+        first_weight = self.args.retention_first_weight
+        # Normalised over the update: it must not matter how its rows are dealt to micro-batches and processes,
+        # whose gradients are summed and averaged.
+        total = sum(token_weight(row, first_weight) for row in dealt) / processes
+        pad_id, packs = self._tokenizer.pad_token_id, self._packs
+        losses = []
+        for start in range(0, len(rows), most):
+            some = rows[start : start + most]
+            loss = partial(retention_loss, model, some, pad_id, first_weight, total, packs)
+            losses.append(with_early_gradients(loss, self._adapters) if self._adapters else loss())
+        for held in losses:
             self._held_sums[name] = self._held_sums.get(name, torch.zeros_like(held)) + held.detach()
-            loss = loss + weight * held
         if micro_step == micro_batches - 1:  # once an update, as all wait for each other
-            own = self._held_sums.pop(name, torch.zeros((), device=loss.device))
+            own = self._held_sums.pop(name, torch.zeros((), device=self.accelerator.device))
             self._metrics["train"][f"{name}_kl"].append(self.accelerator.gather(own.float()).mean().item())
-        return loss
+        return [weight * held for held in losses]
 
     def before_training(self) -> None:
         """Answers that are held are taken first, from the model before any update."""
