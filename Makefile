@@ -3,7 +3,7 @@
 # DOCS_VENV: where the environment of `make docs` goes.
 # SOAK_FLAGS: for the soak, such as "--kills 1000 --seed 1".
 # TEST_FLAGS: for pytest; tests compute with one thread, so two processes use two cores.
-# DEMO_FLAGS: for `sirl demo`, such as "--seed 1 --name demo-1".
+# DEMO_FLAGS: for `sirl demo`, such as "--full" or "--seed 1 --name demo-1".
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=

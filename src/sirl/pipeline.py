@@ -17,6 +17,7 @@ from sirl import stages
 from sirl.attacks.attacker import with_attacker
 from sirl.attacks.replay import with_replays
 from sirl.config import RunConfig
+from sirl.forecast import Clock
 from sirl.gap import GapConfig
 from sirl.generation import Engine, load_engine
 from sirl.generation.local import LocalEngine
@@ -33,21 +34,28 @@ from sirl.training.arguments import named_in_file
 
 
 def run_pipeline(
-    config: RunConfig, *, command: Sequence[str] = (), overwrite: bool = False, bar: BarMaker = no_bar
+    config: RunConfig,
+    *,
+    command: Sequence[str] = (),
+    overwrite: bool = False,
+    bar: BarMaker = no_bar,
+    forecast: bool = False,
 ) -> dict[str, Any]:
     """Run, or go on with, an experiment; returns the content of its `summary.json`.
+
+    With `forecast` it says first how long that will take on this machine, and at each bar what is left (`Clock`).
 
     Raises:
         UserError: something in the configuration is wrong, the gap is absent or reversed, another process writes to
             the folder, or the disk takes no more.
     """
-    folder = config.run_dir
-    check_writable(folder)
+    check_writable(config.run_dir)
     with named_in_file("train"):
-        return _run(config, folder, list(command), overwrite, bar)
+        return _run(config, list(command), overwrite, bar, forecast)
 
 
-def _run(config: RunConfig, folder: Path, command: list[str], overwrite: bool, bar: BarMaker) -> dict[str, Any]:
+def _run(config: RunConfig, command: list[str], overwrite: bool, bar: BarMaker, forecast: bool) -> dict[str, Any]:
+    folder = config.run_dir
     plan = prepare(config)  # whatever can be wrong is found before any work
     found = None if overwrite else Manifest.read(folder)
     if found is None or not found.done("train"):
@@ -57,12 +65,14 @@ def _run(config: RunConfig, folder: Path, command: list[str], overwrite: bool, b
             folder, config=config.as_dict(), seed=config.seed, command=command, overwrite=overwrite
         )
         manifest.note_sources("data", data_sources(named_data(config)))
-        return run_stages(plan, manifest, bar)
+        return run_stages(plan, manifest, bar, Clock(manifest) if forecast else None)
 
 
-def run_stages(plan: Plan, manifest: Manifest, bar: BarMaker) -> dict[str, Any]:
+def run_stages(plan: Plan, manifest: Manifest, bar: BarMaker, clock: Clock | None = None) -> dict[str, Any]:
     """Every stage that the manifest does not call done; returns the content of `summary.json`."""
-    measure_before(plan, manifest, bar)
+    if clock is not None:
+        bar = clock.bar(bar)
+    measure_before(plan, manifest, bar, clock)
     if not manifest.done("train"):
         with manifest.stage("train"):
             train(plan, bar)
@@ -70,7 +80,7 @@ def run_stages(plan: Plan, manifest: Manifest, bar: BarMaker) -> dict[str, Any]:
     return report(manifest)
 
 
-def measure_before(plan: Plan, manifest: Manifest, bar: BarMaker) -> None:
+def measure_before(plan: Plan, manifest: Manifest, bar: BarMaker, clock: Clock | None = None) -> None:
     """The model that the run starts from: a copy of it, its gap, attacks and benign prompts.
 
     Raises:
@@ -84,6 +94,8 @@ def measure_before(plan: Plan, manifest: Manifest, bar: BarMaker) -> None:
             manifest.note_sources("base", {"model": model_source(config.model_name_or_path, config.model_revision)})
     if not (manifest.done("gap") and manifest.done("attack_before")):
         engine = load_engine(str(folder / BASE), **plan.loading)
+        if clock is not None:
+            clock.forecast(plan, engine)
         if not manifest.done("gap"):
             with manifest.stage("gap"):
                 measure_gap(plan, engine, bar)

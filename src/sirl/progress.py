@@ -35,7 +35,7 @@ def terminal_bar(label: str) -> Iterator[Progress]:
 @contextmanager
 def _lines(label: str) -> Iterator[Progress]:
     start, told = time.monotonic(), 0
-    _say(f"{label} ...")
+    say(f"{label} ...")
 
     def tell(done: int, total: int) -> None:
         nonlocal told
@@ -43,13 +43,14 @@ def _lines(label: str) -> Iterator[Progress]:
         if told < tenth < 10:
             told = tenth
             left = (time.monotonic() - start) * (total - done) / done
-            _say(f"{label}: {done:,} of {total:,}, about {left:,.0f} s left")
+            say(f"{label}: {done:,} of {total:,}, about {left:,.0f} s left")
 
     yield tell
-    _say(f"{label}: {time.monotonic() - start:,.0f} s")
+    say(f"{label}: {time.monotonic() - start:,.0f} s")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line for the person at the terminal."""
     with suppress(OSError):  # nobody listens any more, or the disk with the log is full: no reason to stop
         print(f"{text}\n", end="", file=sys.stderr, flush=True)  # one write: Ctrl-C comes before a line or after it
 

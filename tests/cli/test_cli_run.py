@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sirl.cli.demo import QUICK
+from sirl.config import read_yaml
+from sirl.evals.choices import load_questions
+from sirl.prompts import load_prompts
 from tiny_models import tiny_model, tiny_tokenizer
 
 SUMMARY = {
@@ -37,10 +43,56 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     return calls
 
 
-def test_demo_is_run_with_its_own_config(sirl: Any, ran: list[Any]) -> None:
-    assert sirl("demo").code == sirl("run", "--config", "demo").code == 0
-    assert ran[0][0] == ran[1][0]
+def test_the_full_demo_is_run_with_its_own_config(sirl: Any, ran: list[Any]) -> None:
+    assert sirl("demo", "--full").code == sirl("run", "--config", "demo").code == 0
+    assert ran[0][0] == replace(ran[1][0], name="demo-full")
     assert ran[0][0].model_name_or_path == "demo"
+    assert [more["forecast"] for _, more in ran] == [True, False]
+    assert sirl("demo", "--full", "--name", "mine").code == 0
+    assert ran[2][0].name == "mine"
+
+
+def test_the_demo_is_the_full_one_with_smaller_sizes(sirl: Any, ran: list[Any]) -> None:
+    """Nothing else: what is trained, how, and what is measured stay the same."""
+    assert sirl("demo").code == sirl("run", "--config", "demo").code == 0
+    quick, full = (_leaves(config.as_dict()) for config, _ in ran)
+    smaller = {key: value for key, value in quick.items() if value != full[key]}
+    assert set(smaller) == set(_leaves(read_yaml(str(QUICK))))
+    assert all(full[key] is None or value < full[key] for key, value in smaller.items())
+    assert sirl("demo", "--set", "train.max_steps=5").code == 0
+    assert ran[2][0].train.options["max_steps"] == 5
+
+
+def test_the_sizes_of_the_demo_are_documented(sirl: Any, ran: list[Any]) -> None:
+    assert sirl("demo").code == sirl("demo", "--full").code == 0
+    page = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
+    rows = dict(
+        re.findall(r"^\| ([^|]+) \| (.+) \|$", page.partition("### Two sizes")[2].partition("## The file")[0], re.M)
+    )
+
+    def said(config: Any) -> dict[str, str]:
+        attack, evals, own = config.attack, config.evals, config.development
+        benign = evals.max_prompts or len(load_prompts(evals.overrefusal, with_category=True))
+        return {
+            "goals": str(attack.max_goals or len(load_prompts(attack.goals))),
+            "harmless": f"{benign}, {evals.max_wrapped}",
+            "multiple-choice": str(evals.max_questions or len(load_questions(evals.choices))),
+            "prompts": str(config.gap.max_prompts),
+            "updates": str(config.train.options["max_steps"]),
+            "checks": f"{own.max_goals}, {own.max_prompts}, {own.max_wrapped}",
+        }
+
+    quick, full = (said(config) for config, _ in ran)
+    found = {label.split()[0]: cells.split(" | ") for label, cells in rows.items() if label.split()[0] in quick}
+    assert found == {key: [quick[key], full[key]] for key in quick}
+
+
+def _leaves(data: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Values by dotted key."""
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        out |= _leaves(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return out
 
 
 def test_overrides(sirl: Any, ran: list[Any]) -> None:

@@ -74,7 +74,7 @@ def run_attacks(
     _check_input(attacks, goals, decodings, batch)
     for attack in attacks:
         attack.check(engine)
-    jobs = _plan(attacks, goals, phase, decodings, seed)
+    jobs = plan_jobs(attacks, goals, phase, decodings, seed)
     done: dict[str, Attempt] = {}
     last = None
     if path is not None and Path(path).exists():
@@ -138,7 +138,7 @@ def _check_replays(run: Run, attacks: Sequence[Attack], decodings: Sequence[Deco
             )
 
 
-def _plan(
+def plan_jobs(
     attacks: Sequence[Attack], goals: Sequence[Prompt], phase: Phase, decodings: Sequence[Decoding], seed: int
 ) -> list[Job]:
     """Every attempt wanted, prompts built. A prompt does not depend on the decoding: it is built once for all."""

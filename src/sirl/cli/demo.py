@@ -1,4 +1,7 @@
-"""The whole story on the bundled model: `sirl run --config demo`. 25 to 60 minutes on two CPU cores.
+"""The whole story on the bundled model: `sirl run --config demo` with smaller sizes, or with its own (`--full`).
+
+With `--full` it takes 25 to 60 minutes on two CPU cores, without a third of that by its own estimate, which it says
+before it begins.
 
 The bundled model is a model organism: a small chat model taught to refuse most direct requests and to fall to a good
 part of the jailbreaks, so that there is something to harden. Its figures say nothing about other models.
@@ -7,19 +10,46 @@ part of the jailbreaks, so that there is something to harden. Its figures say no
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import sirl
 from sirl.cli import run as run_command
 from sirl.cli.common import Outcome
 
+if TYPE_CHECKING:
+    from sirl.config import RunConfig
+
 GO_ON = run_command.GO_ON
+
+QUICK = Path(sirl.__file__).parent / "configs" / "sizes" / "demo-quick.yaml"
+"""What is laid over the configuration `demo` without `--full`: sizes alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl demo`."""
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="the sizes of README's tables (100 goals, 20 updates) into runs/demo-full: 25 to 60 minutes",
+    )
     run_command.add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """`sirl run` with the configuration of the demo."""
-    args.config = "demo"
-    return run_command.run(args)
+    """`sirl run` with the configuration of the demo in one of its two sizes."""
+    config = demo_config(args.full, run_command.overrides(args))
+    return run_command.run_config(config, args, forecast=True)
+
+
+def demo_config(full: bool, overrides: Mapping[str, Any]) -> RunConfig:
+    """The configuration `demo` as it is, in a folder of its own, or with the sizes of `QUICK`; then `overrides`."""
+    from sirl.config import load_config, merge, parse_config, put, read_yaml
+
+    if full:
+        return load_config("demo", {"name": "demo-full", **overrides})
+    data = merge(read_yaml("demo"), read_yaml(str(QUICK)))
+    for key, value in overrides.items():
+        put(data, key, value)
+    return parse_config(data, "demo")

@@ -9,11 +9,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_reasons, print_table
 from sirl.errors import UserError
 from sirl.run_folder import ATTACKS, BENIGN, REPORT, WRAPPED
+
+if TYPE_CHECKING:
+    from sirl.config import RunConfig
 
 GO_ON = "the same command goes on from the stage it was in"
 
@@ -42,11 +45,15 @@ def run(args: argparse.Namespace) -> Outcome:
     """Run every stage that is not done yet."""
     from sirl.config import load_config
 
-    config = load_config(args.config, overrides(args))
+    return run_config(load_config(args.config, overrides(args)), args)
+
+
+def run_config(config: RunConfig, args: argparse.Namespace, forecast: bool = False) -> Outcome:
+    """Run every stage of a configuration that is not done yet; `forecast` is as for `run_pipeline`."""
     from sirl.pipeline import run_pipeline
     from sirl.progress import terminal_bar
 
-    summary = run_pipeline(config, command=sys.argv, overwrite=args.overwrite, bar=terminal_bar)
+    summary = run_pipeline(config, command=sys.argv, overwrite=args.overwrite, bar=terminal_bar, forecast=forecast)
     document = {"run_dir": str(config.run_dir), "report": str(config.run_dir / REPORT), **summary}
     return Outcome(document, lambda: show_summary(summary, config.run_dir))
 
