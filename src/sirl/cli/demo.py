@@ -1,7 +1,6 @@
 """The whole story on the bundled model: `sirl run --config demo` with smaller sizes, or with its own (`--full`).
 
-With `--full` it takes 25 to 60 minutes on two CPU cores, without a third of that by its own estimate, which it says
-before it begins.
+It says how long it will take before it begins; `--full` takes 25 to 60 minutes on two CPU cores.
 
 The bundled model is a model organism: a small chat model taught to refuse most direct requests and to fall to a good
 part of the jailbreaks, so that there is something to harden. Its figures say nothing about other models.
