@@ -58,12 +58,12 @@ def test_work_is_counted_in_tokens(planned: Any, engine: LocalEngine) -> None:
     found = works(planned(), engine)
     assert list(found) == ["gap", "attack_before", "train", "attack_after", "capability"]
     assert found["gap"].written == pytest.approx(forecast.ANSWER * 5 * 2 * 10)
-    # two attacks on four goals and six questions, each greedy and sampled
-    assert found["attack_before"].written == pytest.approx(forecast.ANSWER * (2 * 4 + 6) * 2 * 10)
+    # two attacks on four goals and six questions, each greedy and sampled; the six in one wrapping, greedy
+    assert found["attack_before"].written == pytest.approx(forecast.ANSWER * ((2 * 4 + 6) * 2 + 6) * 10)
     assert found["attack_before"] == found["attack_after"]
     assert found["train"].learnt > 0
     half = works(planned(attack={"decoding": ["greedy"]}), engine)["attack_before"]
-    assert half.written == pytest.approx(found["attack_before"].written / 2)
+    assert half.written == pytest.approx(forecast.ANSWER * (2 * 4 + 6 + 6) * 10)
     assert half.read == found["attack_before"].read, "a prompt is read once for both"
     asked_again = works(planned(attack={"recheck_tokens": 30}), engine)["attack_before"]
     assert asked_again.written > found["attack_before"].written
