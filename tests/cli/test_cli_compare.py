@@ -15,12 +15,14 @@ RATE = {"mean": 0.125, "min": 0.1, "max": 0.15, "low": 0.05, "high": 0.2, "n": 4
 
 def found(names: list[str]) -> dict[str, Any]:
     figures = {name: RATE if name in RATES else {"mean": 3.0, "min": 3.0, "max": 3.0} for name in FIGURES}
+    figures["dprime"] |= {"low": 1.5, "high": 4.25}
     methods = {
         name: {**figures, "seeds": 1, "on_front": name == "sirl", "failed": [], "model": "demo"} for name in names
     }
     failed = {"method": "dpo", "seed": 4, "status": "failed", "reason": "no pairs"}
     equal = {"limit": 0.08, "methods": {"sirl": {"dsr": {"mean": 0.9}}, "dpo": {"dsr": None}}}
-    facts = {"front": ["sirl"] if "sirl" in names else [], "rows": [failed], "gap": [], "at_equal_over_refusal": equal}
+    facts: dict[str, Any] = {"wrapped_front": names[-1:]}
+    facts |= {"front": ["sirl"] if "sirl" in names else [], "rows": [failed], "gap": [], "at_equal_over_refusal": equal}
     return {"model": "demo", "methods": methods, **facts}
 
 
@@ -71,6 +73,8 @@ def test_table_and_json(sirl: Any) -> None:
     assert "12.5%" in out
     assert "harmless refused" in out
     assert "On the Pareto front of DSR and over-refusal: sirl" in out
+    assert "On that of DSR and harmless requests refused in wrappings: sirl" in out
+    assert "3.00 (1.50 to 4.25)" in out
     assert "no more over-refusal there than sirl's (8.0%): sirl 90.0%" in out
     assert "failed: dpo, seed 4: no pairs" in out
     assert "comparison/compare.html" in out

@@ -55,7 +55,13 @@ def out(tmp_path: Path) -> Path:
 
 def planned(out: Path, methods: Sequence[str], seeds: Sequence[int] = (0,), **more: Any) -> list[Job]:
     # scripted models have no tokens to diverge on, and say what the rules can read
-    sets = {"evals.drift": False, "attack.judge": "refusal", "gap.judge": "refusal", **more.pop("sets", {})}
+    sets = {
+        "evals.drift": False,
+        "evals.wrappings": None,
+        "attack.judge": "refusal",
+        "gap.judge": "refusal",
+        **more.pop("sets", {}),
+    }
     config = write_config(out.parent, "some-model")
     return plan_jobs(str(config), methods=methods, seeds=seeds, folder=out, sets=sets, **more)
 

@@ -78,7 +78,7 @@ def _dealt(prompts: Sequence[Prompt], rows: int, seed: int) -> list[Prompt]:
 def _imitated(plan: Plan, tokenizer: Any, forms: Sequence[Form], progress: Progress) -> list[Row]:
     """Rows of SFT: the loss is taken on the answer alone."""
     name, config = str(plan.training.model.model_name_or_path), plan.training.config
-    engine: Any = load_engine(name, chat_template_kwargs=plan.config.chat_template_kwargs)
+    engine: Any = load_engine(name, **plan.loading)
     encoded = [(encode_chat(tokenizer, wrapped), tuple(encode_chat(tokenizer, asked))) for wrapped, asked in forms]
     bare = list(dict.fromkeys(asked for _, asked in encoded))
     drawn = engine.rollout(bare, SamplingParams(config.max_completion_length or 256), counted(progress, len(bare)))
