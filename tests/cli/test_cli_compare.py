@@ -74,7 +74,7 @@ def test_table_and_json(sirl: Any) -> None:
     assert "harmless refused" in out
     assert "On the Pareto front of DSR and over-refusal: sirl" in out
     assert "On that of DSR and harmless requests refused in wrappings: sirl" in out
-    assert "3.00 (1.50 to 4.25)" in out
+    assert "sirl 3.00 (1.50 to 4.25)" in out
     assert "no more over-refusal there than sirl's (8.0%): sirl 90.0%" in out
     assert "failed: dpo, seed 4: no pairs" in out
     assert "comparison/compare.html" in out

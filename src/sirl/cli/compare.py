@@ -67,10 +67,6 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome(found, lambda: show(found, args.output_dir))
 
 
-def _dprime(found: dict[str, float] | None) -> str:
-    return "-" if not found else f"{found['mean']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
-
-
 def _seeds(text: str | None) -> list[int]:
     words = [word.strip() for word in text.split(",")] if text is not None else []
     if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
@@ -92,7 +88,7 @@ def show(found: dict[str, Any], folder: Path) -> None:
         kl, seconds = (method[key]["mean"] if method[key] else None for key in ("kl", "train_seconds"))
         cells = [percent_cell(method[key]["mean"] if method[key] else None) for key in rates.values()]
         if told:
-            cells += [_dprime(method["dprime"])]
+            cells += ["-" if not method["dprime"] else f"{method['dprime']['mean']:.2f}"]
         cells += ["-" if kl is None else f"{kl:.3f}", "-" if seconds is None else f"{seconds:.0f}"]
         rows.append([name, str(method["seeds"]), *cells, "yes" if method["on_front"] else ""])
     print()
@@ -102,6 +98,10 @@ def show(found: dict[str, Any], folder: Path) -> None:
         silent = [f"{name} {percent_cell(share)}" for name, share in shares.items() if share]
         if silent:
             print(f"Said nothing to {'harmless prompts' if key == 'empty' else 'attacks'}: {', '.join(silent)}")
+    ends = {name: method["dprime"] for name, method in found["methods"].items() if method["dprime"]}
+    if ends:  # the table has no room for intervals
+        words = [f"{name} {d['mean']:.2f} ({d['low']:.2f} to {d['high']:.2f})" for name, d in ends.items()]
+        print(f"Harmful told from harmless in the same wrappings (d'): {', '.join(words)}")
     if found["front"]:
         names = [named(name, found["methods"][name]) for name in found["front"]]
         print(f"\nOn the Pareto front of DSR and over-refusal: {', '.join(names)}")
