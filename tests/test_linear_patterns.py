@@ -138,7 +138,7 @@ def repeated(module: str, rng: random.Random) -> list[str]:
 
 
 def seconds(entry: Callable[[str], Any], text: str) -> float:
-    """The least time of three tries: a busy machine makes it longer, never shorter. No try takes more than a second."""
+    """The least time of eight tries: a busy machine makes it longer, never shorter. No try takes more than a second."""
 
     def stop(*_: object) -> None:
         pytest.fail(f"more than a second for {text[:80]!r}")
@@ -146,7 +146,7 @@ def seconds(entry: Callable[[str], Any], text: str) -> float:
     best = float("inf")
     before = signal.signal(signal.SIGVTALRM, stop)
     try:
-        for _ in range(3):
+        for _ in range(8):
             signal.setitimer(signal.ITIMER_VIRTUAL, 1)
             start = time.thread_time()
             entry(text)

@@ -128,7 +128,7 @@ def attack(
     """Attempts into the file of the suite; those of an earlier go are kept, but for errors where there is nothing else.
 
     Raises:
-        NoAnswerError: not one attempt was answered.
+        NoAnswerError: not one attempt was answered, nor was any of the attacks.
     """
     path = folder / suite.attempts
     retry_errors = retry_errors or not has_answers(path, phase)
@@ -147,7 +147,8 @@ def attack(
         )
     asked = [attempt for attempt in attempts if attempt.queries != 0]  # but for searches that found nothing to replay
     errors = [attempt.error for attempt in asked if attempt.error is not None]
-    if errors and len(errors) == len(asked):
+    # a suite whose prompts the model cannot take is no reason to stop where it answered another
+    if errors and len(errors) == len(asked) and not has_answers(folder / ATTACKS.attempts, phase):
         raise no_answer(engine, errors)
     return attempts
 

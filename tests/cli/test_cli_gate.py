@@ -197,5 +197,7 @@ def test_the_workflow_of_the_page(sirl: Any, model_folder: Any, goals: str, tmp_
     assert sirl("eval", *pair, "--overrefusal", benign, "--output_dir", out).code == 0
     rules = ("--min", "dsr=0", "dsr_rise=-1", "--max", "benign_refusal_rise=1", "adversarial_benign=1")
     found = sirl("gate", out, *rules, "--json")
-    assert [row["passed"] for row in found.json["rules"]] == [True, True, True, False]
-    assert found.code == 1
+    assert [row["passed"] for row in found.json["rules"]] == [True, True, True, True], (
+        "what `sirl attack` asks in wrappings is enough"
+    )
+    assert found.code == 0

@@ -128,7 +128,7 @@ def test_refused_before_any_work(change: odd.Change, sirl: Any, folder: Path, tm
 @pytest.mark.usefixtures("goals")
 def test_an_adapter_on_the_head_cannot_be_trained(sirl: Any, folder: Path, tmp_path: Path) -> None:
     config = written(tmp_path, folder, lora_target_modules=["q_proj", "lm_head"])
-    assert "--lora_target_modules: TRL trains no adapter on the head" in sirl("run", "--config", config).error
+    assert "train.lora_target_modules: TRL trains no adapter on the head" in sirl("run", "--config", config).error
     assert not list((tmp_path / "run").glob("*"))
 
 

@@ -114,9 +114,9 @@ def test_weights_formed_for_rollouts(dtype: torch.dtype) -> None:
                 got = model(input_ids=IDS).logits
         again = model(input_ids=IDS).logits
     if dtype == torch.float32:
-        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got, expected, atol=5e-5, rtol=1e-5)  # another order of sums, by processor
         merged = copy.deepcopy(model).merge_and_unload()
-        torch.testing.assert_close(got, merged(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got, merged(input_ids=IDS).logits, atol=5e-5, rtol=1e-5)
     else:
         exact = copy.deepcopy(model).double()(input_ids=IDS).logits
         check_no_worse(*(list((logits - exact).flatten(0, 1)) for logits in (got, expected)), margin=1.5)
