@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from sirl import records
-from sirl.disk import LEFTOVER, temporary, write_text
+from sirl.disk import LEFTOVER, temporary, write_text, writing
 from sirl.errors import CannotWriteError, UserError
 from sirl.lock import NAME, sole_writer
 from sirl.manifest import Manifest, check_writable
@@ -243,3 +243,11 @@ def _child(folder: Path, ready: tuple[int, int], go: tuple[int, int]) -> int:
         os._exit(0)
     finally:
         os._exit(5)
+
+
+@pytest.mark.parametrize("words", ["PytorchStreamWriter failed: file write failed", "basic_ios::clear: iostream error"])
+def test_what_torch_says_of_a_full_disk(words: str) -> None:
+    with pytest.raises(CannotWriteError, match="the disk takes no more"), writing("optimizer.pt"):
+        raise RuntimeError(words)
+    with pytest.raises(RuntimeError, match="shapes"), writing("optimizer.pt"):
+        raise RuntimeError("shapes do not fit")

@@ -154,6 +154,10 @@ def whole_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
+_TORCH_REFUSALS = ("file write failed", "unexpected pos", "iostream error")
+"""What torch's writer of zip files says, by where in a file the disk took no more; it gives no error number."""
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Around another library's writing to `path`: what the disk refuses is a `CannotWriteError`.
@@ -172,7 +176,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         found = re.search(r"os error (\d+)", str(error))
         if found and int(found[1]) in _REFUSALS:
             raise CannotWriteError(path, os.strerror(int(found[1]))) from error
-        if "file write failed" in str(error) or "unexpected pos" in str(error):  # torch's writer of zip files
+        if any(words in str(error) for words in _TORCH_REFUSALS):
             raise CannotWriteError(path, "the disk takes no more") from error
         raise
 
