@@ -1,9 +1,9 @@
 """What a training will need of memory, by arithmetic, and what there is: said before hours of work, not after.
 
 Of one process, in bytes. Counted are the tensors that are large: weights, the reference model, gradients, optimizer
-states, keys and values of rollouts, activations (those of retention and pairs as well, which are kept until the same
-backward pass). Not counted are fragments, workspaces and what a library keeps for itself, for which `OVERHEAD` stands.
-No weight is read: parameters are counted on torch's meta device.
+states, keys and values of rollouts, activations (those of retention and pairs as well, where they are kept until the
+same backward pass). Not counted are fragments, workspaces and what a library keeps for itself, for which `OVERHEAD`
+stands. No weight is read: parameters are counted on torch's meta device.
 """
 
 from __future__ import annotations
