@@ -96,6 +96,39 @@ def test_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert list(tmp_path.iterdir()) == []
 
 
+BROKEN = """
+import pathlib, runpy, sys
+tries = pathlib.Path({tries!r})
+tries.write_text(tries.read_text() + "x")
+if len(tries.read_text()) <= {failures}:
+    raise OSError("no tmpfs today")
+runpy.run_path({launcher!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_a_machine_that_fails_is_no_failed_program(
+    failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tries").write_text("")
+    broken = tmp_path / "launcher.py"
+    broken.write_text(BROKEN.format(tries=str(tmp_path / "tries"), failures=failures, launcher=str(sandbox.LAUNCHER)))
+    monkeypatch.setattr(sandbox, "LAUNCHER", broken)
+    monkeypatch.setattr(sandbox, "isolated_by", lambda: NOTHING)
+    monkeypatch.setattr(sandbox, "_unsandboxed", True)
+    assert run_program("assert 1 == 1", PATIENT)
+    assert not run_program("assert 1 == 2", PATIENT)
+
+
+def test_a_machine_that_always_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "launcher.py").write_text("raise OSError")
+    monkeypatch.setattr(sandbox, "LAUNCHER", tmp_path / "launcher.py")
+    monkeypatch.setattr(sandbox, "isolated_by", lambda: NOTHING)
+    monkeypatch.setattr(sandbox, "_unsandboxed", True)
+    with pytest.raises(UserError, match="failed 3 times"):
+        run_program("pass", PATIENT)
+
+
 @needs_isolation
 def test_files_of_the_user_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("private")

@@ -188,6 +188,10 @@ _FUTURE = _Tense(
 )
 
 
+_MOST_SENTENCES = 50
+"""A goal whose request comes later is quoted as a whole: every rule reads every sentence up to the request."""
+
+
 def to_past_question(goal: str) -> str:
     """`goal` as a question in the past tense. Text that the rules cannot read is quoted inside such a question."""
     return _to_question(goal, _PAST)
@@ -200,7 +204,7 @@ def to_future_question(goal: str) -> str:
 
 def _to_question(goal: str, tense: _Tense) -> str:
     parts = _SENTENCE_END.split(goal.strip())  # sentences at even places, the white space between them at odd ones
-    for place in range(0, len(parts), 2):
+    for place in range(0, min(len(parts), 2 * _MOST_SENTENCES), 2):
         question = _rewrite(parts[place], tense)
         if question is not None:
             parts[place] = question

@@ -2,9 +2,9 @@
 
     python -I launcher.py ROOT CPU AS FSIZE NOFILE NPROC      (standard input: LENGTH of the source, source, word)
 
-This process hides the user's files, gives its rights away and starts a child that runs the program. It reads the word
-after that, so that neither the word nor the way out is anything that the program can reach, and repeats it only where
-the child passed its last line.
+This process hides the user's files, gives its rights away, says that it is ready and starts a child that runs the
+program. It reads the word after that, so that neither the word nor the way out is anything that the program can reach,
+and repeats it only where the child passed its last line.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import secrets
 import sys
 import types
 from pathlib import Path
+
+READY = b"+"
+"""Written to standard output before the program starts: without it, nothing can be said about the program."""
 
 LIMITS = ("CPU", "AS", "FSIZE", "NOFILE", "NPROC")
 SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix", "/etc/ld.so.cache", "/dev/null", "/dev/urandom")
@@ -35,6 +38,7 @@ def main(root: str, *limits: str) -> None:
     if root:
         hide_files(Path(root))
     give_rights_away()
+    os.write(1, READY)
     reader, writer = os.pipe()
     token = secrets.token_bytes(16)
     child = os.fork()
