@@ -12,25 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sirl.generation.local import LocalEngine
 from sirl.generation.scoring import pad_pairs
 
 TOP_K = 256
 
 
 @torch.no_grad()
-def answer_logprobs(
-    engine: LocalEngine, pairs: Sequence[tuple[list[int], list[int]]], batch_size: int = 16
-) -> Iterator[Tensor]:
-    """Log-probabilities `(T, V)`, float32, at the places of each answer; pairs are best sorted by length."""
-    yield from logprobs_of(engine.model, pairs, engine.pad_id, batch_size)
-
-
-@torch.no_grad()
 def logprobs_of(
     model: Any, pairs: Sequence[tuple[list[int], list[int]]], pad_id: int, batch_size: int = 16
 ) -> Iterator[Tensor]:
-    """`answer_logprobs` of a model without an engine."""
+    """Log-probabilities `(T, V)`, float32, at the places of each answer; pairs are best sorted by length."""
     for start in range(0, len(pairs), batch_size):
         logits, lengths = answer_logits(model, pairs[start : start + batch_size], pad_id)
         for row, length in zip(logits, lengths, strict=True):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-import sirl.divergence as divergence_module
+import sirl.training.retention as retention_module
 from sirl.divergence import answer_logits, bucketed_kl
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
@@ -31,7 +32,7 @@ HELD_PROMPTS = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_held_answers_are_the_greedy_ones(family: str, tokenizer: Any) -> None:
     model = tiny_model(family)
-    held = held_answers(LocalEngine(model, tokenizer), HELD_PROMPTS, tokens=10, batch_size=3)
+    held = held_answers(LocalEngine(model, tokenizer), HELD_PROMPTS, tokens=10)
     for prompt, answer in zip(chat_ids(tokenizer, PROMPTS), held, strict=True):
         assert answer.prompt_ids == prompt
         greedy = model.generate(
@@ -46,6 +47,20 @@ def test_held_answers_are_the_greedy_ones(family: str, tokenizer: Any) -> None:
         exact = logits.log_softmax(-1).gather(-1, answer.top_ids)
         torch.testing.assert_close(answer.top_logprobs, exact, atol=1e-4, rtol=1e-4)
         assert answer.top_ids[:, 0].tolist() == answer.answer_ids
+
+
+def test_our_decode_loop_asks_once(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distributions are kept while the answer is drawn; a second pass gives the same, where there has to be one."""
+    engine = LocalEngine(tiny_model("qwen2"), tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "answer_logprobs", lambda *_: pytest.fail("the answers went through the model again"))
+        once = held_answers(engine, HELD_PROMPTS, tokens=10)
+    rollout = engine.rollout
+    monkeypatch.setattr(engine, "rollout", lambda *a: [[replace(r, top=None) for r in group] for group in rollout(*a)])
+    for a, b in zip(once, held_answers(engine, HELD_PROMPTS, tokens=10), strict=True):
+        assert a.answer_ids == b.answer_ids
+        assert a.top_ids[:, :8].tolist() == b.top_ids[:, :8].tolist()
+        torch.testing.assert_close(a.top_logprobs, b.top_logprobs, atol=1e-4, rtol=1e-4)
 
 
 def test_answer_logits_of_unequal_rows(tokenizer: Any) -> None:
@@ -133,7 +148,7 @@ def test_an_answer_that_ends_at_once(tokenizer: Any) -> None:
 
 
 def test_few_tokens_kept_still_hold(held: list[HeldAnswer], tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(divergence_module, "TOP_K", 4)
+    monkeypatch.setattr(retention_module, "TOP_K", 4)
     few = held_answers(LocalEngine(tiny_model("llama"), tokenizer), HELD_PROMPTS, tokens=9)
     assert few[0].top_ids.shape[-1] == 4
     policy = moved(tiny_model("llama"))

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sirl.divergence import answer_logprobs, bucketed_kl, top_tokens
+from sirl.divergence import bucketed_kl, top_tokens
 from sirl.encoding import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Attempt, Conversation
@@ -60,11 +60,11 @@ def read_texts(engine: LocalEngine, answers: Sequence[tuple[Conversation, str]])
     ]
     most = math.inf if engine.context is None else engine.context
     pairs = [pair for pair in pairs if pair[1] and len(pair[0]) + len(pair[1]) <= most]
-    pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
-    out = []
-    for (prompt, answer), logprobs in zip(pairs, answer_logprobs(engine, pairs), strict=True):
-        out.append(Text(prompt, answer, _of(answer, logprobs), *top_tokens(logprobs)))
-    return out
+    out = {}
+    for i, logprobs in engine.answer_logprobs(pairs):
+        prompt, answer = pairs[i]
+        out[i] = Text(prompt, answer, _of(answer, logprobs), *top_tokens(logprobs))
+    return [out[i] for i in range(len(pairs))]
 
 
 def measure_drift(engine: LocalEngine, texts: Sequence[Text]) -> dict[str, Any] | None:
@@ -75,14 +75,13 @@ def measure_drift(engine: LocalEngine, texts: Sequence[Text]) -> dict[str, Any] 
     """
     if not texts:
         return None
-    divergences, before, after, lengths = [], [], [], []
-    pairs = [(text.prompt_ids, text.answer_ids) for text in texts]
-    for text, logprobs in zip(texts, answer_logprobs(engine, pairs), strict=True):
-        policy = logprobs.gather(-1, text.top_ids.to(logprobs.device)).cpu()
-        divergences.append(float(bucketed_kl(text.top_logprobs, policy).sum()))
-        before.append(-float(text.logprobs.sum()))
-        after.append(-float(_of(text.answer_ids, logprobs).sum()))
-        lengths.append(float(len(text.answer_ids)))
+    divergences, after = [0.0] * len(texts), [0.0] * len(texts)
+    for i, logprobs in engine.answer_logprobs([(text.prompt_ids, text.answer_ids) for text in texts]):
+        policy = logprobs.gather(-1, texts[i].top_ids.to(logprobs.device)).cpu()
+        divergences[i] = float(bucketed_kl(texts[i].top_logprobs, policy).sum())
+        after[i] = -float(_of(texts[i].answer_ids, logprobs).sum())
+    before = [-float(text.logprobs.sum()) for text in texts]
+    lengths = [float(len(text.answer_ids)) for text in texts]
     kl = bootstrap_ratio(divergences, lengths)
     rise = bootstrap_ratio([b - a for a, b in zip(before, after, strict=True)], lengths)
     return {

@@ -25,13 +25,15 @@ class SamplingParams:
     """How to decode.
 
     `temperature` 0 is greedy decoding; entropies are then taken at temperature 1. Else both the draw and the entropy
-    use the logits divided by `temperature`. `n` responses are drawn for each conversation.
+    use the logits divided by `temperature`. `n` responses are drawn for each conversation. With `top_logprobs` each
+    rollout keeps that many of the likeliest tokens at each place, at temperature 1, where our decode loop draws it.
     """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
     n: int = 1
     seed: int = 0
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.n < 1 or self.temperature < 0:

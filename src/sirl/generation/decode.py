@@ -8,7 +8,7 @@ extra forward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -41,12 +41,16 @@ COMPACT_BELOW = 0.75
 @dataclass(frozen=True)
 class Rollout:
     """One completion: token ids, the end-of-turn token included, and for each the entropy (nats) of the distribution
-    it was drawn from and its log-probability there."""
+    it was drawn from and its log-probability there.
+
+    `top` are the likeliest tokens at each place, ids and log-probabilities `(T, K)`, where they were asked for.
+    """
 
     token_ids: list[int]
     entropies: list[float]
     logprobs: list[float]
     finished: bool
+    top: tuple[Tensor, Tensor] | None = None
 
 
 def uniforms_for(prompt_ids: Sequence[int], params: SamplingParams, occurrence: int, sample: int) -> np.ndarray:
@@ -98,6 +102,7 @@ def decode_batch(
     logits, groups = prefill(model, prompts, pad_id, n, steps, apart=fused)
     position = torch.cat([group.visible.sum(-1, keepdim=True) for group in groups])
     batch = _Batch(len(position), steps, eos_ids, model.device, progress)
+    tops = _Tops(len(position), steps, min(params.top_logprobs, logits.shape[-1] - 1)) if params.top_logprobs else None
     uniforms = uniforms.to(model.device)
     # ours takes the mask as it is; what other attentions make of a boolean one differs, so transformers builds theirs
     as_it_is = fused or model.config._attn_implementation == ATTENTION
@@ -106,6 +111,8 @@ def decode_batch(
     for step in range(steps):
         first = batch.rows % n == 0 if greedy else None
         drawn, *scores = _draw(logits, uniforms[batch.rows, step], params.temperature, first)
+        if tops is not None:
+            tops.record(batch.rows, step, logits)
         n_alive = batch.record(step, drawn, *scores)
         if n_alive == 0 or step == steps - 1:
             break
@@ -125,7 +132,8 @@ def decode_batch(
             logits_to_keep=1,
         ).logits[:, -1]
         position = position + 1
-    return collect(batch.tokens.tolist(), batch.scores.tolist(), set(eos_ids), n)
+    out = collect(batch.tokens.tolist(), batch.scores.tolist(), set(eos_ids), n)
+    return out if tops is None else tops.given_to(out)
 
 
 def _draw(logits: Tensor, uniforms: Tensor, temperature: float, greedy: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,6 +204,27 @@ class _Batch:
         kept = self.alive.nonzero().squeeze(-1)
         self.rows, self.alive = self.rows[kept], self.alive[kept]
         return kept
+
+
+class _Tops:
+    """The `k` likeliest tokens at each place of each completion, kept on the CPU."""
+
+    def __init__(self, size: int, steps: int, k: int) -> None:
+        self.ids = torch.zeros(size, steps, k, dtype=torch.long)
+        self.logprobs = torch.zeros(size, steps, k)
+
+    def record(self, rows: Tensor, step: int, logits: Tensor) -> None:
+        """Keep those of one step, of the running batch's rows with logits `(B', V)`."""
+        top = logits.float().log_softmax(-1).topk(self.ids.shape[-1], -1)
+        self.ids[rows.cpu(), step] = top.indices.cpu()
+        self.logprobs[rows.cpu(), step] = top.values.cpu()
+
+    def given_to(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
+        """The rollouts, in the order of the batch, each with its own."""
+        rows = iter(zip(self.ids, self.logprobs, strict=True))
+        return [
+            [replace(r, top=tuple(kept[: len(r.token_ids)] for kept in next(rows))) for r in group] for group in groups
+        ]
 
 
 def prefill(

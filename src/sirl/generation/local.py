@@ -29,7 +29,13 @@ from sirl.generation.cache import shared_keys, supports_decode_cache
 from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
 from sirl.generation.fused import fused
 from sirl.generation.memory import cache_bytes
-from sirl.generation.scoring import check_pairs, continuation_scores, one_hot_gradients, printable_pieces
+from sirl.generation.scoring import (
+    check_pairs,
+    continuation_logits,
+    continuation_scores,
+    one_hot_gradients,
+    printable_pieces,
+)
 from sirl.models import contiguous_head
 from sirl.records import Completion, Conversation
 
@@ -228,6 +234,15 @@ class LocalEngine:
                 return continuation_scores(self._fused or self.model, known, wanted, self.pad_id, share=fast)
 
         return spread(attempted(fit, list(zip(prompts, targets, strict=True))), run, lambda _: ([UNSCORABLE], False))
+
+    def answer_logprobs(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Iterator[tuple[int, Tensor]]:
+        """Each pair's index and the log-probabilities `(T, V)`, float32, at the tokens of its answer; in no order."""
+        prompts, answers = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+        check_pairs(prompts, answers)
+        fast = supports_decode_cache(self.model.config)
+        with shared_keys(self.model) if fast else nullcontext():
+            for i, logits in continuation_logits(self._fused or self.model, prompts, answers, self.pad_id, share=fast):
+                yield i, logits.float().log_softmax(-1)
 
     def one_hot_gradients(
         self, prompts: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], targets: Sequence[Sequence[int]]

@@ -6,7 +6,7 @@ For attacks that search with the model's own probabilities: random search needs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,19 +36,31 @@ def continuation_scores(
     once. Nothing is approximated: a row is what a forward pass of its own gives, up to rounding.
     """
     check_pairs(prompts, targets)
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) // 32, list(prompts[i])))
     out: list[tuple[list[float], bool]] = [([], True) for _ in prompts]
+    for i, logits in continuation_logits(model, prompts, targets, pad_id, share):
+        wanted = torch.tensor(targets[i], device=logits.device)
+        logprobs = logits.float().log_softmax(-1)
+        greedy = bool((logprobs.argmax(-1) == wanted).all())
+        out[i] = (logprobs.gather(-1, wanted[:, None]).squeeze(-1).tolist(), greedy)
+    return out
+
+
+@torch.inference_mode()
+def continuation_logits(
+    model: Any, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad_id: int, share: bool = True
+) -> Iterator[tuple[int, Tensor]]:
+    """Each pair's index and the logits `(T, V)` at its target's tokens, pairs of like prompts after each other.
+
+    `share` is as for `continuation_scores`.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) // 32, list(prompts[i])))
     for chunk, shared in prefill_chunks([prompts[i] for i in order], share, CACHE_POSITIONS):
         rows = [order[j] for j in chunk]
         texts = [[*prompts[i][shared:], *targets[i][:-1]] for i in rows]
         keep = max(len(targets[i]) for i in rows)
         logits = _logits(model, prompts[rows[0]][:shared], texts, pad_id, keep, share)
         for row, i in enumerate(rows):
-            wanted = torch.tensor(targets[i], device=logits.device)
-            logprobs = logits[row, keep - len(wanted) :].float().log_softmax(-1)
-            greedy = bool((logprobs.argmax(-1) == wanted).all())
-            out[i] = (logprobs.gather(-1, wanted[:, None]).squeeze(-1).tolist(), greedy)
-    return out
+            yield i, logits[row, keep - len(targets[i]) :]
 
 
 def _logits(

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sirl.divergence import answer_logits, answer_logprobs, bucketed_kl, top_tokens
+from sirl.divergence import TOP_K, answer_logits, bucketed_kl, top_tokens
 from sirl.encoding import EncodingError
 from sirl.entropy import score_tokens
 from sirl.generation.base import SamplingParams
@@ -43,7 +43,7 @@ class HeldAnswer:
     top_logprobs: Tensor
 
 
-def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int, batch_size: int = 16) -> list[HeldAnswer]:
+def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) -> list[HeldAnswer]:
     """The starting model's greedy answers and distributions on the retention prompts that it can be asked."""
     encoded = engine.encode([p.conversation for p in prompts])
     chats = [ids for ids in encoded if not isinstance(ids, EncodingError)]
@@ -51,18 +51,21 @@ def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int, ba
         log.warning(
             "%d of %d retention prompts cannot be encoded and are left out", len(prompts) - len(chats), len(prompts)
         )
-    return answers_to(engine, chats, tokens, batch_size)
+    return answers_to(engine, chats, tokens)
 
 
 @torch.no_grad()
-def answers_to(engine: LocalEngine, chats: Sequence[list[int]], tokens: int, batch_size: int = 16) -> list[HeldAnswer]:
+def answers_to(engine: LocalEngine, chats: Sequence[list[int]], tokens: int) -> list[HeldAnswer]:
     """Greedy answers of at most `tokens` tokens to conversations as token ids, with the distributions behind them."""
-    rollouts = [group[0] for group in engine.rollout(chats, SamplingParams(max_new_tokens=tokens))]
-    order = sorted(range(len(chats)), key=lambda i: len(chats[i]) + len(rollouts[i].token_ids))
-    pairs = [(chats[i], rollouts[i].token_ids) for i in order]
-    out = {}
-    for i, logprobs in zip(order, answer_logprobs(engine, pairs, batch_size), strict=True):
-        out[i] = HeldAnswer(chats[i], rollouts[i].token_ids, *top_tokens(logprobs))
+    params = SamplingParams(max_new_tokens=tokens, top_logprobs=TOP_K)
+    rollouts = [group[0] for group in engine.rollout(chats, params)]
+    tops = [r.top for r in rollouts if r.top is not None]
+    if len(tops) == len(chats):  # cloned, since autograd takes no tensor that was made in inference mode
+        kept = [(ids.clone(), logprobs.clone()) for ids, logprobs in tops]
+        return [HeldAnswer(c, r.token_ids, *top) for c, r, top in zip(chats, rollouts, kept, strict=True)]
+    # `transformers.generate` drew them, for an architecture that our decode loop does not know
+    found = engine.answer_logprobs([(ids, r.token_ids) for ids, r in zip(chats, rollouts, strict=True)])
+    out = {i: HeldAnswer(chats[i], rollouts[i].token_ids, *top_tokens(logprobs)) for i, logprobs in found}
     return [out[i] for i in range(len(chats))]
 
 
