@@ -120,8 +120,48 @@ def test_the_paired_loss_makes_wrapped_answers_more_like_bare_ones(tmp_path: Pat
     assert distance(10.0) < 0.7 * distance(0.0)
 
 
+def test_with_the_policy_as_reference_each_update_asks_it_again(
+    tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held is what the policy says at that update, about the forms that are dealt in it, asked once."""
+    asked: list[tuple[int, list[HeldAnswer]]] = []
+    trainer = tiny_trainer(
+        tmp_path,
+        model_folder("llama"),
+        pairs=FORMS,
+        pair_reference="policy",
+        pair_batch_size=4,
+        pair_tokens=4,
+        pair_weight=10.0,
+        learning_rate=3e-2,
+        max_steps=3,
+    )
+    paired = trainer._paired
+
+    def noted(engine: LocalEngine, forms: Any) -> list[HeldAnswer]:
+        asked.append((trainer.state.global_step, paired(engine, forms)))
+        assert forms == trainer._pairs.update_rows(trainer.state.global_step, 1)
+        return asked[-1][1]
+
+    monkeypatch.setattr(trainer, "_paired", noted)
+    trainer.train()
+    assert [step for step, _ in asked] == [0, 1, 2]
+    start = LocalEngine(tiny_model("llama"), trainer.processing_class)
+    places = [{tuple(a.prompt_ids): a for a in paired(start, trainer._pairs.update_rows(i, 1))} for i in range(3)]
+    moved = [
+        max(float((a.top_logprobs - by_prompt[tuple(a.prompt_ids)].top_logprobs).abs().max()) for a in answers)
+        for (_, answers), by_prompt in zip(asked, places, strict=True)
+    ]
+    assert moved[0] < 1e-4, "before the first update the policy is the start"
+    assert moved[1] > 1e-3
+    assert moved[2] > 1e-3
+    assert all(not a.top_logprobs.requires_grad for _, answers in asked for a in answers)
+
+
 def test_what_wrapped_requests_are_held_to_is_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--pair_target wrapped: unknown; choose from clean, gated"):
         SIRLConfig(output_dir=str(tmp_path), pair_target="wrapped")
+    with pytest.raises(UserError, match="--pair_reference teacher: unknown; choose from start, policy"):
+        SIRLConfig(output_dir=str(tmp_path), pair_reference="teacher")
     with pytest.raises(UserError, match="--pair_tokens 0"):
         SIRLConfig(output_dir=str(tmp_path), pair_tokens=0)

@@ -22,6 +22,7 @@ REWARDS: dict[str, str] = {
 }
 """Rewards to choose from. None of them reads a label, a judge or a reward model."""
 
+PAIR_REFERENCES = ("start", "policy")
 PAIR_TARGETS = {
     "clean": "the answer to the bare request is held on its wrapped forms",
     "gated": "that where the bare request is refused; else the starting model's own answer to the wrapped form",
@@ -126,6 +127,14 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             "request is held more firmly than it was sure of it."
         },
     )
+    pair_reference: str = field(
+        default="start",
+        metadata={
+            "help": "Whose answer to the bare request a wrapped one is held to: start (the model before training), or "
+            "policy (the model as it is at that update, so that what the reward decides about bare requests carries "
+            "over to wrapped ones)."
+        },
+    )
     pair_target: str = field(default="clean", metadata={"help": "Paired loss: " + ", ".join(PAIR_TARGETS) + "."})
 
     max_cache_gb: float | None = field(
@@ -210,6 +219,10 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
                 raise UserError(f"--{name} {getattr(self, name)}: give more than 0")
         if self.pair_target not in PAIR_TARGETS:
             raise UserError(f"--pair_target {self.pair_target}: unknown; choose from {', '.join(PAIR_TARGETS)}")
+        if self.pair_reference not in PAIR_REFERENCES:
+            raise UserError(
+                f"--pair_reference {self.pair_reference}: unknown; choose from {', '.join(PAIR_REFERENCES)}"
+            )
         whole = ("retention_batch_size", "retention_tokens", "pair_batch_size", "pair_tokens")
         for name in (*whole, "max_prompt_tokens", "reward_tokens"):
             if getattr(self, name) < 1:

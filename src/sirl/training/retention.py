@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -119,15 +119,18 @@ def _weights(length: int, first_weight: float) -> Tensor:
     return weights
 
 
+Row = TypeVar("Row")
+
+
 @dataclass(frozen=True)
-class Deck:
+class Deck(Generic[Row]):
     """Rows that are dealt to updates, each once before any comes again; the same cards in a resumed run."""
 
-    rows: Sequence[HeldAnswer]
+    rows: Sequence[Row]
     per_process: int
     seed: int
 
-    def update_rows(self, update: int, processes: int) -> list[HeldAnswer]:
+    def update_rows(self, update: int, processes: int) -> list[Row]:
         """The rows of an update, those of the first process first."""
         per_update = self.per_process * processes
         places = range(update * per_update, (update + 1) * per_update)

@@ -10,7 +10,7 @@ checkpoints. Added here:
 - of `num_rollouts` responses to a prompt, TRL learns from the `num_generations` whose rewards differ most;
 - what the responses to other prompts say too is worth less, where that is wanted (`sameness_weight`);
 - groups whose rewards hardly differ get advantage 0 (`min_reward_spread`);
-- retention: KL to the starting model on its own benign answers, added to the loss;
+- retention and pairs, added to the loss (`sirl.training.holding`);
 - completions are scored as one sequence without padding, each prompt once (`sirl.training.packed`);
 - a sampler that knows its epoch, so that a resumed run repeats what an uninterrupted one does.
 """
@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from trl import GRPOTrainer
@@ -36,18 +35,15 @@ from sirl.entropy import mean_token_entropy
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.decode import Rollout
-from sirl.generation.local import LocalEngine
 from sirl.model_files import choose_padding
 from sirl.models import check_tokenizer, load_model, load_tokenizer
 from sirl.records import Prompt
 from sirl.stats import mean_of
 from sirl.training.batching import EpochSampler, as_chats, eval_chats, group_runs, level_flat_groups, widest_spread
 from sirl.training.config import SIRLConfig
-from sirl.training.early_gradients import with_early_gradients
+from sirl.training.holding import Holding
 from sirl.training.lora import adapters_alone, prepare_lora
 from sirl.training.metrics import Watch, rollout_metrics
-from sirl.training.pairs import forms_to_train, paired_answers
-from sirl.training.retention import Deck, HeldAnswer, held_answers, retention_loss, token_weight
 from sirl.training.rewards import RewardFunction, reward_function
 from sirl.training.scoring import Scoring
 from sirl.training.sharding import check_rollouts, sharded
@@ -78,7 +74,7 @@ def check_hooks() -> None:
             raise RuntimeError(f"this TRL has no GRPOTrainer.{name}{expected}; sirl needs trl>=1.16,<1.17")
 
 
-class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
+class SIRLTrainer(Holding, Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
     """GRPO on unlabeled prompts with an entropy reward.
 
     As `trl.GRPOTrainer`, but for these: the reward is `args.reward`, so there are no `reward_funcs`; a text is a chat
@@ -152,14 +148,6 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
         self._context = context_length(self.model.config)
         self._hold(retention_prompts, pair_prompts)
         self._update_seen, self._update_began = -1, 0
-
-    def _hold(self, retention: Sequence[Prompt | str], pairs: Sequence[Prompt]) -> None:
-        """What the policy is held to; the answers are taken when training begins (`before_training`)."""
-        self._retention_prompts = [p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(retention)]
-        self._pair_prompts = list(pairs)
-        self._held: Deck | None = None
-        self._pairs: Deck | None = None
-        self._held_sums: dict[str, Tensor] = {}
 
     # -- rollouts ---------------------------------------------------------------------------------------------------
 
@@ -304,65 +292,6 @@ class SIRLTrainer(Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
         with self._entropies_known(inputs):
             loss: Tensor = super()._compute_loss(model, inputs)
         return sum(held, start=loss)
-
-    def _held_loss(self, model: Any, name: str, deck: Deck | None, weight: float) -> list[Tensor]:
-        """The weighted losses of this micro-batch's rows of a deck; their mean is logged as `NAME_kl`."""
-        if deck is None or not deck.rows or not weight:
-            return []
-        micro_step, micro_batches = self._micro_step(), max(self.args.gradient_accumulation_steps, 1)
-        processes, process = self.accelerator.num_processes, self.accelerator.process_index
-        dealt = deck.update_rows(self.state.global_step, processes)
-        most = self.args.per_device_train_batch_size
-        rows = deck.share(dealt, process, micro_step, micro_batches, most)
-        first_weight = self.args.retention_first_weight
-        # Normalised over the update: it must not matter how its rows are dealt to micro-batches and processes,
-        # whose gradients are summed and averaged.
-        total = sum(token_weight(row, first_weight) for row in dealt) / processes
-        pad_id, packs = self._tokenizer.pad_token_id, self._packs
-        losses = []
-        for start in range(0, len(rows), most):
-            some = rows[start : start + most]
-            loss = partial(retention_loss, model, some, pad_id, first_weight, total, packs)
-            losses.append(with_early_gradients(loss, self._adapters) if self._adapters else loss())
-        for held in losses:
-            self._held_sums[name] = self._held_sums.get(name, torch.zeros_like(held)) + held.detach()
-        if micro_step == micro_batches - 1:  # once an update, as all wait for each other
-            own = self._held_sums.pop(name, torch.zeros((), device=self.accelerator.device))
-            self._metrics["train"][f"{name}_kl"].append(self.accelerator.gather(own.float()).mean().item())
-        return [weight * held for held in losses]
-
-    def before_training(self) -> None:
-        """Answers that are held are taken first, from the model before any update."""
-        args = self.args
-        if self._retention_prompts and args.retention_weight and self._held is None:
-            held = self._of_the_start(lambda e: held_answers(e, self._retention_prompts, args.retention_tokens))
-            self._held = Deck(held, args.retention_batch_size, args.seed)
-        if self._pair_prompts and args.pair_weight and self._pairs is None:
-            rows = args.max_steps * args.pair_batch_size * self.accelerator.num_processes
-            forms = forms_to_train(self._pair_prompts, rows, args.seed + 1)
-            target, sharpness = args.pair_target, args.pair_sharpness
-            pairs = self._of_the_start(lambda e: paired_answers(e, forms, args.pair_tokens, target, sharpness))
-            self._pairs = Deck(pairs, args.pair_batch_size, args.seed + 1)
-
-    def _of_the_start(self, take: Callable[[LocalEngine], list[HeldAnswer]]) -> list[HeldAnswer]:
-        """What the model says before it is trained, the same on all processes.
-
-        FSDP makes its shares of the first process's weights when training begins, and others may hold none before. So
-        that process asks the whole model, on its device for so long, and tells the others.
-        """
-        if not self.is_fsdp_enabled:
-            with self.policy() as engine:
-                return take(engine)
-        found: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            placed = next(self.model.parameters()).device
-            self.model.to(self.accelerator.device)
-            with self.policy() as engine:
-                found = [take(engine)]
-            self.model.to(placed)
-        broadcast_object_list(found)
-        answers: list[HeldAnswer] = found[0]
-        return answers
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """See `transformers.Trainer.evaluate`. Prompts are answered `num_generations_eval` times and rewarded."""
