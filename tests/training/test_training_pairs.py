@@ -17,8 +17,8 @@ from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine, encode_chat
 from sirl.records import Prompt
 from sirl.training import SIRLConfig
-from sirl.training.pairs import forms_to_train, gated, paired_answers, shared_openings, sharpened
-from sirl.training.retention import HeldAnswer, held_answers, retention_loss
+from sirl.training.pairs import gated, paired_answers, shared_openings, sharpened
+from sirl.training.retention import HeldAnswer, held_answers, retention_loss, to_be_dealt
 from sirl.wrapping import PLACEHOLDER, resolve_families, wrapped_forms
 from tiny_models import PROMPTS, tiny_model
 
@@ -90,12 +90,12 @@ def test_openings_that_many_answers_share_are_found_without_a_label() -> None:
 
 
 def test_only_forms_that_will_be_dealt_are_asked() -> None:
-    drawn = forms_to_train(FORMS, 3, seed=1)
+    drawn = to_be_dealt(FORMS, 3, seed=1)
     assert len({form.id for form in drawn}) == 3
-    assert drawn == forms_to_train(FORMS, 3, seed=1)
-    assert drawn == forms_to_train(FORMS, 4, seed=1)[:3]
-    assert forms_to_train(FORMS, 1000, seed=1) == FORMS
-    assert forms_to_train(FORMS, -24, seed=1) == FORMS, "a training by epochs sees all"
+    assert drawn == to_be_dealt(FORMS, 3, seed=1)
+    assert drawn == to_be_dealt(FORMS, 4, seed=1)[:3]
+    assert to_be_dealt(FORMS, 1000, seed=1) == FORMS
+    assert to_be_dealt(FORMS, -24, seed=1) == FORMS, "a training by epochs sees all"
 
 
 def test_the_paired_loss_makes_wrapped_answers_more_like_bare_ones(tmp_path: Path, model_folder: Any) -> None:

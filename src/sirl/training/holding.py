@@ -19,8 +19,8 @@ from torch import Tensor
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
 from sirl.training.early_gradients import with_early_gradients
-from sirl.training.pairs import forms_to_train, paired_answers
-from sirl.training.retention import Deck, HeldAnswer, held_answers, retention_loss, token_weight
+from sirl.training.pairs import paired_answers
+from sirl.training.retention import Deck, HeldAnswer, held_answers, retention_loss, to_be_dealt, token_weight
 
 
 class Holding:
@@ -63,15 +63,17 @@ class Holding:
 
     def before_training(self: Any) -> None:
         """Answers that are held are taken first, from the model before any update."""
-        args = self.args
+        args, processes = self.args, self.accelerator.num_processes
         if self._retention_prompts and args.retention_weight and self._held is None:
-            held = self._of_the_start(lambda e: held_answers(e, self._retention_prompts, args.retention_tokens))
+            most = args.max_steps * args.retention_batch_size * processes
+            prompts = to_be_dealt(self._retention_prompts, most, args.seed)
+            held = self._of_the_start(lambda engine: held_answers(engine, prompts, args.retention_tokens))
             self._held = Deck(held, args.retention_batch_size, args.seed)
         if self._pair_prompts and args.pair_weight and self._pairs is None:
             rows: Any = self._pair_prompts
             if args.pair_reference == "start":
-                most = args.max_steps * args.pair_batch_size * self.accelerator.num_processes
-                forms = forms_to_train(rows, most, args.seed + 1)
+                most = args.max_steps * args.pair_batch_size * processes
+                forms = to_be_dealt(rows, most, args.seed + 1)
                 rows = self._of_the_start(lambda engine: self._paired(engine, forms))
             self._pairs = Deck(rows, args.pair_batch_size, args.seed + 1)
 

@@ -19,7 +19,7 @@ import torch
 from sirl.encoding import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
-from sirl.training.retention import HeldAnswer, answers_to, dealt_places
+from sirl.training.retention import HeldAnswer, answers_to
 
 OPENING_TOKENS = 3
 """An answer's first tokens, by which `shared_openings` knows a refusal."""
@@ -47,16 +47,6 @@ def paired_answers(
         return clean
     own = answers_to(engine, [wrapped for _, wrapped in chats], tokens)
     return gated(clean, own, shared_openings(list(answers.values())))
-
-
-def forms_to_train(forms: Sequence[Prompt], rows: int, seed: int) -> list[Prompt]:
-    """As many of the forms as a training of `rows` rows will see (0 or less: all), drawn under `seed`.
-
-    What is never dealt need not be asked: a few updates see a small part of what a large set of prompts gives.
-    """
-    if not 0 < rows < len(forms):
-        return list(forms)
-    return [forms[i] for i in dealt_places(len(forms), range(rows), seed)]
 
 
 def sharpened(answer: HeldAnswer, power: float) -> HeldAnswer:

@@ -146,6 +146,16 @@ class Deck(Generic[Row]):
         return dealt[start : min(start + size, (process + 1) * self.per_process)]
 
 
+def to_be_dealt(prompts: Sequence[Prompt], rows: int, seed: int) -> list[Prompt]:
+    """As many of the prompts as a training of `rows` rows will see (0 or less: all), drawn under `seed`.
+
+    What is never dealt need not be asked: a few updates see a small part of a large set.
+    """
+    if not 0 < rows < len(prompts):
+        return list(prompts)
+    return [prompts[i] for i in dealt_places(len(prompts), range(rows), seed)]
+
+
 def dealt_places(size: int, turns: range, seed: int) -> list[int]:
     """Which of `size` rows are dealt in these turns, counted from the first update on: a shuffle for each epoch."""
     orders: dict[int, list[int]] = {}
