@@ -11,7 +11,15 @@ import torch
 from datasets import Dataset
 
 from sirl.errors import UserError
-from sirl.training.batching import EpochSampler, as_chats, group_runs, level_flat_groups, widest_spread
+from sirl.training.batching import (
+    EpochSampler,
+    as_chats,
+    group_runs,
+    level_flat_groups,
+    level_rare_groups,
+    upper_share,
+    widest_spread,
+)
 
 NAN = float("nan")
 
@@ -100,6 +108,20 @@ def test_level_flat_groups_with_an_unscored_row() -> None:
     # the mean of the two that are known: -1.004; the other group's spread is 2
     expected = torch.tensor([[-1.004], [NAN], [-1.004], [-1.0], [NAN], [-3.0]])
     torch.testing.assert_close(got, expected, equal_nan=True)
+
+
+def test_the_share_of_certain_responses() -> None:
+    assert upper_share([-0.1, -0.2, -2.0, -1.9]) == 0.5
+    assert upper_share([-0.1, -2.0, -2.1, -1.9, None]) == 0.25, "one refusal among four answers"
+    assert upper_share([-0.5, -0.5]) == 1.0
+    assert upper_share([None, None]) == 0.0
+
+
+def test_groups_in_which_the_certain_responses_are_rare_teach_nothing() -> None:
+    rewards = torch.tensor([-0.1, -2.0, -0.1, -2.0, -0.1, NAN])[:, None]
+    got = level_rare_groups(rewards, 2, [0.25, 0.25, 0.75, 0.75, 0.0, 0.5], 0.5).squeeze(1)
+    torch.testing.assert_close(got, torch.tensor([-1.05, -1.05, -0.1, -2.0, -0.1, NAN]), equal_nan=True)
+    assert torch.equal(level_rare_groups(rewards[:4], 2, [0.0] * 4, 0.0), rewards[:4])
 
 
 def test_level_flat_groups_can_be_turned_off() -> None:

@@ -349,6 +349,37 @@ def test_evaluation_groups_by_its_own_number_of_responses(tmp_path: Path, model_
     assert all(torch.equal(weight, before[name]) for name, weight in trainable(trainer).items())
 
 
+def test_what_a_model_rarely_says_is_not_made_more_likely(
+    tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share is of all responses that are drawn, and not of those that are learnt from, which are the extremes."""
+    trainer = tiny_trainer(
+        tmp_path,
+        model_folder("llama"),
+        num_rollouts=8,
+        num_generations=4,
+        min_certain_share=0.5,
+        max_steps=1,
+    )
+    shares: list[float] = []
+    levelled: list[bool] = []
+    level = batching.level_rare_groups
+
+    def noted(rewards: Any, group: int, given: Any, least: float) -> Any:
+        shares.extend(given)
+        out = level(rewards, group, given, least)
+        levelled.extend((out.view(-1, group).std(1) == 0).tolist())
+        return out
+
+    monkeypatch.setattr("sirl.training.trainer.level_rare_groups", noted)
+    trainer.train()
+    assert any(share * 4 != int(share * 4) for share in shares), "of four responses it would be a quarter or more"
+    groups = shares[:: trainer.num_generations]
+    assert len(groups) == len(levelled)
+    assert all(flat == (share < 0.5) for share, flat in zip(groups, levelled, strict=True))
+    assert len(set(levelled)) == 2, "or the test shows nothing"
+
+
 def test_settings_may_be_left_out(model_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with any trainer of TRL's; the folder is named after the model."""
     monkeypatch.chdir(tmp_path)

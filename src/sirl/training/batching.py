@@ -66,6 +66,28 @@ def level_flat_groups(rewards: Tensor, group: int, least_spread: float) -> Tenso
     return torch.where(flat, grouped.nanmean(1, keepdim=True), grouped).view_as(rewards)
 
 
+def upper_share(rewards: Sequence[float | None]) -> float:
+    """Share of the rewards that lie nearer to the largest than to the smallest; those that are None do not count."""
+    known = [r for r in rewards if r is not None]
+    if not known:
+        return 0.0
+    middle = (max(known) + min(known)) / 2
+    return sum(r >= middle for r in known) / len(known)
+
+
+def level_rare_groups(rewards: Tensor, group: int, shares: Sequence[float], least: float) -> Tensor:
+    """Rewards `(N, F)` with groups set to their mean, so to advantage 0, whose mean of `shares` (N) is below `least`.
+
+    With `upper_share` of the entropy reward, a group is left where its certain responses are the usual ones. To reward
+    the certain ones where they are rare would teach to refuse what the model mostly answers. NaN stays NaN.
+    """
+    if rewards.shape[0] % group:
+        return rewards
+    grouped = rewards.view(-1, group, rewards.shape[-1])  # (P, G, F)
+    rare = rewards.new_tensor(shares).view(-1, group).mean(1)[:, None, None] < least
+    return torch.where(rare & ~grouped.isnan(), grouped.nanmean(1, keepdim=True), grouped).view_as(rewards)
+
+
 def widest_spread(rewards: Sequence[float | None], n: int) -> list[int]:
     """The `n` of some rewards with the largest variance, in their order: the highest few and the lowest few.
 

@@ -102,6 +102,14 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             "dividing by their tiny standard deviation would turn rounding into advantages."
         },
     )
+    min_certain_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Groups in which fewer than this share of the responses are nearer to the most certain one than to "
+            "the least certain one teach nothing. At 0.5 a response that the model rarely gives to a prompt, such as a "
+            "refusal of a harmless one, is not made more likely. 0: all groups teach, as in the paper."
+        },
+    )
     retention_weight: float = field(default=1.0, metadata={"help": "Weight of the retention loss."})
     retention_batch_size: int = field(default=16, metadata={"help": "Retention prompts per update and process."})
     retention_tokens: int = field(
@@ -208,6 +216,8 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         for name in ("retention_weight", "min_reward_spread", "entropy_floor", "sameness_weight", "pair_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
+        if not 0 <= self.min_certain_share <= 1:
+            raise UserError(f"--min_certain_share {self.min_certain_share:g}: give a share, 0 to 1")
         if self.entropy_floor and self.reward not in FLOORED:
             raise UserError(
                 f"--entropy_floor {self.entropy_floor}: only with --reward {' or '.join(FLOORED)}, not {self.reward}"

@@ -9,7 +9,8 @@ checkpoints. Added here:
 - entropies that are known from the rollouts are not computed again in the update;
 - of `num_rollouts` responses to a prompt, TRL learns from the `num_generations` whose rewards differ most;
 - what the responses to other prompts say too is worth less, where that is wanted (`sameness_weight`);
-- groups whose rewards hardly differ get advantage 0 (`min_reward_spread`);
+- groups whose rewards hardly differ get advantage 0 (`min_reward_spread`), and those in which the certain responses are
+  the rare ones, where that is wanted (`min_certain_share`);
 - retention and pairs, added to the loss (`sirl.training.holding`);
 - completions are scored as one sequence without padding, each prompt once (`sirl.training.packed`);
 - a sampler that knows its epoch, so that a resumed run repeats what an uninterrupted one does.
@@ -18,6 +19,7 @@ checkpoints. Added here:
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +41,16 @@ from sirl.model_files import choose_padding
 from sirl.models import check_tokenizer, load_model, load_tokenizer
 from sirl.records import Prompt
 from sirl.stats import mean_of
-from sirl.training.batching import EpochSampler, as_chats, eval_chats, group_runs, level_flat_groups, widest_spread
+from sirl.training.batching import (
+    EpochSampler,
+    as_chats,
+    eval_chats,
+    group_runs,
+    level_flat_groups,
+    level_rare_groups,
+    upper_share,
+    widest_spread,
+)
 from sirl.training.config import SIRLConfig
 from sirl.training.holding import Holding
 from sirl.training.lora import adapters_alone, prepare_lora
@@ -197,8 +208,10 @@ class SIRLTrainer(Holding, Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
                 for name in MEASURED:
                     columns[name][i] = None
         chosen: Sequence[int] = range(n)
-        if len(responses) > n:
-            chosen = widest_spread(self._reward(prompts=[prompt] * len(responses), **columns), n)
+        if len(responses) > n or self.args.min_certain_share:
+            rewards = self._reward(prompts=[prompt] * len(responses), **columns)
+            columns["certain_share"] = [upper_share(rewards)] * len(responses)
+            chosen = widest_spread(rewards, n)
         return [{name: values[i] for name, values in columns.items()} for i in chosen]
 
     def _rollout_seed(self) -> int:
@@ -252,7 +265,16 @@ class SIRLTrainer(Holding, Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
             shares = sameness(together, [i // group for i in range(len(together))])
             self._log_metric("sameness", sum(shares) / len(shares))
             rewards = rewards - self.args.sameness_weight * rewards.new_tensor(shares).unsqueeze(-1)
-        return level_flat_groups(rewards, group, self.args.min_reward_spread)
+        rewards = level_flat_groups(rewards, group, self.args.min_reward_spread)
+        if not self.args.min_certain_share:
+            return rewards
+        if "certain_share" in inputs[0]:
+            certain = gather_object([row["certain_share"] for row in inputs])
+        else:  # another engine drew no more than are learnt from
+            groups = [g[:, 0].tolist() for g in rewards.split(group)]
+            certain = [upper_share([None if math.isnan(r) else r for r in g]) for g in groups for _ in g]
+        self._log_metric("certain_share", sum(certain) / len(certain))
+        return level_rare_groups(rewards, group, certain, self.args.min_certain_share)
 
     def _score_rollouts(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completion_ids: list[list[int]]
