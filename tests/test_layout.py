@@ -1,4 +1,4 @@
-"""The house in order: imports go one way, as CONTRIBUTING.md states it."""
+"""The house in order: imports go one way, as CONTRIBUTING.md states it, and files and functions are short."""
 
 from __future__ import annotations
 
@@ -25,6 +25,19 @@ def imported(path: Path) -> set[str]:
             deep = "." in str(node.module)
             found |= {room(str(node.module))} if deep else {alias.name for alias in node.names}
     return found - {"", "__version__"}
+
+
+def test_files_and_functions_are_short_enough_to_read() -> None:
+    """400 lines a file, 55 a function."""
+    texts = {path: path.read_text(encoding="utf-8") for path in FILES}
+    long = [str(path) for path, text in texts.items() if text.count("\n") > 400]
+    long += [
+        f"{path}: {node.name}"
+        for path, text in texts.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 55
+    ]
+    assert not long
 
 
 def test_imports_go_one_way() -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from sirl import stages
 from sirl.attacks.attacker import with_attacker
 from sirl.attacks.replay import with_replays
+from sirl.attacks.run import AttemptSettings
 from sirl.config import RunConfig
 from sirl.forecast import Clock
 from sirl.gap import GapConfig
@@ -25,7 +26,7 @@ from sirl.judges import refusal_judge
 from sirl.lock import sole_writer
 from sirl.manifest import Manifest, check_writable
 from sirl.memory import announce
-from sirl.plan import Plan, gap_prompts, named_data, prepare
+from sirl.plan import Plan, named_data, planned_gap, prepare
 from sirl.progress import BarMaker, no_bar
 from sirl.provenance import data_sources, model_source
 from sirl.records import Phase, write_json
@@ -98,11 +99,11 @@ def measure_before(plan: Plan, manifest: Manifest, bar: BarMaker, clock: Clock |
             clock.forecast(plan, engine)
         if not manifest.done("gap"):
             with manifest.stage("gap"):
-                measure_gap(plan, engine, bar)
+                check_gap(plan, engine, bar)
         if config.gap.required:
             stages.require_gap(*stages.read_gap(folder), "gap.required: false")
         with manifest.stage("attack_before"):
-            attack(plan, engine, "before", bar)
+            ask_all(plan, engine, "before", bar)
         del engine
         gc.collect()  # the model makes room for the one that is trained
 
@@ -116,7 +117,7 @@ def measure_after(plan: Plan, manifest: Manifest, bar: BarMaker, answering: Call
     if not manifest.done("attack_after"):
         with manifest.stage("attack_after"):
             engine = answering() if answering else load_engine(str(folder / MODEL), **plan.loading)
-            attack(plan, engine, "after", bar)
+            ask_all(plan, engine, "after", bar)
     if answering is None and not manifest.done("capability"):
         with manifest.stage("capability"):
             stages.measure_capability(folder, plan.questions, config.evals.drift, plan.loading)
@@ -140,33 +141,31 @@ def export_base(name: str, target: Path, revision: str | None = None) -> None:
         export_model(load_model(name, revision=revision), load_tokenizer(name, revision=revision), target)
 
 
-def measure_gap(plan: Plan, engine: Any, bar: BarMaker) -> None:
+def check_gap(plan: Plan, engine: Any, bar: BarMaker) -> None:
     """Is there an instinct to train? Measured on prompts that can be trained on, where the engine tells which."""
     gap, seed = plan.config.gap, plan.config.seed
-    prompts = gap_prompts(plan.config, plan.training, engine) if isinstance(engine, LocalEngine) else plan.gap
+    prompts = planned_gap(plan.config, plan.training, engine) if isinstance(engine, LocalEngine) else plan.gap
     settings = GapConfig(k=gap.k, max_new_tokens=gap.max_new_tokens, temperature=gap.temperature, seed=seed)
     stages.measure_gap(engine, refusal_judge(gap.judge, "gap.judge"), prompts, settings, plan.config.run_dir, bar)
 
 
-def attack(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
+def ask_all(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
     """Attacks, then benign prompts, then some of these in the wrappings of attacks, the same before and after.
 
     Adaptive attacks search anew each time. Afterwards, what they found before is put to the hardened model as well.
     """
-    config = plan.config
-    shared: dict[str, Any] = {"decodings": config.attack.decoding, "seed": config.seed, "bar": bar}
-    tokens = config.attack.max_new_tokens
+    config, folder = plan.config, plan.config.run_dir
+    settings = AttemptSettings(phase, config.attack.decoding, config.attack.max_new_tokens, config.seed)
     attacks = with_attacker(plan.attacks, config.attack.attacker_model, config.attack.attacker_engine)
     if phase == "after" and "greedy" in config.attack.decoding:  # what a search settled on is its greedy attempt
         attacks = with_replays(attacks)
-    found = stages.attack(engine, attacks, plan.goals, config.run_dir, phase=phase, max_new_tokens=tokens, **shared)
-    stages.recheck(engine, found, plan.judges[0], config.run_dir, config.attack.recheck_limit, bar=bar)
+    found = stages.attack(engine, attacks, plan.goals, folder, settings, bar)
+    stages.recheck(engine, found, plan.judges[0], folder, config.attack.recheck_limit, bar=bar)
+    settings = replace(settings, max_new_tokens=config.evals.max_new_tokens)
     if plan.benign:
-        tokens = config.evals.max_new_tokens
-        stages.ask_benign(engine, plan.benign, config.run_dir, phase=phase, max_new_tokens=tokens, **shared)
+        stages.ask_benign(engine, plan.benign, folder, settings, bar)
     if plan.wrappings:
-        shared |= {"decodings": ("greedy",), "max_new_tokens": config.evals.max_new_tokens}
-        stages.ask_wrapped(engine, plan.wrappings, plan.wrapped, config.run_dir, phase=phase, **shared)
+        stages.ask_wrapped(engine, plan.wrappings, plan.wrapped, folder, settings, bar)
 
 
 def train(plan: Plan, bar: BarMaker, reward: Callable[..., Any] | None = None) -> None:

@@ -71,55 +71,62 @@ def prepare(config: RunConfig) -> Plan:
     """
     from sirl.models import load_tokenizer
 
-    own, flag = config.attack, "attack.template_file"
-    templates = load_templates(own.template_file, flag) if own.template_file else ()
-    judges = load_judges(own.judge, "attack.judge")
-    attacks = resolve_attacks(own.attacks, templates, AttackOptions(budget=own.budget, judges=judges))
-    check_attacker(attacks, own.attacker_model, own.attacker_engine, "attack.attacker_model", "attack.attacker_engine")
-    evals = config.evals
-    if evals.wrappings == ATTACKED:
-        wrappings = wrappings_of(attacks) if evals.overrefusal else []
-    else:
-        wrappings = resolve_wrappings(evals.wrappings, templates) if evals.wrappings is not None else []
+    attacks, judges, wrappings = _attacks(config)
     refusal_judge(config.gap.judge, "gap.judge")
     training = parse_training([], training_options(config), "train")
     if config.development is not None and config.development.choose and sharded(training.config):
         raise UserError(NOT_SHARDED)
     check_has_versions("model_revision", config.model_revision, config.model_name_or_path)
-    load_tokenizer(
-        config.model_name_or_path, revision=config.model_revision
-    )  # the cheapest way to find out that there is no such model
-    seed, goals_flag, benign_flag = config.seed, "attack.goals", "evals.overrefusal"
-    goals = load_prompts(
-        config.attack.goals, limit=config.attack.max_goals, seed=seed, flag=goals_flag, with_category=True
-    )
-    benign = load_benign(evals.overrefusal, evals.max_prompts, seed, benign_flag) if evals.overrefusal else []
-    wrapped = draw_evenly(benign, prompts_each(evals.max_wrapped, len(wrappings)), seed) if wrappings else []
-    seen = _trained_on(training)
+    # the cheapest way to find out that there is no such model
+    load_tokenizer(config.model_name_or_path, revision=config.model_revision)
+    own, evals, seed = config.attack, config.evals, config.seed
+    goals = load_prompts(own.goals, limit=own.max_goals, seed=seed, flag="attack.goals", with_category=True)
+    benign = load_benign(evals.overrefusal, evals.max_prompts, seed, "evals.overrefusal") if evals.overrefusal else []
     development = _development(config, judges[0])
-    if development is not None:
-        for flag, prompts in seen.items():
-            check_disjoint(prompts, development.goals, train_name=flag, test_name="development.goals")
-            check_disjoint(prompts, development.benign, train_name=flag, test_name="development.overrefusal")
-        seen = {**seen, "development.goals": development.goals, "development.overrefusal": development.benign}
-    for flag, prompts in seen.items():
-        check_disjoint(prompts, goals, train_name=flag, test_name=goals_flag)
-        check_disjoint(prompts, benign, train_name=flag, test_name=benign_flag)
-    questions = load_questions(evals.choices, evals.max_questions) if evals.choices else []
-    gap = gap_prompts(config, training)
+    _check_unseen(training, development, {"attack.goals": goals, "evals.overrefusal": benign})
     return Plan(
         config=config,
         training=training,
         attacks=attacks,
         goals=goals,
         benign=benign,
-        gap=gap,
+        gap=planned_gap(config, training),
         judges=judges,
         development=development,
-        questions=questions,
+        questions=load_questions(evals.choices, evals.max_questions) if evals.choices else [],
         wrappings=wrappings,
-        wrapped=wrapped,
+        wrapped=draw_evenly(benign, prompts_each(evals.max_wrapped, len(wrappings)), seed) if wrappings else [],
     )
+
+
+def _attacks(config: RunConfig) -> tuple[list[Attack], list[Judge], Sequence[Attack]]:
+    """Attacks, judges, and the wrappings that benign prompts are put into."""
+    own, evals, flag = config.attack, config.evals, "attack.template_file"
+    templates = load_templates(own.template_file, flag) if own.template_file else ()
+    judges = load_judges(own.judge, "attack.judge")
+    attacks = resolve_attacks(own.attacks, templates, AttackOptions(budget=own.budget, judges=judges))
+    check_attacker(attacks, own.attacker_model, own.attacker_engine, "attack.attacker_model", "attack.attacker_engine")
+    if evals.wrappings == ATTACKED:
+        return attacks, judges, wrappings_of(attacks) if evals.overrefusal else []
+    return attacks, judges, resolve_wrappings(evals.wrappings, templates) if evals.wrappings is not None else []
+
+
+def _check_unseen(
+    training: Training, development: DevelopmentSet | None, measured: Mapping[str, Sequence[Prompt]]
+) -> None:
+    """Refuse to measure on what is trained on, or on what selects the checkpoint."""
+    seen = _trained_on(training)
+    if development is not None:
+        choosing = {"development.goals": development.goals, "development.overrefusal": development.benign}
+        _check_apart(seen, choosing)
+        seen |= choosing
+    _check_apart(seen, measured)
+
+
+def _check_apart(seen: Mapping[str, Sequence[Prompt]], measured: Mapping[str, Sequence[Prompt]]) -> None:
+    for flag, prompts in seen.items():
+        for name, tested in measured.items():
+            check_disjoint(prompts, tested, train_name=flag, test_name=name)
 
 
 def named_data(config: RunConfig) -> dict[str, str | None]:
@@ -190,7 +197,7 @@ def _trained_on(training: Training) -> dict[str, Sequence[Prompt]]:
     return out
 
 
-def gap_prompts(config: RunConfig, training: Training, engine: LocalEngine | None = None) -> list[tuple[Kind, Prompt]]:
+def planned_gap(config: RunConfig, training: Training, engine: LocalEngine | None = None) -> list[tuple[Kind, Prompt]]:
     """Prompts of the gap check; with the engine that answers them, without those that are too long to be trained on."""
     gap, data = config.gap, training.data
 

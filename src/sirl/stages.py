@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sirl.attacks.base import Attack
 from sirl.attacks.recheck import recheck as recheck_refusals
-from sirl.attacks.run import run_attacks
+from sirl.attacks.run import AttemptSettings, run_attacks
 from sirl.chat_template import SWITCH_OFF
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices
@@ -26,7 +27,6 @@ from sirl.progress import BarMaker, counted, no_bar
 from sirl.prompts import drawn_prompts
 from sirl.records import (
     Attempt,
-    Decoding,
     Phase,
     Prompt,
     Verdict,
@@ -116,12 +116,7 @@ def attack(
     attacks: Sequence[Attack],
     goals: Sequence[Prompt],
     folder: Path,
-    *,
-    phase: Phase,
-    decodings: Sequence[Decoding],
-    max_new_tokens: int,
-    seed: int,
-    retry_errors: bool = False,
+    settings: AttemptSettings,
     bar: BarMaker = no_bar,
     suite: Suite = ATTACKS,
 ) -> list[Attempt]:
@@ -131,24 +126,14 @@ def attack(
         NoAnswerError: not one attempt was answered, nor was any of the attacks.
     """
     path = folder / suite.attempts
-    retry_errors = retry_errors or not has_answers(path, phase)
-    with bar(f"{suite.title} ({phase})") as progress:
-        attempts = run_attacks(
-            engine,
-            attacks,
-            goals,
-            phase=phase,
-            decodings=decodings,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            path=path,
-            retry_errors=retry_errors,
-            progress=progress,
-        )
+    if not has_answers(path, settings.phase):
+        settings = replace(settings, retry_errors=True)
+    with bar(f"{suite.title} ({settings.phase})") as progress:
+        attempts = run_attacks(engine, attacks, goals, path=path, progress=progress, **vars(settings))
     asked = [attempt for attempt in attempts if attempt.queries != 0]  # but for searches that found nothing to replay
     errors = [attempt.error for attempt in asked if attempt.error is not None]
     # a suite whose prompts the model cannot take is no reason to stop where it answered another
-    if errors and len(errors) == len(asked) and not has_answers(folder / ATTACKS.attempts, phase):
+    if errors and len(errors) == len(asked) and not has_answers(folder / ATTACKS.attempts, settings.phase):
         raise no_answer(engine, errors)
     return attempts
 
@@ -177,16 +162,23 @@ def recheck(
             )
 
 
-def ask_benign(engine: Engine, prompts: Sequence[Prompt], folder: Path, **settings: Any) -> list[Attempt]:
-    """Benign prompts, asked plainly, into `benign_attempts.jsonl`; settings as of `attack`."""
-    return attack(engine, [Benign()], prompts, folder, suite=BENIGN, **settings)
+def ask_benign(
+    engine: Engine, prompts: Sequence[Prompt], folder: Path, settings: AttemptSettings, bar: BarMaker = no_bar
+) -> list[Attempt]:
+    """Benign prompts, asked plainly, into `benign_attempts.jsonl`."""
+    return attack(engine, [Benign()], prompts, folder, settings, bar, BENIGN)
 
 
 def ask_wrapped(
-    engine: Engine, wrappings: Sequence[Attack], prompts: Sequence[Prompt], folder: Path, **settings: Any
+    engine: Engine,
+    wrappings: Sequence[Attack],
+    prompts: Sequence[Prompt],
+    folder: Path,
+    settings: AttemptSettings,
+    bar: BarMaker = no_bar,
 ) -> list[Attempt]:
-    """Benign prompts in each wrapping, into `wrapped_attempts.jsonl`; settings as of `attack`."""
-    return attack(engine, wrappings, prompts, folder, suite=WRAPPED, **settings)
+    """Benign prompts in each wrapping, greedily, into `wrapped_attempts.jsonl`."""
+    return attack(engine, wrappings, prompts, folder, replace(settings, decodings=("greedy",)), bar, WRAPPED)
 
 
 def measure_capability(

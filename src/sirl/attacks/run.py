@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -40,6 +40,25 @@ from sirl.records import (
 
 BATCH = 256
 """Conversations per engine call: what an interruption can lose, at most."""
+
+
+@dataclass(frozen=True)
+class AttemptSettings:
+    """How prompts are asked: everything that `run_attacks` is told besides engine, attacks, goals and files.
+
+    Args:
+        phase: "before" or "after" hardening.
+        decodings: "greedy" (temperature 0) and/or "sample" (temperature 1).
+        max_new_tokens: limit of an answer.
+        seed: decides what attacks and sampling draw; the same in both phases.
+        retry_errors: ask again where an earlier go met an error.
+    """
+
+    phase: Phase
+    decodings: Sequence[Decoding] = ("greedy",)
+    max_new_tokens: int = 64
+    seed: int = 0
+    retry_errors: bool = False
 
 
 def run_attacks(

@@ -26,6 +26,7 @@ from sirl.run_folder import ATTACKS, WRAPPED
 
 if TYPE_CHECKING:
     from sirl.attacks.base import Attack
+    from sirl.generation.base import Engine
     from sirl.judges import Judge
     from sirl.records import Attempt, Prompt, Verdict
 
@@ -120,7 +121,6 @@ def _attack(
     """Attempts and verdicts into the folder; returns figures of all that it holds."""
     from sirl import stages
     from sirl.attacks.attacker import with_attacker
-    from sirl.evals.wrapped import wrappings_of
     from sirl.generation.options import split_engine
     from sirl.manifest import Manifest
     from sirl.progress import terminal_bar
@@ -150,41 +150,7 @@ def _attack(
     manifest.note_sources(stage, {**used, **data_sources(data)})
     attacks = with_attacker(attacks, args.attacker_model, args.attacker_engine)
     with manifest.stage(stage):
-        attempts = stages.attack(
-            engine,
-            attacks,
-            goals,
-            args.output_dir,
-            phase=args.phase,
-            decodings=decodings,  # type: ignore[arg-type]  # checked above
-            max_new_tokens=args.max_new_tokens,
-            seed=args.seed,
-            retry_errors=args.retry_errors,
-            bar=terminal_bar,
-        )
-        dressed: list[Attempt] = []
-        if wrapped:
-            dressed = stages.ask_wrapped(
-                engine,
-                wrappings_of(attacks),
-                wrapped,
-                args.output_dir,
-                phase=args.phase,
-                decodings=["greedy"],
-                max_new_tokens=args.max_new_tokens,
-                seed=args.seed,
-                retry_errors=args.retry_errors,
-                bar=terminal_bar,
-            )
-        stages.recheck(
-            engine,
-            attempts,
-            judges[0],
-            args.output_dir,
-            _recheck_limit(args),
-            retry_errors=args.retry_errors,
-            bar=terminal_bar,
-        )
+        attempts, dressed = _ask(args, engine, attacks, judges[0], decodings, goals, wrapped)
         del engine  # a judge's model may need the room
         manifest.name_judges([judge.name for judge in judges])
         verdicts = stages.judge_file(attempts, judges, args.output_dir, bar=terminal_bar)
@@ -193,6 +159,38 @@ def _attack(
             stages.judge_file(dressed, judges, args.output_dir, WRAPPED, terminal_bar)
     manifest.finish()
     return _summary(args.output_dir, [judge.name for judge in judges], verdicts)
+
+
+def _ask(
+    args: argparse.Namespace,
+    engine: Engine,
+    attacks: list[Attack],
+    judge: Judge,
+    decodings: list[str],
+    goals: list[Prompt],
+    wrapped: list[Prompt],
+) -> tuple[list[Attempt], list[Attempt]]:
+    """Attempts with the goals, and with harmless requests in the wrappings; refusals that were cut are asked again."""
+    from sirl import stages
+    from sirl.attacks.run import AttemptSettings
+    from sirl.evals.wrapped import wrappings_of
+    from sirl.progress import terminal_bar
+
+    settings = AttemptSettings(
+        args.phase,
+        decodings,  # type: ignore[arg-type]  # checked by `_inputs`
+        args.max_new_tokens,
+        args.seed,
+        args.retry_errors,
+    )
+    attempts = stages.attack(engine, attacks, goals, args.output_dir, settings, terminal_bar)
+    dressed: list[Attempt] = []
+    if wrapped:
+        wrappings = wrappings_of(attacks)
+        dressed = stages.ask_wrapped(engine, wrappings, wrapped, args.output_dir, settings, terminal_bar)
+    limit, again = _recheck_limit(args), args.retry_errors
+    stages.recheck(engine, attempts, judge, args.output_dir, limit, retry_errors=again, bar=terminal_bar)
+    return attempts, dressed
 
 
 def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[str], list[Prompt], list[Prompt]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,10 +67,9 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.generation.options import split_engine
     from sirl.judges import refusal_judge
     from sirl.lock import sole_writer
-    from sirl.manifest import Manifest, check_writable
+    from sirl.manifest import check_writable
     from sirl.progress import terminal_bar
     from sirl.prompts import load_prompts
-    from sirl.provenance import data_sources, model_source
     from sirl.stages import gap_prompts, measure_gap
 
     if split_engine(args.engine)[0] != "local":
@@ -85,32 +85,17 @@ def run(args: argparse.Namespace) -> Outcome:
     benign = load_prompts(benign_source, flag=benign_flag, with_category=True) if benign_source else []
     chosen = gap_prompts(prompts, kind, benign, args.max_prompts, args.seed)  # type: ignore[arg-type]
     probe = _probe(args, prompts, benign) if args.wrappings else None
-    probed = None
     if args.output_dir is None:
         engine: Any = engine_of(args)
         result = measure_gap(engine, judge, chosen, config, None, terminal_bar)
         probed = probe(engine) if probe else None
     else:
-        left_out = ("output_dir", "overwrite", "json", "command")
-        settings = settings_of(args, left_out)
         check_writable(args.output_dir)
-        with sole_writer(args.output_dir):
-            # first of all: a model that cannot be used leaves no trace
-            engine = engine_of(args)
-            manifest = Manifest.join(
-                args.output_dir, "gap", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
-            )
-            with manifest.stage("gap"):
-                named = ("dataset_name", "benign_dataset_name", *(["probe_dataset_name"] if args.wrappings else []))
-                data = data_sources({k: getattr(args, k) for k in named})
-                manifest.note_sources(
-                    "gap", {"model": model_source(args.model_name_or_path, args.model_revision), **data}
-                )
-                result = measure_gap(engine, judge, chosen, config, args.output_dir, terminal_bar)
-                if probe:
-                    probed = probe(engine)
-                    write_json(args.output_dir / GAP_WRAPPINGS, probed.to_dict())
-            manifest.finish()
+        with sole_writer(args.output_dir), _recorded(args) as engine:
+            result = measure_gap(engine, judge, chosen, config, args.output_dir, terminal_bar)
+            probed = probe(engine) if probe else None
+            if probed:
+                write_json(args.output_dir / GAP_WRAPPINGS, probed.to_dict())
 
     def show() -> None:
         from rich.console import Console
@@ -120,6 +105,25 @@ def run(args: argparse.Namespace) -> Outcome:
             _show_probe(probed)
 
     return Outcome(result.to_dict() | ({"wrappings": probed.to_dict()} if probed else {}), show)
+
+
+@contextmanager
+def _recorded(args: argparse.Namespace) -> Iterator[Any]:
+    """The engine; what is done with it is a stage in the manifest of the output folder."""
+    from sirl.manifest import Manifest
+    from sirl.provenance import data_sources, model_source
+
+    settings = settings_of(args, ("output_dir", "overwrite", "json", "command"))
+    engine = engine_of(args)  # first of all: a model that cannot be used leaves no trace
+    manifest = Manifest.join(
+        args.output_dir, "gap", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
+    )
+    with manifest.stage("gap"):
+        named = ("dataset_name", "benign_dataset_name", *(["probe_dataset_name"] if args.wrappings else []))
+        data = data_sources({name: getattr(args, name) for name in named})
+        manifest.note_sources("gap", {"model": model_source(args.model_name_or_path, args.model_revision), **data})
+        yield engine
+    manifest.finish()
 
 
 def _probe(

@@ -70,37 +70,40 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 
-def run(args: argparse.Namespace) -> Outcome:
-    """Check the gap, train, export the hardened model. Of several processes the first one writes and speaks."""
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
+def _check_inputs(training: Training) -> None:
+    """Find what is wrong with settings, model or prompts before the gap is measured."""
     from sirl.encoding import with_template_arguments
-    from sirl.lock import sole_writer
-    from sirl.manifest import Manifest, check_writable
-    from sirl.memory import announce
     from sirl.models import load_tokenizer, model_context
     from sirl.provenance import check_has_versions
     from sirl.training.run import pair_prompts, retention_prompts, training_prompts
     from sirl.training.sharding import check_rollouts
 
-    training: Training = args.training
-    check_rollouts(training.config)
-    version = training.model.model_revision
+    config, data = training.config, training.data
+    check_rollouts(config)
+    name, version = str(training.model.model_name_or_path), training.model.model_revision
     if version != "main":  # TRL's default
-        check_has_versions("--model_revision", version, str(training.model.model_name_or_path))
+        check_has_versions("--model_revision", version, name)
+    tokenizer = with_template_arguments(load_tokenizer(name, revision=version), config.template_arguments)
+    context = model_context(name, version)
+    training_prompts(config, data, tokenizer, context, None)
+    retention_prompts(data, config.max_prompt_tokens, tokenizer, context, None)
+    pair_prompts(config, data, tokenizer, context, None)
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Check the gap, train, export the hardened model. Of several processes the first one writes and speaks."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    from sirl.lock import sole_writer
+    from sirl.manifest import Manifest, check_writable
+    from sirl.memory import announce
+
+    training: Training = args.training
     folder, first = Path(training.config.output_dir), PartialState().is_main_process
+    _check_inputs(training)
     if first:
         check_writable(folder)
-    tokenizer = with_template_arguments(
-        load_tokenizer(training.model.model_name_or_path, revision=training.model.model_revision),
-        training.config.template_arguments,
-    )
-    # wrong prompts are found before the gap is measured
-    context = model_context(str(training.model.model_name_or_path), training.model.model_revision)
-    training_prompts(training.config, training.data, tokenizer, context, None)
-    retention_prompts(training.data, training.config.max_prompt_tokens, tokenizer, context, None)
-    pair_prompts(training.config, training.data, tokenizer, context, None)
     announce(training, str(training.model.model_name_or_path), training.model.model_revision, say=first)
     with contextlib.ExitStack() as held:
         manifest, failed = None, None

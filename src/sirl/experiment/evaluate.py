@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sirl import stages
+from sirl.attacks.run import AttemptSettings
 from sirl.errors import UserError
 from sirl.evals.benchmarks import Benchmark, Table, compare, statement
 from sirl.evals.drift import Text, measure_drift, read_texts
@@ -85,8 +86,7 @@ def measure(
         engine = load_local(models[phase], chat_template_kwargs=chat_template_kwargs, **version)
         used({phase: model_source(models[phase], revision)})
         if benign:  # goes on by itself
-            settings: dict[str, Any] = {"phase": phase, "decodings": ["greedy"], "max_new_tokens": 64, "seed": seed}
-            stages.ask_benign(engine, benign, folder / BENCHMARK_ROWS, **settings, bar=bar)
+            stages.ask_benign(engine, benign, folder / BENCHMARK_ROWS, AttemptSettings(phase, seed=seed), bar)
         _run(engine, todo, folder, phase, limit, bar)
         if chat is not None and drift and phase == "before":
             answers = [r for r in iter_json_lines(_rows_file(folder, chat, phase)) if r["response"].strip()]

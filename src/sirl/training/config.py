@@ -213,6 +213,10 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
                     f"--{name} {getattr(self, name)}: responses would come from another distribution than the one "
                     "whose entropy is rewarded; leave it at its default"
                 )
+        self._check_own()
+
+    def _check_own(self) -> None:
+        """Settings that TRL does not know are in their ranges."""
         for name in ("retention_weight", "min_reward_spread", "entropy_floor", "sameness_weight", "pair_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")

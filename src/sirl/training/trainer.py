@@ -124,9 +124,8 @@ class SIRLTrainer(Holding, Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
             raise UserError("train_dataset: give the prompts to train on")
         if isinstance(model, str):
             processing_class = processing_class or load_tokenizer(model)
-            model = load_model(
-                model, dtype=None if peft_config else torch.float32, place=args is None or not sharded(args)
-            )
+            dtype = None if peft_config else torch.float32
+            model = load_model(model, dtype=dtype, place=args is None or not sharded(args))
         args = args or SIRLConfig(f"{Path(model.config._name_or_path or 'model').name}-SIRL")
         check_rollouts(args)
         self._reward, self._watch = reward or reward_function(args.reward, args.entropy_floor), watch
