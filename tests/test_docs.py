@@ -6,9 +6,11 @@ import argparse
 import importlib
 import random
 import re
+import runpy
 import tomllib
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -177,9 +179,9 @@ def test_every_page_is_on_the_site() -> None:
     assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
 
-def test_what_people_add_works_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attack and the judge of howto-extend.md."""
-    attack, judge = blocks(ROOT / "docs" / "howto-extend.md", "python")
+def test_what_people_add_works_as_shown(tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack, the judge and the reward of howto-extend.md."""
+    attack, judge, reward, script = blocks(ROOT / "docs" / "howto-extend.md", "python")
     (tmp_path / "my_attacks.py").write_text(attack)
     (tmp_path / "my_judges.py").write_text(judge)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -189,3 +191,18 @@ def test_what_people_add_works_as_shown(tmp_path: Path, monkeypatch: pytest.Monk
     items = [JudgeItem("", "Sorry, no."), JudgeItem("", "Gladly.")]
     labels = [found.label for found in load_judge("my_judges:Apologies").judge(items)]
     assert labels == ["full_refusal", "full_compliance"]
+    (tmp_path / "my_reward.py").write_text(reward)
+    (tmp_path / "train_mine.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train_mine.py", str(model_folder("llama")), "1"])
+    made_by = runpy.run_path("train_mine.py")["trainer"]
+    (logged,) = [row for row in made_by.state.log_history if "reward" in row]
+    assert -10 < logged["rewards/calm_and_short/mean"] < 0
+    assert made_by.state.global_step == 1
+
+
+def test_a_base_model_is_tried_where_the_docs_say() -> None:
+    text = (ROOT / "docs" / "howto-extend.md").read_text(encoding="utf-8")
+    for place, names in re.findall(r"^\| `([\w/]+\.py)`, (.+?) \|", text, re.MULTILINE):
+        source = (ROOT / "src" / "sirl" / place).read_text(encoding="utf-8")
+        assert all(name in source for name in re.findall(r"`(\w+)`", names)), place

@@ -40,6 +40,28 @@ def test_files_and_functions_are_short_enough_to_read() -> None:
     assert not long
 
 
+def test_every_room_has_its_duty() -> None:
+    """docs/architecture.md names each room once, with what it is for, in 150 lines at most."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|$", text.split("## The way of a prompt")[0], re.MULTILINE)
+    named = [name for names, _ in rows for name in re.findall(r"`(\w+)`", names)]
+    rooms = {path.relative_to(ROOT / "src" / "sirl").parts[0].removesuffix(".py") for path in FILES}
+    assert sorted(named) == sorted(rooms - {"__init__", "__main__"})
+    assert all(duty.strip() for _, duty in rows)
+    assert text.count("\n") <= 150
+
+
+def test_an_update_is_told_by_places_that_exist() -> None:
+    """What docs/architecture.md says does a step is there under that name."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## An update, step by step")[1]
+    training = ROOT / "src" / "sirl" / "training"
+    for module, name in re.findall(r"`(\w+)\.([a-z_]\w+|[A-Z]\w+)`", text):
+        if name != "py":
+            assert re.search(rf"(def|class) {name}\b", (training / f"{module}.py").read_text(encoding="utf-8")), name
+    for path in re.findall(r"`([\w/]+\.py)`", text):
+        assert any((folder / path).is_file() for folder in (training, training.parent)), path
+
+
 def test_imports_go_one_way() -> None:
     """What a room imports stands before it in the order that CONTRIBUTING.md states."""
     (block,) = re.findall(r"```order\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
