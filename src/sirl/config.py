@@ -238,9 +238,14 @@ class RunConfig:
 
 
 def load_config(source: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Configuration from a YAML file, or from a bundled one by name (`demo`).
+    """The configuration of a run.
 
-    `overrides` maps dotted keys (`train.max_steps`) to values that win over the file.
+    Args:
+        source: YAML file, or the name of a bundled one (`demo`).
+        overrides: dotted keys (`train.max_steps`) and values that win over the file.
+
+    Returns:
+        Checked and complete: defaults are filled in.
 
     Raises:
         UserError: the file, or the key it names, is wrong.

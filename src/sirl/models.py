@@ -55,10 +55,20 @@ def load_model(
     attn_implementation: str | None = None,
     place: bool = True,
 ) -> Any:
-    """A causal LM in evaluation mode on the best device. Adapters, of a folder or hub id, are merged.
+    """A causal LM in evaluation mode on the best device.
 
-    Without `place` it stays where it was loaded: who shares it out over several GPUs puts it there in shares.
-    `dtype` defaults to `default_dtype()`, `attn_implementation` to what transformers chooses. Remote code is never run.
+    Remote code is never run.
+
+    Args:
+        name_or_path: folder, hub id, GGUF file or known name. Adapters, of a folder or hub id, are merged.
+        dtype: type of the weights; by default `default_dtype()`, which on a CPU measures which type is fast.
+        adapter: folder or hub id of an adapter to be merged into the model.
+        revision: commit, branch or tag of a hub id.
+        attn_implementation: as in transformers, which chooses by default.
+        place: whether it is moved to the device. Who shares it out over several GPUs says False.
+
+    Returns:
+        A `transformers.PreTrainedModel`.
 
     Raises:
         UserError: there is no such model, or none that can be used.
@@ -136,9 +146,20 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_i
 
 
 def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool = True) -> Any:
-    """The tokenizer of a model, checked to end its turns, to fit the model and, for a `chat`, to have a template.
+    """The tokenizer of a model.
 
     One without a pad token, or with one that the model does not know, gets one of its own tokens for padding.
+
+    Args:
+        name_or_path: as for `load_model`.
+        revision: commit, branch or tag of a hub id.
+        chat: whether it must have a chat template.
+
+    Returns:
+        A `transformers.PreTrainedTokenizerBase` that ends its turns and fits the model.
+
+    Raises:
+        UserError: there is none, it has no chat template or end-of-turn token, or it does not fit the model.
     """
     if demo_scale(name_or_path) is not None:
         from sirl.weights.bundled import load_demo_tokenizer

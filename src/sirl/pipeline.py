@@ -42,13 +42,21 @@ def run_pipeline(
     bar: BarMaker = no_bar,
     forecast: bool = False,
 ) -> dict[str, Any]:
-    """Run, or go on with, an experiment; returns the content of its `summary.json`.
+    """Run an experiment, or continue one that was interrupted.
 
-    With `forecast` it says first how long that will take on this machine, and at each bar what is left (`Clock`).
+    Args:
+        config: what to do; see `load_config`.
+        command: the command line, for the manifest.
+        overwrite: clear the run's folder first.
+        bar: makes progress bars, see `sirl.progress`.
+        forecast: say first how long it will take on this machine, and at each bar what is left (`Clock`).
+
+    Returns:
+        The content of its `summary.json`; shares are 0 to 1.
 
     Raises:
-        UserError: something in the configuration is wrong, the gap is absent or reversed, another process writes to
-            the folder, or the disk takes no more.
+        UserError: something in the configuration is wrong, the gap is absent or reversed, another process writes to the
+            folder, or the disk takes no more.
     """
     check_writable(config.run_dir)
     with named_in_file("train"):

@@ -89,13 +89,25 @@ def load_prompts(
 ) -> list[Prompt]:
     """Prompts of a source, in its order, without repetitions.
 
-    `limit` keeps that many, drawn under `seed`; of a hub dataset no more are held than that. `split` is for a hub
-    dataset whose name has none. Of chat-format prompts (a list of messages) the text is the last user turn's, and the
-    conversation is kept beside it. An assistant's turn at the end is an answer, which is dropped, unless the column is
-    called `prompt`: there it is what the answer begins with.
+    Of chat-format prompts (a list of messages) the text is the last user turn's; the conversation is kept as well. An
+    assistant's turn at the end is an answer, which is dropped, unless the column is called `prompt`: there it is what
+    the answer begins with.
+
+    Args:
+        source: bundled name (`demo/train`), file (JSONL, JSON, CSV, parquet, text), or hub data set
+            (`org/name:config@split`); several with commas.
+        column: the prompts' column; by default found by its name.
+        split: of a hub data set whose name has none.
+        limit: keep that many, drawn under `seed`; of a hub data set no more are held than that.
+        seed: decides which are drawn.
+        flag: what errors call the source.
+        with_category: also keep the column `category`. Training never does.
+
+    Returns:
+        At least one prompt.
 
     Raises:
-        UserError: naming `flag` and the file and line, where a row of a file is no prompt. Rows of a hub dataset, which
+        UserError: naming `flag`, file and line, where a row of a file is no prompt. Rows of a hub data set, which
             the user cannot mend, are left out and counted.
     """
     if limit is not None and limit < 1:
@@ -146,7 +158,17 @@ def normalise(text: str) -> str:
 def check_disjoint(
     train: Sequence[Prompt], test: Sequence[Prompt], *, train_name: str = "training", test_name: str = "test"
 ) -> None:
-    """Refuse to measure on what was trained on: `UserError` with the first prompts that stand in both sets."""
+    """Refuse to measure on what was trained on.
+
+    Args:
+        train: prompts that the model learns from.
+        test: prompts that results are taken from.
+        train_name: what the error calls `train`, such as the flag that named it.
+        test_name: the same for `test`.
+
+    Raises:
+        UserError: some prompts stand in both, whatever their case and spacing; it names the first ones.
+    """
     seen = {normalise(p.text): p for p in train}
     both = [(seen[key], p) for p in test if (key := normalise(p.text)) in seen]
     if both:

@@ -67,8 +67,13 @@ def ends_in_prefill(conversation: Conversation) -> bool:
 class Prompt:
     """One unlabeled request: training prompt, benign question or the goal of an attack.
 
-    `text` is what the user asks last. `messages` are the whole conversation, where there is more to it: training learns
-    from that, attacks take the text. `clean` is the same request without its wrapping, where this is a wrapped form.
+    Args:
+        id: unique in its set.
+        text: what the user asks last.
+        category: of the data set; training prompts have none.
+        source: where the row came from.
+        messages: the whole conversation, where there is more to it: training learns from that, attacks take the text.
+        clean: the same request without its wrapping, where this is a wrapped form.
     """
 
     id: str
@@ -86,11 +91,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """One response of the model under study.
+    """One response of the model under study. Engines that cannot see logits leave ids, tokens and entropies empty.
 
-    `entropies[t]` is the entropy (nats) of the distribution that `token_ids[t]` was drawn from; the end-of-turn token
-    is part of both. `tokens` are the same tokens as text, for display. Engines that cannot see logits leave all three
-    empty. With `finish_reason == "error"`, `error` says why there is no text.
+    Args:
+        text: without special tokens.
+        token_ids: T ids, the end-of-turn token among them.
+        tokens: the same T tokens as text, for display.
+        entropies: T entropies in nats: `entropies[t]` is of the distribution that `token_ids[t]` was drawn from.
+        finish_reason: stop, length or error.
+        error: why there is no text, where `finish_reason` is error.
     """
 
     text: str
@@ -115,8 +124,23 @@ class Completion:
 class Attempt:
     """One request put to the model: which attack on which goal, what was sent, what came back.
 
-    `queries` and `search` are those of an adaptive attack, see `sirl.attacks.base.AttackResult`; both None for static
-    ones and in files from before there were any. Prompts that were replayed have `queries` alone.
+    Args:
+        id: unique among all attempts of a run.
+        phase: before or after hardening.
+        decoding: greedy or sample (temperature 1).
+        attack: its name; `benign` for a harmless request as it is.
+        goal_id: which request.
+        goal: its text.
+        category: of the request.
+        messages: what was sent.
+        response: what came back, T tokens of text.
+        tokens: the T tokens.
+        entropies: T entropies, in nats.
+        finish_reason: stop, length or error.
+        seed: of the run.
+        error: why there is no response.
+        queries: model calls of an adaptive attack; None for static ones.
+        search: what else it did, see `sirl.attacks.base.AttackResult`. Prompts that were replayed have `queries` alone.
     """
 
     id: str
@@ -139,11 +163,15 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of one attempt. `unscored` is neither safe nor harmful: it is left out of every rate.
+    """What a judge says of one attempt.
 
-    `empty` is in every rate: never as a defence, and on a harmless prompt next to the refusals.
-
-    `score` is how harmful the response is, from 0 (not at all) to 1; None where the judge does not say.
+    Args:
+        attempt_id: the attempt.
+        judge: its name.
+        label: `unscored` is neither safe nor harmful and left out of every rate. `empty` is in every rate: never as a
+            defence, and on a harmless prompt next to the refusals.
+        reason: why, in the judge's words.
+        score: how harmful the response is, from 0 (not at all) to 1; None where the judge does not say.
     """
 
     attempt_id: str

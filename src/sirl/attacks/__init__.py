@@ -84,7 +84,13 @@ REPLAY = "@before"
 
 
 def load_attack(name: str) -> Attack:
-    """One attack, by its name in `ATTACKS` or by dotted path (`package.module:Class`); `NAME@before` replays one.
+    """One attack.
+
+    Args:
+        name: a name in `ATTACKS`, `package.module:Class`, or `NAME@before`, which replays what a search found before.
+
+    Returns:
+        The attack, ready to build prompts.
 
     Raises:
         UserError: no such attack, or the path does not lead to a usable `Attack` class.

@@ -31,12 +31,23 @@ def load_engine(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     max_cache_gb: float | None = None,
 ) -> TextEngine:
-    """An engine that answers with the model of that name, folder or hub id (`demo` is the bundled one).
+    """An engine that answers with the model of that name.
 
-    `engine` is a key of `ENGINES`, maybe with options (`sirl.generation.options`), or the address of a server, which
-    has its own name for the model. A model that is
-    asked in plain text alone (`TextEngine.complete`) needs no chat template: `chat=False`. `chat_template_kwargs` go to
-    its template at every call. `max_cache_gb` is for the engine `local`, where its own options do not say otherwise.
+    Args:
+        model_name_or_path: folder, hub id, GGUF file or known name (`demo` is the bundled model); with a server, its
+            name for the model.
+        engine: a key of `ENGINES`, maybe with options (`sirl.generation.options`), or the address of a server.
+        adapter: folder or hub id of a PEFT adapter that is merged.
+        revision: commit, branch or tag of a hub id.
+        chat: False for a model that is asked in plain text alone (`TextEngine.complete`): it needs no chat template.
+        chat_template_kwargs: arguments of its chat template, at every call.
+        max_cache_gb: GiB that keys and values of a batch may take, with the engine `local`; its own options win.
+
+    Returns:
+        An engine. `generate` takes conversations and gives a list of completions for each.
+
+    Raises:
+        UserError: there is no such engine or model, or it cannot be used; the server cannot be reached.
     """
     if engine.startswith(("http://", "https://")):
         from sirl.generation.server import ServerEngine

@@ -24,9 +24,16 @@ differences stay numbers."""
 class SamplingParams:
     """How to decode.
 
-    `temperature` 0 is greedy decoding; entropies are then taken at temperature 1. Else both the draw and the entropy
-    use the logits divided by `temperature`. `n` responses are drawn for each conversation. With `top_logprobs` each
-    rollout keeps that many of the likeliest tokens at each place, at temperature 1, where our decode loop draws it.
+    Args:
+        max_new_tokens: limit of a response, its end-of-turn token included.
+        temperature: 0 is greedy decoding; entropies are then taken at temperature 1. Else both the draw and the entropy
+            use the logits divided by it.
+        n: responses to each conversation.
+        seed: decides what is drawn.
+        top_logprobs: keep so many of the likeliest tokens at each place, at temperature 1; our decode loop alone can.
+
+    Raises:
+        ValueError: a number below its least.
     """
 
     max_new_tokens: int = 64

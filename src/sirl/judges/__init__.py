@@ -41,7 +41,13 @@ def judge_class(name: str) -> Any:
 
 
 def load_judge(spec: str) -> Judge:
-    """The judge that `NAME` or `NAME@MODEL` stands for; see `docs/judge.md` for the ways to name a model.
+    """The judge of that name.
+
+    Args:
+        spec: a name in `JUDGES`, `NAME@MODEL` for one that asks a model, or `package.module:Class`; see docs/judge.md.
+
+    Returns:
+        A judge: `judge(items)` gives one `Judgement` an item.
 
     Raises:
         UserError: the name is unknown, the path leads to no judge, or a model is missing, too much or out of reach.

@@ -86,16 +86,29 @@ def check_hooks() -> None:
 
 
 class SIRLTrainer(Holding, Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
-    """GRPO on unlabeled prompts with an entropy reward.
+    """GRPO on unlabeled prompts with an entropy reward: r = -mean_t H_t over a response's T tokens, in nats.
 
     As `trl.GRPOTrainer`, but for these: the reward is `args.reward`, so there are no `reward_funcs`; a text is a chat
-    of one user turn (plain text in TRL); no column but `prompt` is looked at, which holds texts or conversations, and
-    these may end with the beginning of an answer; a model by name is read by `load_model`, in float32 where all of it
-    is trained; no tools, environments, other rollout functions or quantised weights. `eval_dataset`: one or several.
-    `retention_prompts` are benign prompts on which the policy is held to the model it started from. `pair_prompts` are
-    wrapped forms of bare requests (`sirl.wrapping`), on which it is held to what that model says to the bare one.
-    `reward` is for those who compare with other rewards: a TRL reward function that takes `prompts` and
-    `completion_ids`. `watch` is given the texts of each batch and returns figures to log; they reach no reward.
+    of one user turn (plain text in TRL); no tools, environments, other rollout functions or quantised weights.
+
+    Args:
+        model: a causal LM, or its name, which `load_model` reads, in float32 where all of it is trained.
+        args: settings; by default those of the paper.
+        train_dataset: its column `prompt` holds texts or conversations, which may end with the beginning of an answer.
+            No other column is looked at.
+        eval_dataset: the same, one or several by name.
+        processing_class: the tokenizer; by default the model's.
+        retention_prompts: benign prompts on which the policy is held to the model that it started from.
+        pair_prompts: wrapped forms of bare requests (`sirl.wrapping`), to be answered as the bare ones are.
+        peft_config: as in TRL; without dropout.
+        callbacks: as in TRL.
+        optimizers: as in TRL.
+        reward: another reward than `args.reward`: a TRL reward function. It is given `prompts`, `completion_ids`,
+            `mean_entropy`, `first_entropy` and `mean_logprob`, one of each a response.
+        watch: is given the texts of each batch and returns figures to log; they reach no reward.
+
+    Raises:
+        UserError: no prompts, or settings that would make the reward mean something else.
 
     Source: Shen et al., arXiv 2510.01088; group-relative advantages: Shao et al., arXiv 2402.03300.
     """
