@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from precision import check_no_worse
-from sirl.generation import SamplingParams, decode
+from sirl.generation import SamplingParams, cache, decode
 from sirl.generation.base import Engine
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.decode import Rollout
@@ -323,6 +323,34 @@ def test_progress_counts_every_response_once(family: str, temperature: float, to
     engine = LocalEngine(model_of(family), tokenizer, max_rows=7)
     engine.rollout(chat_ids(tokenizer, PROMPTS), SamplingParams(24, temperature, n=3), counts.append)
     assert sum(counts) == 3 * len(PROMPTS)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (4, 4), (3, 8)])
+def test_a_cache_that_grows_changes_nothing(
+    sizes: tuple[int, int], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By blocks, also within `keep_rows`; and room for long answers is taken when they come."""
+    block, longest = sizes[0], 12
+    prompts, params = chat_ids(tokenizer, PROMPTS), SamplingParams(longest, 1.0, n=3, seed=1)
+    expected = LocalEngine(tiny_model("llama"), tokenizer).rollout(prompts, params)
+    taken: list[tuple[int, int]] = []
+    plain = cache.DecodeLayer.update
+
+    def update(layer: Any, *given: Any, **named: Any) -> Any:
+        out = plain(layer, *given, **named)
+        taken.append((layer.keys.shape[2], layer.length))
+        assert layer.keys.shape == layer.values.shape
+        assert layer.keys.shape[2] <= layer.most
+        return out
+
+    monkeypatch.setattr(cache, "BLOCK", block)
+    monkeypatch.setattr(cache.DecodeLayer, "update", update)
+    got = LocalEngine(tiny_model("llama"), tokenizer, max_rows=3 * sizes[1]).rollout(prompts, params)
+    assert tokens_of(got) == tokens_of(expected)
+    for a, b in zip((r for g in got for r in g), (r for g in expected for r in g), strict=True):
+        assert a.entropies == pytest.approx(b.entropies, abs=1e-5)
+    assert max(len(r.token_ids) for g in got for r in g) == longest
+    assert all(room - length < block for room, length in taken), "more room than one block"
 
 
 def test_no_prompts(tokenizer: Any) -> None:

@@ -1,8 +1,9 @@
-"""A key/value cache whose memory is taken once, for the whole of a decode.
+"""A key/value cache whose memory is taken by blocks of tokens.
 
 transformers' `DynamicCache` concatenates at every token, which copies the cache as many times as there are tokens; its
-`StaticCache` keeps every row to the end. This one writes in place, hands the attention a view of the used part, fans
-prefilled prompts out to their samples, and can drop finished rows.
+`StaticCache` keeps every row to the end, and takes room for the longest answer at once. This one writes in place, hands
+the attention a view of the used part, takes another block when it is full, fans prefilled prompts out to their samples,
+and can drop finished rows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from transformers.masking_utils import sdpa_mask
 from sirl.models import attention
 
 ATTENTION = "sirl_grouped"
+
+BLOCK = 256
+"""Tokens that a cache grows by: long answers are rare, and room for them is taken when they come."""
 
 
 def grouped_attention(
@@ -61,13 +65,13 @@ def shared_keys(model: Any) -> AbstractContextManager[None]:
 
 
 class DecodeLayer(CacheLayerMixin):  # type: ignore[misc]
-    """Keys and values `(B, H_kv, capacity, D)` of one layer, used up to `length`."""
+    """Keys and values `(B, H_kv, capacity, D)` of one layer, used up to `length`; never more than `most` columns."""
 
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, length: int, most: int) -> None:
         super().__init__()
-        self.keys, self.values, self.length = keys, values, length
+        self.keys, self.values, self.length, self.most = keys, values, length, most
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
 
@@ -76,10 +80,18 @@ class DecodeLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         end = self.length + key_states.shape[2]
+        missing = end - self.keys.shape[2]
+        if missing > 0:
+            self._grow(max(missing, min(BLOCK, self.most - self.keys.shape[2])))
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _grow(self, columns: int) -> None:
+        """Take more columns, of zeros (see `_joined`). One tensor after the other, so that one copy waits at a time."""
+        self.keys = functional.pad(self.keys, (0, 0, 0, columns))
+        self.values = functional.pad(self.values, (0, 0, 0, columns))
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drop all rows but `rows` `(B',)`."""
@@ -102,15 +114,16 @@ class DecodeCache(Cache):  # type: ignore[misc]
         """Join the caches of separately prefilled prompts, each ending at its last column.
 
         Every row is repeated `repeats` times, for its samples, shorter prefills move to the right, so that all prompts
-        end together, and there is room for `extra` tokens more.
+        end together, and there is room for a first block of the `extra` tokens that may come.
         """
         width = max(part.get_seq_length() for part in prefills)
+        block = min(extra, BLOCK)
         layers = []
         for i in range(len(prefills[0].layers)):
             parts = [part.layers[i] for part in prefills]
-            keys = _joined([part.keys for part in parts], width, repeats, extra)
-            values = _joined([part.values for part in parts], width, repeats, extra)
-            layers.append(DecodeLayer(keys, values, width))
+            keys = _joined([part.keys for part in parts], width, repeats, block)
+            values = _joined([part.values for part in parts], width, repeats, block)
+            layers.append(DecodeLayer(keys, values, width, width + extra))
             for part in parts:
                 part.keys = part.values = None  # the copy is all that is needed from here on
         super().__init__(layers=layers)
