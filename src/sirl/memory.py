@@ -2,8 +2,9 @@
 
 Of one process, in bytes. Counted are the tensors that are large: weights, the reference model, gradients, optimizer
 states, keys and values of rollouts, activations (those of retention and pairs as well, where they are kept until the
-same backward pass). Not counted are fragments, workspaces and what a library keeps for itself, for which `OVERHEAD`
-stands. No weight is read: parameters are counted on torch's meta device.
+same backward pass), logits where they are made for a whole micro-batch. Not counted are fragments, workspaces and what
+a library keeps for itself, for which `OVERHEAD` stands. No weight is read: parameters are counted on torch's meta
+device.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class ModelSize:
     inner: int
     kv_width: int
     embeddings: int
+    vocabulary: int
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,10 @@ def training_memory(size: ModelSize, shape: Shape) -> dict[str, int]:
     trained_bytes = 4 if shape.lora else shape.weight
     frozen = size.parameters - size.trained if shape.lora else size.parameters
     states = shape.states * (shape.state_bytes or trained_bytes)
+    reference = 2 if shape.shards > 1 and shape.compute == 2 else shape.weight  # see `sirl.training.run.build_trainer`
     parts = {
         "weights": frozen * shape.weight + (size.trained * 4 if shape.lora else 0),
-        "reference": size.parameters * shape.weight if shape.reference and not shape.lora else 0,
+        "reference": size.parameters * reference if shape.reference and not shape.lora else 0,
         "gradients": size.trained * trained_bytes,
         "optimizer": size.trained * states,
     }
@@ -109,6 +112,8 @@ def training_memory(size: ModelSize, shape: Shape) -> dict[str, int]:
     prompts = shape.rows // shape.group if shape.packed else shape.rows
     own = prompts * shape.prompt + shape.rows * shape.completion
     parts["activations"] = (max(own, shape.held) if shape.held_apart else own + shape.held) * kept
+    if not shape.packed:  # as the head gives them, in float32, and what their backward pass makes of them
+        parts["logits"] = shape.rows * shape.completion * size.vocabulary * (shape.compute + 8)
     if shape.vllm:
         parts["vLLM"] = shape.vllm
     else:
@@ -158,6 +163,7 @@ def model_size(config: Any, peft_config: Any = None) -> ModelSize:
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         kv_width=head_dim * (getattr(text, "num_key_value_heads", None) or heads),
         embeddings=sum(embeddings.values()),
+        vocabulary=text.vocab_size,
     )
 
 

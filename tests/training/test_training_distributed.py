@@ -80,11 +80,18 @@ def test_the_hardened_model_is_written_once(runs: tuple[Path, Path]) -> None:
     assert not list(runs[1].glob("run/**/.*partial*"))
 
 
-def test_sharded_parameters_get_the_same_gradients(tmp_path: Path, model_folder: Any) -> None:
+def test_sharded_parameters_give_the_same_answers_and_gradients(tmp_path: Path, model_folder: Any) -> None:
     """FSDP2, which accelerate offers on accelerators only, put to work by hand."""
     folders = [launch(n, model_folder("qwen2"), tmp_path / str(n), SHARDED) for n in (1, 2)]
     one = torch.load(folders[0] / "0.pt")
     parts = [torch.load(folders[1] / f"{rank}.pt") for rank in range(2)]
+    # three prompts and one, of other lengths: who is done goes along with the passes of the other
+    assert [len(part["answers"]) for part in parts] == [6, 2]
+    for (ids, entropies), (expected, exact) in zip(
+        [answer for part in parts for answer in part["answers"]], one["answers"], strict=True
+    ):
+        assert ids == expected
+        assert entropies == pytest.approx(exact, abs=1e-4)
     for key in ("logps", "entropies"):
         torch.testing.assert_close(torch.cat([part[key] for part in parts]), one[key], atol=1e-5, rtol=1e-5)
     for name, gradient in one["grads"].items():

@@ -19,7 +19,7 @@ from trl import ModelConfig
 from sirl.cli import train as cli
 from sirl.errors import UserError
 from sirl.models import load_model, load_tokenizer
-from sirl.training import run, trainer
+from sirl.training import holding, run, trainer
 from sirl.training.sharding import check_rollouts, loaded_whole, loads_shares, sharded
 from tiny_models import PROMPTS
 
@@ -51,21 +51,25 @@ def settings(**given: Any) -> Any:
 # -- rollouts ----------------------------------------------------------------------------------------------------------
 
 
-def test_fsdp_needs_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_first_fsdp_needs_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check_rollouts(settings())
     check_rollouts(settings(fsdp="full_shard", use_vllm=True))
-    with pytest.raises(UserError, match="--use_vllm: needed with FSDP"):
-        check_rollouts(settings(fsdp="full_shard"))
+    check_rollouts(settings(fsdp="full_shard"))  # transformers' default is the second
+    with pytest.raises(UserError, match="--use_vllm: needed with FSDP 1"):
+        check_rollouts(settings(fsdp="full_shard", fsdp_config={"version": 1}))
     assert not sharded(settings())
     args = tiny_config(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` does
+    monkeypatch.setenv("FSDP_VERSION", "2")
     assert sharded(args)
+    check_rollouts(args)
+    monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(UserError, match="add --use_vllm true --vllm_mode colocate"):
         trainer.SIRLTrainer(None, args, PROMPTS)
     with pytest.raises(UserError, match="needed with FSDP"):
         run.build_trainer(args, ModelConfig(), None, [], [])
     with pytest.raises(UserError, match="needed with FSDP"):
-        cli.run(SimpleNamespace(training=SimpleNamespace(config=args)))  # type: ignore[arg-type]
+        cli.run(SimpleNamespace(training=SimpleNamespace(config=args, data=None)))  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("zero3")
@@ -75,15 +79,6 @@ def test_zero3_gathers_weights_for_rollouts() -> None:
     check_rollouts(settings(ds3_gather_for_generation=False, use_vllm=True))
     with pytest.raises(UserError, match="--ds3_gather_for_generation false: not with DeepSpeed ZeRO-3"):
         check_rollouts(settings(ds3_gather_for_generation=False))
-
-
-def test_processes_that_share_weights_make_the_same_batches(tmp_path: Path, model_folder: Any) -> None:
-    """Not as many as their free memory allows."""
-    for fsdp, given, expected in ((False, None, None), (True, None, 2.0), (True, 3.0, 3.0), (False, 3.0, 3.0)):
-        made = tiny_trainer(tmp_path, model_folder("llama"), max_cache_gb=given)
-        made.is_fsdp_enabled = fsdp
-        with made.policy() as engine:
-            assert engine.max_cache_gb == expected
 
 
 # -- one process alone -------------------------------------------------------------------------------------------------
@@ -192,7 +187,7 @@ def test_the_first_process_asks_the_starting_model(
 ) -> None:
     """With FSDP the others may have no weights before training begins."""
     told: list[list[Any]] = []
-    monkeypatch.setattr(trainer, "broadcast_object_list", told.append)
+    monkeypatch.setattr(holding, "broadcast_object_list", told.append)
     made = tiny_trainer(tmp_path, model_folder("llama"), retention=HELD)
     made.before_training()
     assert not told
@@ -207,7 +202,7 @@ def test_the_first_process_asks_the_starting_model(
     def tell(found: list[Any]) -> None:
         found[0] = expected
 
-    monkeypatch.setattr(trainer, "broadcast_object_list", tell)
+    monkeypatch.setattr(holding, "broadcast_object_list", tell)
     monkeypatch.setattr(type(made.accelerator), "is_main_process", property(lambda _: False))
     monkeypatch.setattr(trainer.SIRLTrainer, "policy", None)  # another process does not ask
     made._held = None

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import DynamicCache
 
 from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import ATTENTION, DecodeCache
 from sirl.generation.fused import FusedModel
+
+Result = TypeVar("Result")
 
 PREFILL_TOKENS = 2048
 """Prompt tokens, padding included, of one forward pass of the prefill, beside those that its prompts share."""
@@ -81,7 +85,21 @@ def plan_batches(
     return [sorted(batch, key=lambda i: (len(prompts[i]) // 32, list(prompts[i]))) for batch in batches]
 
 
-@torch.inference_mode()
+def without_gradients(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Have a function of a model run in inference mode, where its tensors are no part of a training.
+
+    Of weights in shares they are: FSDP keeps the tensors into which it gathers, and updates use them again.
+    """
+
+    @wraps(run)
+    def wrapped(model: Any, *given: Any, **named: Any) -> Result:
+        with torch.no_grad() if isinstance(model, FSDPModule) else torch.inference_mode():
+            return run(model, *given, **named)
+
+    return wrapped
+
+
+@without_gradients
 def decode_batch(
     model: Any,
     prompts: Sequence[Sequence[int]],

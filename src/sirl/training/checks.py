@@ -21,6 +21,7 @@ from sirl.errors import UserError
 from sirl.generation.base import Engine
 from sirl.records import append_jsonl, iter_json_lines, write_json, write_jsonl
 from sirl.run_folder import CHOSEN
+from sirl.training.sharding import holds_shares
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ COLLAPSES = {"max_repetition": "repetition", "max_over_refusal": "over_refusal"}
 """By limit, the figure that is not to rise above it."""
 
 ANEW = "--overwrite trains anew"
-NOT_SHARDED = "development.choose: not with sharded weights (FSDP, DeepSpeed); set it to false"
+NOT_SHARDED = "development.choose: not with weights in shares (FSDP, DeepSpeed ZeRO-3); set it to false"
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
                 trainer.args.max_steps = step  # it was over: `SIRLTrainer.train` loads the checkpoint and returns
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.rule is not None and (self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled):
+        if self.rule is not None and holds_shares(self.trainer):
             raise UserError(NOT_SHARDED)
         self.saved = state.global_step
         self._load(state.global_step)

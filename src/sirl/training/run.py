@@ -12,12 +12,12 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PrinterCallback
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, get_peft_config
 
 from sirl.chat_template import warn_of_thoughts
-from sirl.disk import is_whole, sync_tree, writing
+from sirl.disk import is_whole, sync_tree, unfinished, writing
 from sirl.encoding import fitting_prompts, with_template_arguments
 from sirl.errors import UserError
 from sirl.merging import merge_layers
@@ -29,7 +29,7 @@ from sirl.training.checks import PolicyCheck
 from sirl.training.config import SIRLConfig
 from sirl.training.metrics import MetricsFile, Watch
 from sirl.training.rewards import RewardFunction
-from sirl.training.sharding import check_rollouts, loaded_whole, loads_shares, sharded
+from sirl.training.sharding import check_rollouts, holds_shares, loaded_whole, loads_shares, sharded
 from sirl.weights.export import export_model, own_padding
 from sirl.wrapping import resolve_families, wrapped_forms
 
@@ -82,8 +82,8 @@ def fit(trainer: Any, tokenizer: Any, run_dir: Path, checks: Sequence[PolicyChec
         UserError: the processes of this training see different folders.
     """
     checkpoint = last_checkpoint(trainer.args.output_dir)
-    target, sharded = run_dir / MODEL, trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    found = gather_object([(checkpoint, target.exists() and not sharded)])
+    target = run_dir / MODEL
+    found = gather_object([(checkpoint, target.exists())])
     if len(set(found)) > 1:
         raise UserError(
             f"--output_dir: the processes of this training find different checkpoints below {run_dir}; put it on a "
@@ -272,22 +272,34 @@ def model_dtype(name: str) -> torch.dtype:
 def save_hardened(trainer: Any, tokenizer: Any, target: Path) -> None:
     """Write the trained policy as a full model, adapters merged in float32, and the adapter next to it."""
     trainer.accelerator.wait_for_everyone()
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        with own_padding(trainer.accelerator.unwrap_model(trainer.model), tokenizer):
-            trainer.save_model(str(target))  # gathers the shards; the adapter alone where there is one
+    model, first = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.is_main_process
+    adapter = target.parent / ADAPTER if hasattr(model, "peft_config") else None
+    gathered = unfinished(adapter or target) if holds_shares(trainer) else None
+    if gathered is not None:
+        with own_padding(model, tokenizer):
+            trainer.save_model(str(gathered))  # what is trained, by all processes together
+        trainer.accelerator.wait_for_everyone()
+    if not first:
         return
-    if not trainer.accelerator.is_main_process:
-        return
-    model = trainer.accelerator.unwrap_model(trainer.model)
     if target.exists():
         shutil.rmtree(target)
-    if hasattr(model, "peft_config"):
-        adapter = target.parent / ADAPTER
-        with writing(adapter):
-            model.save_pretrained(adapter)
-            sync_tree(adapter)
-        model = merge_layers(model)
-    export_model(_plain(model), tokenizer, target)
+    if gathered is not None:
+        (gathered / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        sync_tree(gathered)
+        if adapter is not None and adapter.exists():
+            shutil.rmtree(adapter)
+        gathered.rename(adapter or target)
+        if adapter is not None:
+            with loaded_whole():
+                model = load_model(str(adapter), dtype=model.dtype, place=False)
+            export_model(_plain(model), tokenizer, target)
+    else:
+        if adapter is not None:
+            with writing(adapter):
+                model.save_pretrained(adapter)
+                sync_tree(adapter)
+            model = merge_layers(model)
+        export_model(_plain(model), tokenizer, target)
     log.info("hardened model on %s: %s", default_device(), target)
 
 

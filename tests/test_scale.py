@@ -1,0 +1,107 @@
+"""What `make scale` is made of, and the arithmetic of docs/scale.md; the runs themselves are too long for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig
+from transformers import LlamaConfig
+
+from scale import plan
+from scale.__main__ import table
+from scale.paths import TRAININGS, Attempt, failure, training_command
+from sirl.memory import Shape, model_size, training_memory
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def plans() -> dict[str, plan.Plan]:
+    return {made.name: made for made in plan.plans()}
+
+
+def test_the_plan_is_what_the_docs_say() -> None:
+    text = (ROOT / "docs" / "scale.md").read_text()
+    for row in plan.rows():
+        assert row in text
+
+
+def test_sizes_are_those_of_llama(plans: dict[str, plan.Plan]) -> None:
+    lora, small, large = (made.size for made in plans.values())
+    assert small.parameters == small.trained == 8_030_261_248
+    assert large.parameters == 70_553_706_496
+    assert lora.trained == lora.parameters - small.parameters == 41_943_040
+
+
+def test_every_plan_fits(plans: dict[str, plan.Plan]) -> None:
+    for made in plans.values():
+        assert sum(made.memory().values()) < plan.GPU_BYTES
+    alone = plan.replace(plans["8B in full, FSDP2, 8 GPUs"].shape, shards=1)
+    whole = training_memory(plans["8B in full, FSDP2, 8 GPUs"].size, alone)
+    assert sum(whole.values()) > 2 * plan.GPU_BYTES, "which is why it is shared out"
+
+
+def test_what_is_in_shares_and_what_is_not() -> None:
+    size = model_size(LlamaConfig(**{**plan.LLAMA_8B, "num_hidden_layers": 1}))
+    one = Shape(4, 2, False, rows=2, group=2, prompt=10, completion=20, reference=True, rollout_rows=2)
+    whole, shared = training_memory(size, one), training_memory(size, plan.replace(one, shards=4))
+    for part in ("weights", "gradients", "optimizer"):
+        assert shared[part] == -(-whole[part] // 4)
+    assert shared["reference"] == -(-whole["reference"] // 8), "shared out and in bfloat16"
+    for part in ("activations", "logits", "rollouts"):
+        assert shared[part] == whole[part]
+    assert whole["optimizer"] == 2 * whole["weights"] == 8 * size.parameters
+    assert whole["logits"] == 2 * 20 * plan.LLAMA_8B["vocab_size"] * (2 + 4 + 4)
+    assert "logits" not in training_memory(size, plan.replace(one, packed=True))
+
+
+def test_passes_are_counted(plans: dict[str, plan.Plan]) -> None:
+    work = plan.Work(prompts=10, group=2, prompt=3, completion=4)
+    assert (work.drawn, work.scored) == (80, 140)
+    lora, full, _ = plans.values()
+    assert lora.update_flops(work) == 2 * lora.size.parameters * 140 * 4  # reference, policy, again, one backward
+    assert full.update_flops(work) == 2 * full.size.parameters * 140 * 5
+    no_reference = plan.replace(full, shape=plan.replace(full.shape, reference=False, checkpointing=False))
+    assert no_reference.update_flops(work) == 2 * full.size.parameters * 140 * 3
+
+
+def test_lora_counts_adapters_alone() -> None:
+    config = LlamaConfig(**{**plan.LLAMA_8B, "num_hidden_layers": 1})
+    adapted = model_size(config, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    shape = Shape(weight=2, compute=2, lora=True, rows=2, group=2, prompt=10, completion=20, reference=True)
+    parts = training_memory(adapted, shape)
+    assert "reference" not in parts, "the model without its adapters"
+    assert parts["optimizer"] == 2 * parts["gradients"] == 8 * adapted.trained
+
+
+def test_commands_are_those_of_users(tmp_path: Path) -> None:
+    """All processes together have the rows of one."""
+    one = training_command(TRAININGS["one"], Path("python"), tmp_path, tmp_path / "out")
+    two = training_command(TRAININGS["zero3"], Path("python"), tmp_path, tmp_path / "out")
+    assert one[:4] == ["python", "-m", "sirl", "train"]
+    assert two[1:3] == ["-m", "accelerate.commands.launch"]
+    assert "--use_cpu" in one
+    assert "--use_cpu" not in two, "accelerate would leave DeepSpeed out"
+    for name in ("per_device_train_batch_size", "retention_batch_size"):
+        assert int(one[one.index(f"--{name}") + 1]) == 2 * int(two[two.index(f"--{name}") + 1])
+    for made in TRAININGS.values():
+        assert made.config is None or (ROOT / "configs" / "accelerate" / f"{made.config}.yaml").is_file()
+        assert made.reference is None or TRAININGS[made.reference].lora == made.lora
+
+
+def test_a_failure_is_one_line() -> None:
+    traceback = "Traceback\n  File x\nValueError: head size 8\nroot\nChildFailedError: \n====\n"
+    assert failure(traceback) == "ValueError: head size 8"
+    assert failure("a\nsirl: --engine vllm: needs it\nValueError: later") == "sirl: --engine vllm: needs it"
+    assert failure("") == "nothing was said"
+
+
+def test_the_table_says_what_differs() -> None:
+    good = Attempt("ddp", "DDP", {"torch": "2"}, True, "", 3.4, True, {"weights": 1e-8})
+    bad = Attempt("zero2", "DeepSpeed ZeRO-2", {}, True, "", 5.0, False, {"weights": 1.0})
+    refused = Attempt("vllm", "vLLM", {}, False, "no room", 1.0)
+    lines = table([good, bad, refused]).splitlines()
+    assert lines[2] == "| ddp | DDP (torch 2) | yes | 3 | yes (weights 1e-08 apart) |"
+    assert "NO (weights 1 apart)" in lines[3]
+    assert "| no: no room | 1 |  |" in lines[4]
