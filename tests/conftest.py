@@ -27,6 +27,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _messages_name_flags() -> None:
+    """As on a command line; `test_public.py` has what Python shows."""
+    from sirl.errors import name_flags
+
+    name_flags()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     import torch
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from difflib import get_close_matches
+
+_FLAG = re.compile(r"(?<![\w-])--(?=[a-z])")
+_names_flags = False
+
+
+def name_flags(wanted: bool = True) -> None:
+    """Have messages speak of flags (`--seed`), as on a command line; else they speak of arguments (`seed`)."""
+    global _names_flags
+    _names_flags = wanted
 
 
 class UserError(Exception):
     """Bad input from the user: shown as one line without a traceback, exit code 2.
 
-    The message names the flag or file at fault and says what would be right.
+    The message names the flag or file at fault and says what would be right. It is written with flags; who calls from
+    Python reads the arguments of the same names.
     """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if _names_flags else _FLAG.sub("", text)
 
 
 class NoAnswerError(UserError):

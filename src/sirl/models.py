@@ -47,7 +47,7 @@ LONGEST_PROMPT = 1_000_000
 
 
 def load_model(
-    name_or_path: str,
+    model_name_or_path: str,
     *,
     dtype: torch.dtype | None = None,
     adapter: str | None = None,
@@ -60,7 +60,7 @@ def load_model(
     Remote code is never run.
 
     Args:
-        name_or_path: folder, hub id, GGUF file or known name. Adapters, of a folder or hub id, are merged.
+        model_name_or_path: folder, hub id, GGUF file or known name. Adapters, of a folder or hub id, are merged.
         dtype: type of the weights; by default `default_dtype()`, which on a CPU measures which type is fast.
         adapter: folder or hub id of an adapter to be merged into the model.
         revision: commit, branch or tag of a hub id.
@@ -75,19 +75,19 @@ def load_model(
     """
     keep_freed_memory()
     dtype = dtype or default_dtype()
-    scale = demo_scale(name_or_path)
-    given, (name_or_path, revision) = name_or_path, located(name_or_path, revision)
+    scale = demo_scale(model_name_or_path)
+    given, (model_name_or_path, revision) = model_name_or_path, located(model_name_or_path, revision)
     if scale is not None:
         model = _load_demo_model(dtype, scale)
-    elif found := adapter_file(name_or_path, revision):
-        with of_adapter(name_or_path):
-            base, version = base_of(name_or_path, found), base_revision(found)
+    elif found := adapter_file(model_name_or_path, revision):
+        with of_adapter(model_name_or_path):
+            base, version = base_of(model_name_or_path, found), base_revision(found)
             model = load_model(
                 base, dtype=dtype, revision=version, attn_implementation=attn_implementation, place=place
             )
-        model = merge_adapter(model, name_or_path, revision=revision)
+        model = merge_adapter(model, model_name_or_path, revision=revision)
     else:
-        model = _from_pretrained(name_or_path, dtype, revision, attn_implementation)
+        model = _from_pretrained(model_name_or_path, dtype, revision, attn_implementation)
         model.name_or_path = model.config._name_or_path = given  # what an adapter on it names as its base
     if adapter is not None:
         model = merge_adapter(model, adapter)
@@ -145,13 +145,13 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_i
     return model
 
 
-def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool = True) -> Any:
+def load_tokenizer(model_name_or_path: str, *, revision: str | None = None, chat: bool = True) -> Any:
     """The tokenizer of a model.
 
     One without a pad token, or with one that the model does not know, gets one of its own tokens for padding.
 
     Args:
-        name_or_path: as for `load_model`.
+        model_name_or_path: as for `load_model`.
         revision: commit, branch or tag of a hub id.
         chat: whether it must have a chat template.
 
@@ -161,22 +161,22 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None, chat: bool
     Raises:
         UserError: there is none, it has no chat template or end-of-turn token, or it does not fit the model.
     """
-    if demo_scale(name_or_path) is not None:
+    if demo_scale(model_name_or_path) is not None:
         from sirl.weights.bundled import load_demo_tokenizer
 
         return load_demo_tokenizer()
-    given, (name_or_path, revision) = name_or_path, located(name_or_path, revision)
-    check_name(name_or_path)
-    found = adapter_file(name_or_path, revision)
-    base = base_of(name_or_path, found) if found else name_or_path
-    if found and not has_tokenizer(name_or_path, revision):
-        with of_adapter(name_or_path):
+    given, (model_name_or_path, revision) = model_name_or_path, located(model_name_or_path, revision)
+    check_name(model_name_or_path)
+    found = adapter_file(model_name_or_path, revision)
+    base = base_of(model_name_or_path, found) if found else model_name_or_path
+    if found and not has_tokenizer(model_name_or_path, revision):
+        with of_adapter(model_name_or_path):
             return load_tokenizer(base, revision=base_revision(found), chat=chat)
     config = None
     if demo_scale(base) is None and adapter_file(base) is None:  # an adapter may stand on another
-        with of_adapter(name_or_path if found else None):
+        with of_adapter(model_name_or_path if found else None):
             config = read_config(base, base_revision(found) if found else revision)
-    tokenizer = read_tokenizer(name_or_path, revision, config if found else None)
+    tokenizer = read_tokenizer(model_name_or_path, revision, config if found else None)
     vocab_size = config and getattr(config.get_text_config(), "vocab_size", None)
     choose_padding(tokenizer, vocab_size)
     check_tokenizer(tokenizer, given, chat=chat)

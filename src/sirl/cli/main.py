@@ -23,7 +23,7 @@ from typing import Any
 
 from sirl.cli.common import Outcome, Parser, note
 from sirl.disk import reason, refused, takes_no_more
-from sirl.errors import CannotWriteError, UserError, suggestion
+from sirl.errors import CannotWriteError, UserError, name_flags, suggestion
 from sirl.records import to_json
 from sirl.redaction import redact, redact_text
 
@@ -81,6 +81,7 @@ def _take_huge_pages() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0, or 2 after a user's mistake, 130 after Ctrl-C, 143 after SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
+    name_flags()
     _quiet_libraries()
     command = next((w for w in words if w in COMMANDS), None)
     try:

@@ -143,7 +143,7 @@ def named_in_file(section: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        error.args = (re.sub(rf"--({known})\b", rf"{section}.\1", str(error)),)
+        error.args = (re.sub(rf"--({known})\b", rf"{section}.\1", str(error.args[0])),)
         raise
 
 
