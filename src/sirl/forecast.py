@@ -151,11 +151,12 @@ def _training(plan: Plan, engine: LocalEngine) -> Work:
     if data.retention_dataset_name and config.retention_weight:
         answer = ANSWER * config.retention_tokens
         update += Work(learnt=config.retention_batch_size * (prompt + answer))
-        start += Work(2 * prompt + answer, answer) * len(load_prompts(data.retention_dataset_name))
+        dealt = steps * config.retention_batch_size
+        start += Work(prompt, answer) * min(dealt, len(load_prompts(data.retention_dataset_name)))
     if data.wrap_prompts and config.pair_weight:
         answer = ANSWER * config.pair_tokens
         update += Work(learnt=config.pair_batch_size * (prompt + WRAPPING + answer))
-        start += Work(2 * prompt + answer, answer) * (steps * config.pair_batch_size)
+        start += Work(prompt, answer) * (steps * config.pair_batch_size)
     return update * steps + start + _checks(plan, engine, steps)
 
 

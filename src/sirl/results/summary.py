@@ -27,6 +27,7 @@ from typing import Any, TypeGuard
 from sirl.manifest import trained_families
 from sirl.results.attacks import attack_summary
 from sirl.results.discrimination import discrimination
+from sirl.results.interface import VERSION, Summary, made
 from sirl.results.load import Run, Scored, load_run
 from sirl.results.rates import (
     DECODINGS,
@@ -186,22 +187,11 @@ def _number(x: object) -> TypeGuard[float]:
 
 
 def build_summary(run_dir: str | os.PathLike[str]) -> Table:
-    """The content of `summary.json`: headline figures (greedy; None where not run), times, and the two model folders.
-
-    `dsr_*` are means over the attacks of one kind, which `dsr_covers` names, `harm_dsr_*` the same by harm scores (None
-    without them); `kinds` has both for each kind, never mixed. `worst_case_dsr_*` is over all attacks. `*_refusal_*`
-    are rates of full refusals and empty answers of benign prompts by kind, `benign_refusal_*` of all of them, and
-    `wrapped_refusal_*` the mean over the wrappings of attacks that they were put in; `cut_refusals_*` the share of
-    refusals under attack that the token limit cut off, `rechecked_dsr_*` the DSR after those were asked again;
-    `empty_*` and `benign_empty_*` are shares of answers that say nothing, `dprime_*` says how well harmful requests are
-    told from harmless ones in the same wrappings, of those in which the request can be read (`value`, `low`, `high`),
-    and `told_apart` the same by kind and family of wrapping (`discrimination`); `base` and `checkpoint` are absolute
-    paths, so that they load from any working directory.
-    """
+    """The content of `summary.json`, see `sirl.results.interface.Summary`."""
     run = load_run(run_dir)
     summary = summarise(run)
     attack = summary["attack"]
-    out: Table = {**_means(attack), "dsr_covers": _dig(attack, "covers")}
+    out: Table = {"version": VERSION, **_means(attack), "dsr_covers": _dig(attack, "covers")}
     for phase in PHASES:
         out[f"worst_case_dsr_{phase}"] = _dig(attack, "worst_case", "greedy", phase, "rate")
     for kind in BENIGN_KINDS:
@@ -224,7 +214,7 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
     out["seconds"] = summary["seconds"]
     for key, folder in (("checkpoint", "model"), ("base", "base")):
         out[key] = str((run.path / folder).resolve()) if (run.path / folder).is_dir() else None
-    return out
+    return made(Summary, out).to_dict()
 
 
 def _means(tables: Mapping[str, Any] | None) -> Table:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sirl.errors import UserError
+from sirl.results.interface import read_summary
 from sirl.results.load import Run, load_run
 from sirl.results.summary import summarise
 from sirl.run_folder import ATTACKS, BENIGN, MANIFEST, METRICS, SUMMARY, WRAPPED
@@ -43,7 +45,11 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
 
 def brief(path: Path) -> dict[str, Any]:
     """What the table of runs shows, from `manifest.json` and `summary.json` alone; empty where there is none."""
-    manifest, summary = (_json(path / name) for name in (MANIFEST, SUMMARY))
+    manifest = _json(path / MANIFEST)
+    try:
+        summary = read_summary(path / SUMMARY).to_dict()
+    except UserError:  # not there yet, or written by something else
+        summary = {}
     stages = manifest.get("stages")
     running = [
         str(name)
