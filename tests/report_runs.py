@@ -154,7 +154,7 @@ def benign_rows(each: int = 75, rates: dict[str, tuple[float, float]] | None = N
 def wrapped_rows(
     prompts: int = 10, rates: dict[str, tuple[float, float]] | None = None, **changes: Any
 ) -> list[tuple[Attempt, Verdict]]:
-    """Harmless requests in the wrappings of attacks; of each, the share given is refused before and after."""
+    """Benign requests in the wrappings of attacks; of each, the share given is refused before and after."""
     out = []
     for name, shares in (rates or {"aim": (0.1, 0.9), "dan": (0.3, 0.5), "base64": (0.0, 0.0)}).items():
         for i in range(prompts):

@@ -171,7 +171,7 @@ def test_demo_names_its_attacks_one_by_one() -> None:
     assert not set(attacks) & set(GROUPS)
 
 
-def test_demo_wraps_harmless_requests_as_its_attacks_wrap_harmful_ones() -> None:
+def test_demo_wraps_benign_requests_as_its_attacks_wrap_harmful_ones() -> None:
     config = load_config("demo")
     assert isinstance(config.evals.wrappings, tuple)
     assert ["direct", *config.evals.wrappings] == list(config.attack.attacks)
@@ -198,7 +198,7 @@ def test_minimal_config_has_the_defaults_of_its_sections() -> None:
     assert config.gap == GapSection()
 
 
-def test_a_development_set_without_harmless_prompts_is_for_looking_only() -> None:
+def test_a_development_set_without_benign_prompts_is_for_looking_only() -> None:
     config = parse_config(changed(development={"goals": "g", "choose": False, "max_repetition": None}), "x")
     assert config.development == DevelopmentSection("g", choose=False, max_repetition=None)
     assert DevelopmentSection("g", overrefusal="b").max_repetition == 0.5
@@ -252,7 +252,7 @@ def test_lists_may_be_written_as_text() -> None:
         (changed(evals={"wrappings": 3}), r"evals\.wrappings: expected text or a list of text or null, got 3"),
         (changed(evals={"wrappings": "dan", "max_wrapped": 0}), r"evals\.max_wrapped: must be 1 or more, got 0"),
         (changed(evals={"wrappings": "dan", "overrefusal": None}), r"evals\.wrappings: .* those of evals\.overrefusal"),
-        (changed(development={"goals": "g"}), r"development\.overrefusal: choosing needs harmless prompts"),
+        (changed(development={"goals": "g"}), r"development\.overrefusal: choosing needs benign prompts"),
         (changed(development={"goals": "g", "choose": False, "max_repetition": 2}), r"max_repetition: a share from 0"),
         (changed(name="a/b"), r"name: 'a/b' cannot be the name of a folder"),
         (changed(name=""), r"name: '' cannot be the name of a folder"),

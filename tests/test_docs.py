@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import random
 import re
@@ -206,3 +207,43 @@ def test_a_base_model_is_tried_where_the_docs_say() -> None:
     for place, names in re.findall(r"^\| `([\w/]+\.py)`, (.+?) \|", text, re.MULTILINE):
         source = (ROOT / "src" / "sirl" / place).read_text(encoding="utf-8")
         assert all(name in source for name in re.findall(r"`(\w+)`", names)), place
+
+
+TICS = {
+    "next to, separately, against": r"\bbeside\b",
+    "continue, resume": r"\b(?:go|goes|going|gone) on\b",
+    "again": r"\banew\b",
+    "instead of": r"\bin place of\b",
+    "depends on": r"\bhangs? on\b",
+    "at most N, this many": r"\b(?:so|that) many\b",
+    "if": r"\bwhere there (?:is|are)\b",
+    "benign": r"\bharmless\b",
+    "base model": r"\bstarting model\b",
+    "except": r"\bbut for\b",
+}
+"""What to write, and the turn of phrase to write it for."""
+
+
+def prose_of_users() -> dict[str, str]:
+    """What users read: pages, the help and errors of commands, report, card, comparison and view."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
+    home = ROOT / "src" / "sirl"
+    for room in ("cli", "report", "compare", "view"):
+        texts |= {str(path.relative_to(home)): path.read_text(encoding="utf-8") for path in home.glob(f"{room}/*.j2")}
+        for path in home.glob(f"{room}/*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+            constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in bare)
+            said = [node.value for node in constants if isinstance(node.value, str)]
+            if room == "cli":
+                said.append(ast.get_docstring(tree) or "")  # shown by --help
+            texts[str(path.relative_to(home))] = "\n".join(said)
+    return texts
+
+
+def test_prose_has_none_of_our_tics() -> None:
+    prompt_of_a_method = "If it is harmless, answer it fully"
+    for place, text in prose_of_users().items():
+        for better, tic in TICS.items():
+            found = re.search(tic, text.replace(prompt_of_a_method, ""), re.IGNORECASE)
+            assert not found, f"{place}: {found and found[0]!r}; write: {better}"

@@ -26,8 +26,8 @@ def drawn(rng: np.random.Generator, share: float, wrappings: int = 12, requests:
 
 
 def test_by_hand() -> None:
-    harmful, harmless = cells([[1, 1, 1, 0], [1, 1, 1, 1]]), cells([[0, 1], [0, 0]])
-    assert dprime(harmful, harmless).value == pytest.approx(z(7.5 / 9) - z(1.5 / 5))
+    harmful, benign = cells([[1, 1, 1, 0], [1, 1, 1, 1]]), cells([[0, 1], [0, 0]])
+    assert dprime(harmful, benign).value == pytest.approx(z(7.5 / 9) - z(1.5 / 5))
 
 
 def test_refusing_the_wrapping_is_no_discrimination() -> None:

@@ -200,7 +200,7 @@ def wrapping(config: RunConfig, **evals: Any) -> RunConfig:
     return replace(config, evals=replace(config.evals, wrappings=("aim", "base64"), max_wrapped=3, **evals))
 
 
-def test_harmless_requests_in_wrappings(config: RunConfig, world: World) -> None:
+def test_benign_requests_in_wrappings(config: RunConfig, world: World) -> None:
     """The hardened model refuses whatever comes in the wrapping of `aim`, and no request in base64."""
     world.engines["model"].refuses = ["goal", "AIM"]
     changed = wrapping(config)
@@ -398,7 +398,7 @@ class TestPlan:
             goals, attacks=("direct", "dan", "aim", "poem", "encyclopedia"), overrefusal=benign, wrapped_allowance=0.05
         )
         prepare(replace(config, development=section))
-        assert "a check asks 80 harmless requests in wrappings; 400 or more are wanted" in caplog.text
+        assert "a check asks 80 benign requests in wrappings; 400 or more are wanted" in caplog.text
         caplog.clear()
         prepare(replace(config, development=replace(section, max_wrapped=100)))
         assert "400 or more" not in caplog.text

@@ -121,7 +121,7 @@ class AttackSection:
 class EvalsSection:
     """What hardening must not cost. `overrefusal` names benign prompts, or null for none.
 
-    With `drift`, divergence and perplexity are measured on the starting model's answers to them. `choices` names a file
+    With `drift`, divergence and perplexity are measured on the base model's answers to them. `choices` names a file
     of multiple-choice questions, or `demo/choices`. `wrappings` names static attacks in which `max_wrapped` of the
     benign prompts are asked as well (`attacks`: those of the run; null: none; of `max_wrapped`, null: as many as make
     200 over all wrappings).
@@ -184,13 +184,13 @@ class DevelopmentSection:
                 raise UserError(f"development.{key}: a share from 0 to 1, got {share}")
         if self.choose and not self.overrefusal:
             raise UserError(
-                "development.overrefusal: choosing needs harmless prompts, or a policy that refuses everything is the "
+                "development.overrefusal: choosing needs benign prompts, or a policy that refuses everything is the "
                 "best; name some there, or set development.choose to false"
             )
         _at_least(1, development__patience=self.patience, development__max_wrapped=self.max_wrapped)
         if self.wrapped_allowance is not None and self.max_wrapped is None:
             raise UserError(
-                "development.wrapped_allowance: limits the harmless requests that are refused in wrappings, of which "
+                "development.wrapped_allowance: limits the benign requests that are refused in wrappings, of which "
                 "development.max_wrapped asks none; name a number there"
             )
         _at_least(1, development__every=self.every, development__max_goals=self.max_goals)

@@ -136,7 +136,7 @@ def _attacking(plan: Plan, engine: LocalEngine) -> Work:
 
 
 def _training(plan: Plan, engine: LocalEngine) -> Work:
-    """Updates, the starting model's answers that are held, and checks of the policy."""
+    """Updates, the base model's answers that are held, and checks of the policy."""
     config: Any = plan.training.config
     data = plan.training.data
     lengths = prompt_lengths(plan.training)

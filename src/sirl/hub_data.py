@@ -40,7 +40,7 @@ class HubName:
 
 @dataclass(frozen=True)
 class HubSet:
-    """A published set on the hub: its columns, and the column and value that mark harmless rows (None: all are)."""
+    """A published set on the hub: its columns, and the column and value that mark benign rows (None: all are)."""
 
     source: str
     split: str
@@ -70,7 +70,7 @@ HUB_SETS = {
     "jbb-benign": HubSet("JailbreakBench/JBB-Behaviors:behaviors", "benign", "Category", prompt="Goal"),
     "coconot-contrast": HubSet("allenai/coconot:contrast", "test", "category"),
 }
-"""Names for published sets of harmless prompts: XSTest (250), OR-Bench (its hard 1K, or whole), WildJailbreak's 210 in
+"""Names for published sets of benign prompts: XSTest (250), OR-Bench (its hard 1K, or whole), WildJailbreak's 210 in
 jailbreak form, the 100 counterparts of JailbreakBench's behaviours, CoCoNot's contrast set (379)."""
 
 

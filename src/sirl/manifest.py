@@ -33,7 +33,7 @@ from sirl.run_folder import ALL, MANIFEST
 from sirl.wrapping import resolve_families
 
 _CLEARING = "clearing"
-_WAYS_OUT = "give another --output_dir (or --name), or --overwrite to start anew"
+_WAYS_OUT = "give another --output_dir (or --name), or --overwrite to start again"
 _PACKAGES = ("sirl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy")
 
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 WRAPPED = "train.wrap_prompts"
 HELD = "train.retention_dataset_name"
 ENOUGH = 400
-"""Answers by which the share of harmless requests refused in wrappings is known to 5 points or better (95%)."""
+"""Answers by which the share of benign requests refused in wrappings is known to 5 points or better (95%)."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _development(config: RunConfig, judge: Judge) -> DevelopmentSet | None:
     asked = len(wrapped) * len(wrappings_of(attacks))
     if own.wrapped_allowance is not None and asked < ENOUGH:
         log.warning(
-            "development.wrapped_allowance: a check asks %d harmless requests in wrappings; %d or more are wanted "
+            "development.wrapped_allowance: a check asks %d benign requests in wrappings; %d or more are wanted "
             "to tell a few points from chance: raise development.max_wrapped, or give more prompts or attacks",
             asked,
             ENOUGH,

@@ -48,7 +48,7 @@ BUNDLED = {
     "demo/retention-wrapped": "more of them, in the same forms",
     "demo/retention-broad": "360 more of the first kind, on more topics",
     "demo/retention-code": "120 more on code, maths and writing, for models that are made for these",
-    "demo/contrast": "pairs of a harmful and a harmless request that share words, mixed; they made the bundled model",
+    "demo/contrast": "pairs of a harmful and a benign request that share words, mixed; they made the bundled model",
     "demo/behaviours": "harmful behaviours in ten categories: the goals of the attacks",
     "demo/overrefusal": "benign prompts, half of which only sound harmful",
     "demo/dev-behaviours": "harmful behaviours to choose a policy by while training; none is among the goals",

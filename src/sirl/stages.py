@@ -186,7 +186,7 @@ def measure_capability(
 ) -> dict[str, Any]:
     """What is left of the model besides refusing, before and after, into `capability.json`; models one after the other.
 
-    `drift` on the starting model's answers in `benign_attempts.jsonl`, and rights and wrongs of `choices`. `loading` is
+    `drift` on the base model's answers in `benign_attempts.jsonl`, and rights and wrongs of `choices`. `loading` is
     for `load_local`.
     """
     from sirl.evals.drift import measure_drift, read_texts, starting_answers

@@ -55,7 +55,7 @@ def test_before_and_after_share_a_folder(sirl: Any, goals: str, tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("engine")
-def test_harmless_requests_are_put_into_the_same_wrappings(sirl: Any, goals: str, tmp_path: Path) -> None:
+def test_benign_requests_are_put_into_the_same_wrappings(sirl: Any, goals: str, tmp_path: Path) -> None:
     folder, benign = tmp_path / "run", tmp_path / "benign.jsonl"
     texts = ["Is snack number 1 tasty?", *(f"How do I peel potato {i}?" for i in range(7))]
     benign.write_text("".join(json.dumps({"prompt": text, "category": "plain"}) + "\n" for text in texts))
@@ -72,7 +72,7 @@ def test_harmless_requests_are_put_into_the_same_wrappings(sirl: Any, goals: str
 
 
 @pytest.mark.usefixtures("engine")
-def test_how_many_harmless_requests_are_wrapped(sirl: Any, goals: str, tmp_path: Path) -> None:
+def test_how_many_benign_requests_are_wrapped(sirl: Any, goals: str, tmp_path: Path) -> None:
     def asked(name: str, *more: str) -> int:
         assert sirl(*flags(goals, tmp_path / name, "--attacks", "direct,dan,aim", *more)).code == 0
         path = tmp_path / name / "wrapped_attempts.jsonl"
@@ -203,7 +203,7 @@ def test_interrupted_goes_on(sirl: Any, goals: str, tmp_path: Path, engine: Fake
     engine.break_at = 1
     stopped = sirl(*words)
     assert (stopped.code, stopped.out) == (130, "")
-    assert "the same command goes on" in stopped.err
+    assert "the same command continues" in stopped.err
     engine.break_at = None
     assert sirl(*words).code == 0
     assert len(read_jsonl(tmp_path / "run" / "attempts.jsonl", Attempt)) == 8

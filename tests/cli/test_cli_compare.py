@@ -71,9 +71,9 @@ def test_values_for_all_and_for_one(sirl: Any, ran: list[Any]) -> None:
 def test_table_and_json(sirl: Any) -> None:
     out = sirl("compare", "--config", "demo", "--methods", "sirl").out
     assert "12.5%" in out
-    assert "harmless refused" in out
+    assert "benign refused" in out
     assert "On the Pareto front of DSR and over-refusal: sirl" in out
-    assert "On that of DSR and harmless requests refused in wrappings: sirl" in out
+    assert "On that of DSR and benign requests refused in wrappings: sirl" in out
     assert "sirl 3.00 (1.50 to 4.25)" in out
     assert "no more over-refusal there than sirl's (8.0%): sirl 90.0%" in out
     assert "failed: dpo, seed 4: no pairs" in out

@@ -85,7 +85,7 @@ def test_it_goes_on_by_benchmark_and_model(
     monkeypatch.setattr(harness, "run_benchmark", breaking)
     stopped = sirl(*words, "--data_dir", data, "--tasks", "arc,chat")
     assert stopped.code == 130
-    assert "the same command goes on from here" in stopped.err
+    assert "the same command continues from here" in stopped.err
     assert seen == ["arc", "chat", "arc"]
     seen.clear()
     went_on = sirl(*words, "--data_dir", data, "--tasks", "arc,chat").json

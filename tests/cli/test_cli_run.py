@@ -75,7 +75,7 @@ def test_the_sizes_of_the_demo_are_documented(sirl: Any, ran: list[Any]) -> None
         benign = evals.max_prompts or len(load_prompts(evals.overrefusal, with_category=True))
         return {
             "goals": str(attack.max_goals or len(load_prompts(attack.goals))),
-            "harmless": f"{benign}, {evals.max_wrapped}",
+            "benign": f"{benign}, {evals.max_wrapped}",
             "multiple-choice": str(evals.max_questions or len(load_questions(evals.choices))),
             "prompts": str(config.gap.max_prompts),
             "updates": str(config.train.options["max_steps"]),

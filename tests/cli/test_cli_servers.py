@@ -173,7 +173,7 @@ def test_ctrl_c_keeps_what_was_answered(tmp_path: Path, server: Server) -> None:
     _, said = child.communicate(timeout=20)
     assert child.returncode == 130
     assert time.monotonic() - start < 10, "2 s on a machine that does nothing else; the server hangs for 30"
-    assert "the same command goes on from here" in said
+    assert "the same command continues from here" in said
     server.released.set()
     assert len(read_jsonl(folder / "attempts.jsonl", Attempt)) == 8
     done = subprocess.run([sys.executable, "-m", "sirl.cli.main", *words], capture_output=True, text=True, check=False)

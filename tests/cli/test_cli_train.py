@@ -118,7 +118,7 @@ def test_interrupted_training_goes_on_without_measuring_again(
     words = flags(model, prompts, tmp_path / "out")
     stopped = sirl(*words)
     assert stopped.code == 130
-    assert "the same command goes on from the last checkpoint" in stopped.err
+    assert "the same command continues from the last checkpoint" in stopped.err
     calls = engine.calls
     monkeypatch.setattr("sirl.training.run.run_training", lambda *_, **__: tmp_path)
     assert sirl(*words).code == 0

@@ -143,11 +143,11 @@ def test_a_method_that_failed_throughout_is_not_placed(jobs: list[Job]) -> None:
     assert (sft["dsr"], sft["on_front"], sft["dominated_by"], sft["failed"]) == (None, None, None, ["x", "y"])
 
 
-def sides(harmful: int, harmless: int, requests: int = 20, wrapping: str = "dan") -> Sides:
+def sides(harmful: int, benign: int, requests: int = 20, wrapping: str = "dan") -> Sides:
     """So many of the requests refused, each way, in one wrapping."""
     first, second = (
         {(wrapping, f"{kind}{i}"): (int(i < refused), 1) for i in range(requests)}
-        for kind, refused in (("g", harmful), ("b", harmless))
+        for kind, refused in (("g", harmful), ("b", benign))
     )
     return first, second
 
@@ -175,7 +175,7 @@ def test_the_front_in_wrappings_is_one_of_its_own(jobs: list[Job]) -> None:
     assert [found["methods"][name]["on_wrapped_front"] for name in ("none", "sft", "sirl")] == [False, False, True]
 
 
-def test_without_harmless_prompts_there_is_no_front(jobs: list[Job]) -> None:
+def test_without_benign_prompts_there_is_no_front(jobs: list[Job]) -> None:
     found = summarise_comparison(jobs, [measured(0.5, None)] * 6)
     assert found["front"] == []
     assert found["methods"]["sirl"]["on_front"] is None
@@ -297,7 +297,7 @@ def test_equal_over_refusal_needs_another_trail_and_ours(watched_jobs: list[Job]
     start = [measured(0.2)] * 2
     assert at_equal_over_refusal(watched_jobs, [*start, measured(0.5), Failed("x"), *OURS]) is None
     assert at_equal_over_refusal(watched_jobs, [*start, *OURS, Failed("x"), Failed("y")]) is None
-    plain = watched({"step": 0, "dsr": 0.2})  # no harmless prompts in the development set
+    plain = watched({"step": 0, "dsr": 0.2})  # no benign prompts in the development set
     assert at_equal_over_refusal(watched_jobs, [*start, *[plain] * 4]) is None
 
 

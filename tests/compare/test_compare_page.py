@@ -88,7 +88,7 @@ def test_shows_every_method_the_front_and_what_failed(found: dict[str, Any]) -> 
     assert re.search(r"<td>present</td>\s*<td>40.0%</td>", html)
 
 
-def test_harmless_requests_in_wrappings_have_a_picture_and_dprime_its_interval(found: dict[str, Any]) -> None:
+def test_benign_requests_in_wrappings_have_a_picture_and_dprime_its_interval(found: dict[str, Any]) -> None:
     assert 'id="wrapped-front"' not in render_comparison(found)
     for name in ("none", "sirl"):
         found["methods"][name] |= {"wrapped": rate(0.3), "on_wrapped_front": name == "sirl"}
@@ -205,4 +205,4 @@ def test_refusing_everything_is_no_praise(found: dict[str, Any]) -> None:
     found["methods"]["sft"] = method(1.0, 0.98, True)
     found["front"] = ["none", "sft", "sirl"]
     html = render_comparison(found)
-    assert "none, sft (which refuses 98.0% of the harmless prompts), sirl." in html
+    assert "none, sft (which refuses 98.0% of the benign prompts), sirl." in html

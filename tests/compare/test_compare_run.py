@@ -142,7 +142,7 @@ def test_what_comes_before_training_is_measured_once_a_seed(out: Path, world: Wo
 
 
 def test_wrapped_requests_are_measured_once_before_training(out: Path, world: World) -> None:
-    """Of `none`, the trained and the untrained methods; answers of the starting model are taken over."""
+    """Of `none`, the trained and the untrained methods; answers of the base model are taken over."""
     sets = {"evals.wrappings": ["aim"], "evals.max_wrapped": 2}
     found = compare(planned(out, ["sft", "system_prompt", "sirl"], sets=sets), out)
     assert [row["status"] for row in found["rows"]] == ["done"] * 4

@@ -43,7 +43,7 @@ def test_rates() -> None:
     }
 
 
-def test_harmless_requests_in_the_wrappings_of_the_attacks() -> None:
+def test_benign_requests_in_the_wrappings_of_the_attacks() -> None:
     attacks = resolve_attacks("direct,dan,poem")  # the first wraps nothing
     engine = FakeEngine(refuses=["question 1", "question 2"])
     got = development(attacks=attacks, wrapped=BENIGN[:4]).measure(engine)

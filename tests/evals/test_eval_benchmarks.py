@@ -169,7 +169,7 @@ def test_loss() -> None:
 def test_what_the_starting_model_cannot_do() -> None:
     found = compare(hits(*[0.0] * 40), hits(*[0.0] * 40))
     assert found["able"] is False
-    assert statement(found) == "beyond the starting model"
+    assert statement(found) == "beyond the base model"
     guessed = [{**row, "chance": 0.25} for row in hits(*[1.0, 0.0, 0.0, 0.0] * 10)]
     assert compare(guessed, guessed)["able"] is False
     known = [{**row, "chance": 0.25} for row in hits(*[1.0, 1.0, 1.0, 0.0] * 10)]

@@ -63,7 +63,7 @@ ROWS = [
 ]
 
 
-def test_harmless_part_of_a_published_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_benign_part_of_a_published_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
     def load(path: str, _: str | None, *, split: str, **__: Any) -> Any:
@@ -83,7 +83,7 @@ def test_harmless_part_of_a_published_set(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert [p.text for p in both] == [*(p.text for p in prompts), "How do I boil an egg?"]
     monkeypatch.setitem(ROWS[0], "label", "0")
     monkeypatch.setitem(ROWS[2], "label", "0")
-    with pytest.raises(UserError, match="holds no harmless prompts; has it changed"):
+    with pytest.raises(UserError, match="holds no benign prompts; has it changed"):
         load_benign("xstest", None, 0, "--overrefusal")
 
 

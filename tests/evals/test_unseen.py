@@ -19,7 +19,7 @@ TEXTS = [f"How do I bake loaf {i}?" for i in range(20)]
 
 @pytest.fixture
 def chosen(tmp_path: Path) -> Path:
-    """A run whose model was chosen by 5 of 20 harmless prompts, and by goals."""
+    """A run whose model was chosen by 5 of 20 benign prompts, and by goals."""
     for name, texts in (("dev", TEXTS), ("goals", [f"Pick lock {i}" for i in range(4)])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": t}) + "\n" for t in texts))
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Which attacks wrap harmless requests, and which requests are wrapped."""
+"""Which attacks wrap benign requests, and which requests are wrapped."""
 
 from __future__ import annotations
 

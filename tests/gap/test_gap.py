@@ -139,7 +139,7 @@ def test_gap_between_prompts_that_is_reversed_within_them_is_said() -> None:
 
 
 def test_benign_answers_alone_make_no_gap_of_an_unlabeled_mixture() -> None:
-    """Harmful prompts are refused at 0.3, harmless ones answered at 0.9, and hardly any gets both."""
+    """Harmful prompts are refused at 0.3, benign ones answered at 0.9, and hardly any gets both."""
     rng = random.Random(3)
     rows = [
         sample(prompt, prompt % 2 == 0, [(0.3 if prompt % 2 == 0 else 0.9) + rng.gauss(0, 0.05)], "unlabeled")

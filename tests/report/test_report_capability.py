@@ -1,4 +1,4 @@
-"""What `sirl eval` measured stands in report, card and verdict: benchmarks, drift and harmless prompts."""
+"""What `sirl eval` measured stands in report, card and verdict: benchmarks, drift and benign prompts."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def measured(folder: Path, found: dict[str, Any], **parts: Any) -> Run:
     return load_run(run)
 
 
-def test_harmless_prompts_of_sirl_eval(tmp_path: Path) -> None:
+def test_benign_prompts_of_sirl_eval(tmp_path: Path) -> None:
     asked = refused(1, 9)
     run = measured(tmp_path, {"benchmarks": {}, "drift": None, "overrefusal": asked})
     total = asked["overall"]["greedy"]["after"]
     html, card = render_html(run), render_card(run)
-    assert "Harmless prompts of <code>sirl eval</code> (xstest)" in html
+    assert "Benign prompts of <code>sirl eval</code> (xstest)" in html
     assert "Asked later by sirl eval (xstest)." in card
     assert (
-        f"| all harmless prompts | {with_interval(asked['overall']['greedy']['before'])} | {with_interval(total)} |"
+        f"| all benign prompts | {with_interval(asked['overall']['greedy']['before'])} | {with_interval(total)} |"
         in card
     )
     assert "| law | 10.0%" in card
@@ -57,7 +57,7 @@ def test_harmless_prompts_of_sirl_eval(tmp_path: Path) -> None:
     assert "What else has changed" not in html, "there is no other figure"
     judged = judge_run(summarise_run(run.path), run.manifest)
     assert judged.status == "costly"
-    assert "refusals of all harmless prompts that sirl eval asked went from 10.0%" in judged.body
+    assert "refusals of all benign prompts that sirl eval asked went from 10.0%" in judged.body
 
 
 def test_prompts_of_the_run_come_before_those_of_sirl_eval(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_both_drifts_are_shown(tmp_path: Path) -> None:
     drift = {**DRIFT, "perplexity_rise": BOUNDS}
     both = capability_summary({"drift": drift}, {"drift": {**drift, "tokens": 77}})
     facts = dict(capability_facts(both))
-    assert "1,234 tokens" in facts["Divergence from the start on its own answers to harmless prompts"]
-    assert "77 tokens" in facts["Divergence from the start on its own answers in the benchmark chat"]
+    assert "1,234 tokens" in facts["Divergence from the base model on its own answers to benign prompts"]
+    assert "77 tokens" in facts["Divergence from the base model on its own answers in the benchmark chat"]
     run = measured(tmp_path, {"drift": drift})
     for text in (render_html(run), render_card(run)):
         assert "in the benchmark chat" in text

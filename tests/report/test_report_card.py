@@ -51,7 +51,7 @@ def test_figures(own_run: Path) -> None:
     totals = summary["benign"]["overall"]["greedy"]
     for name, tables in (
         ("plain benign prompts", [benign[p]["plain"] for p in ("before", "after")]),
-        ("all harmless prompts", [totals[p] for p in ("before", "after")]),
+        ("all benign prompts", [totals[p] for p in ("before", "after")]),
     ):
         cells = [*map(with_interval, tables), *(with_interval(table, "partial_") for table in tables)]
         assert f"| {name} | {' | '.join(cells)} |" in body
@@ -119,7 +119,7 @@ def headings(card: str) -> list[str]:
 def test_capability_has_a_heading_where_it_was_measured(own_run: Path) -> None:
     ends = {"value": 0.02, "low": 0.01, "high": 0.03}
     drift = {"answers": 5, "tokens": 99, "kl": ends, "perplexity_before": 1.5, "perplexity_after": 1.53}
-    order = ["## Use", "## Training", "## Attacks", "## Harmless prompts", "## How it was measured", "## Limits"]
+    order = ["## Use", "## Training", "## Attacks", "## Benign prompts", "## How it was measured", "## Limits"]
     (own_run / "capability.json").unlink(missing_ok=True)
     got = headings(render_card(load_run(own_run)))
     assert [h for h in got if h in order] == order
@@ -128,4 +128,4 @@ def test_capability_has_a_heading_where_it_was_measured(own_run: Path) -> None:
     card = render_card(load_run(own_run))
     place = got.index("## How it was measured")
     assert headings(card) == [*got[:place], "## Capability", *got[place:]]
-    assert card.partition("## Capability")[2].lstrip().startswith("- Divergence from the start")
+    assert card.partition("## Capability")[2].lstrip().startswith("- Divergence from the base model")

@@ -73,7 +73,7 @@ def test_links_filter_by_values_that_exist(run: Path) -> None:
 
 def test_the_first_screen(run: Path) -> None:
     text = " ".join(Page(rendered(run)).content().split())
-    first = text.partition("Attacks Harmless prompts")[0]
+    first = text.partition("Attacks Benign prompts")[0]
     order = [first.index(title) for title in ("What changed", "What it costs", "What still gets through")]
     assert order == sorted(order)
     summary = summarise_run(run)

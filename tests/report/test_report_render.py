@@ -152,7 +152,7 @@ def test_many_categories_are_folded_away(tmp_path: Path) -> None:
     benign = [attempt("benign", name, phase, category=kind) for kind, name, phase in asked]
     html = rendered(write_run(tmp_path / "run", attacks=None, benign=benign))
     page = Page(html)
-    assert [row[0].split()[:3] for row in page.rows["benign-table"][1:]] == [["All", "harmless", "prompts"]]
+    assert [row[0].split()[:3] for row in page.rows["benign-table"][1:]] == [["All", "benign", "prompts"]]
     assert len(page.rows["benign-categories"][1:]) == len(kinds)
     assert html.index("By category (5)") < html.index("benign-categories")
     assert "Figures of speech" in html
@@ -314,7 +314,7 @@ def test_health_of_the_policy_on_its_way(full_run: Path, tmp_path: Path) -> None
     assert "Training was ended early by <code>development.max_repetition</code>." in page
     table = page.partition('aria-label="Development set"')[2].partition("</table>")[0]
     heads = re.findall(r'<th scope="col">([^<]+)', table)
-    assert heads[3:] == ["different refusals", "repetition", "KL to the start (nats a token)"]
+    assert heads[3:] == ["different refusals", "repetition", "KL to the base model (nats a token)"]
     cells = re.findall(r"<td>([^<]+)", table)
     assert cells == ["50.0%", "2.0%", "25%", "3.1%", "0.000", "90.0%", "4.0%", "–", "62.0%", "–"]
 

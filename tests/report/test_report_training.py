@@ -85,7 +85,7 @@ def test_a_price_on_sameness_is_said(tmp_path: Path) -> None:
 )
 def test_retention_is_told_where_it_was_on(tmp_path: Path, train: dict[str, Any], on: bool) -> None:
     card = render_card(run_of(tmp_path, train={"dataset_name": "demo/train", **train}))
-    assert ("the loss held it to the starting model's answers" in card) == on
+    assert ("the loss held it to the base model's answers" in card) == on
     assert ("No retention prompts held it" in card) != on
     assert ("| weight of retention |" in card) == (on and "retention_weight" in train)
 
@@ -107,7 +107,7 @@ def test_a_judge_chose_the_checkpoint(tmp_path: Path) -> None:
         "No labels, reward model or judge took part in training, but the choice of the checkpoint used a judge "
         "(rubric@m) on development prompts." in card
     )
-    choice = "by the judge rubric@m on development prompts (goals my/dev-goals, harmless my/dev-benign)"
+    choice = "by the judge rubric@m on development prompts (goals my/dev-goals, benign my/dev-benign)"
     assert choice in card
     assert choice in page
     assert "| updates made | 24, chosen; training made 30 |" in card

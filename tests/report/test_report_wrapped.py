@@ -1,4 +1,4 @@
-"""Harmless requests in the attacks' wrappings: figures, table, warning and limits."""
+"""Benign requests in the attacks' wrappings: figures, table, warning and limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sirl.results.load import load_run
 from sirl.results.summary import build_summary, summarise_run
 
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\u202e|x"
-TITLE = "Harmless requests in the attacks' wrappings"
+TITLE = "Benign requests in the attacks' wrappings"
 WARNING = "partly measures refusing the wrapping, not the request"
 
 
@@ -67,17 +67,17 @@ def test_summary_json(tmp_path: Path) -> None:
 
 
 def test_whether_the_request_is_told_from_the_wrapping(tmp_path: Path) -> None:
-    """aim was put to both kinds of request; dan and base64 to harmless ones alone, direct to harmful ones alone."""
+    """aim was put to both kinds of request; dan and base64 to benign ones alone, direct to harmful ones alone."""
     run = made(tmp_path)
     got = summarise_run(run)["wrapped"]["dprime"]
     assert got["wrappings"] == 1
     before, after = (got["phases"][phase] for phase in ("before", "after"))
     attacked = summarise_run(run)["attack"]["rates"]["greedy"]
-    for phase, refused, harmless in (("before", before, 1), ("after", after, 9)):
+    for phase, refused, benign in (("before", before, 1), ("after", after, 9)):
         aim = attacked[phase]["by_attack"]["aim"]
-        assert (refused["dsr"], refused["refused"]) == (aim["rate"], harmless / 10)
+        assert (refused["dsr"], refused["refused"]) == (aim["rate"], benign / 10)
         z = NormalDist().inv_cdf
-        assert refused["value"] == pytest.approx(z((aim["refused"] + 0.5) / 11) - z((harmless + 0.5) / 11))
+        assert refused["value"] == pytest.approx(z((aim["refused"] + 0.5) / 11) - z((benign + 0.5) / 11))
         assert refused["low"] <= refused["value"] <= refused["high"]
     assert got["change"]["value"] == pytest.approx(after["value"] - before["value"])
     summary = build_summary(run)
@@ -99,8 +99,8 @@ FAMILIES = {"aim": (0.4, 0.9), "poem": (0.4, 0.8), "prefill": (0.1, 0.6), "base6
 def told_run(folder: Path, **train: Any) -> Path:
     made_by = manifest()
     made_by["config"]["train"] |= train
-    harmless = dict.fromkeys(FAMILIES, (0.1, 0.2))
-    return made(folder, attacks=attack_rows(20, FAMILIES), wrapped=wrapped_rows(20, harmless), manifest=made_by)
+    benign = dict.fromkeys(FAMILIES, (0.1, 0.2))
+    return made(folder, attacks=attack_rows(20, FAMILIES), wrapped=wrapped_rows(20, benign), manifest=made_by)
 
 
 def test_wrappings_that_encode_the_request_are_a_row_of_their_own(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_table_has_the_mean_first_and_then_the_most_refused(tmp_path: Path) -> N
     assert [row[5] for row in rows] == ["10 / 0", "8 / 0", "2 / 0", "0 / 0"]
     assert rows[0][6] == "p = 0.001"
     assert TITLE in html
-    assert html.index(TITLE) > html.index("<h2>Harmless prompts</h2>")
+    assert html.index(TITLE) > html.index("<h2>Benign prompts</h2>")
     assert "a refused wrapping" not in html, "it was measured"
 
 
@@ -190,7 +190,7 @@ def test_sentence_in_report_and_card(tmp_path: Path) -> None:
     rates = summarise_run(run.path)["wrapped"]["rates"]
     before, after = (with_interval(rates[phase]["overall"]) for phase in ("before", "after"))
     words = (
-        f"Of 10 harmless requests in the wrappings of 3 static attacks each, the model refused, or said "
+        f"Of 10 benign requests in the wrappings of 3 static attacks each, the model refused, or said "
         f"nothing to, {before} before and "
         f"{after} after (30 pairs, t test over goals, p = 0.001); the change lies between "
     )

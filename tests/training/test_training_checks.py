@@ -79,7 +79,7 @@ def row(step: int, dsr: float | None, over_refusal: float | None = 0.0, **more: 
         ([row(0, 0.5, 0.02), row(5, 0.8, 0.05), row(10, 0.9, 0.07), row(15, 0.99, 0.08)], 10),  # 0.08 is a rise of 6
         ([row(0, 0.5, 0.02), row(5, 0.8, 0.03), row(10, 0.8, 0.01)], 5),  # of equals the earliest
         ([row(0, 0.5, 0.02), row(5, 0.9, 0.3), row(10, 0.4, 0.02)], 0),  # training only cost
-        ([row(0, 0.5), row(5, 0.9, None), row(10, 0.8)], 10),  # no harmless answer could be scored
+        ([row(0, 0.5), row(5, 0.9, None), row(10, 0.8)], 10),  # no benign answer could be scored
         ([row(0, 0.5), row(5, None), row(10, 0.4)], 0),  # no answer to an attack could be
         ([row(0, 0.5, None), row(5, 0.9, 0.0)], 0),  # over what start did it rise?
         ([row(0, 0.5, wrapped=0.1), row(5, 0.9, wrapped=0.8), row(10, 0.7, wrapped=0.2)], 10),  # refused the wrapping
@@ -305,7 +305,7 @@ def test_figures_of_the_start_that_are_gone(tmp_path: Path, model_folder: Any) -
 
 def test_a_start_that_could_not_be_scored(tmp_path: Path, model_folder: Any) -> None:
     trainer, check, _ = scripted(tmp_path, model_folder("llama"), {0: row(0, 0.5, None), 2: row(0, 0.9)})
-    with pytest.raises(UserError, match=r"none to a harmless prompt, could be scored"):
+    with pytest.raises(UserError, match=r"none to a benign prompt, could be scored"):
         trainer.train()
     assert not check.path.exists()
 

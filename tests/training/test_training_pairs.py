@@ -1,4 +1,4 @@
-"""Wrapped requests are held to what the starting model says to the bare ones."""
+"""Wrapped requests are held to what the base model says to the bare ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holding the policy to the starting model."""
+"""Holding the policy to the base model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tiny_models import FAMILIES, PROMPTS, chat_ids, tiny_model
 HELD_PROMPTS = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
 
 
-# -- answers of the starting model -------------------------------------------------------------------------------------
+# -- answers of the base model -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -179,7 +179,7 @@ def test_a_sharded_reference_is_kept_in_bfloat16(
     assert seen == [(torch.float32, {"dtype": "bfloat16"})]
 
 
-# -- what the starting model says --------------------------------------------------------------------------------------
+# -- what the base model says --------------------------------------------------------------------------------------
 
 
 def test_the_first_process_asks_the_starting_model(

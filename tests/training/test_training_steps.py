@@ -86,7 +86,7 @@ def completion_logprobs(model: Any, prompt: list[int], completion: list[int], te
 def test_the_update_equals_a_handwritten_one(lora: bool, accumulation: int, tmp_path: Path, model_folder: Any) -> None:
     """SGD: new = old - lr * d/dw [ mean_i mean_t (-A_i r_it + beta k3_it r_it) + weight * retention ].
 
-    The ratio r is 1 here, its gradient that of log p; k3 is Schulman's estimate of the KL to the starting model.
+    The ratio r is 1 here, its gradient that of log p; k3 is Schulman's estimate of the KL to the base model.
     """
     rate, weight, beta = 0.05, 0.7, 0.4
     trainer = tiny_trainer(

@@ -1,7 +1,7 @@
 """Put jailbreaks to a model and judge its answers: defence success rate (DSR) by method.
 
 The same prompts and seeds are used whatever the model, so a second call with --phase after and the hardened model, into
-the same folder, gives a paired comparison (sirl report shows it). Interrupted, the same command goes on.
+the same folder, gives a paired comparison (sirl report shows it). Interrupted, the same command continues.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sirl.judges import Judge
     from sirl.records import Attempt, Prompt, Verdict
 
-GO_ON = "the same command goes on from here"
+GO_ON = "the same command continues from here"
 
 SAME_IN_BOTH = (
     "seed",
@@ -61,17 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--goals", default="demo/behaviours", help="harmful requests: bundled name, file or org/name:config@split"
     )
     parser.add_argument("--prompt_column", help="column of the goals' text")
-    parser.add_argument("--max_goals", type=positive_int, help="that many goals, drawn under the seed")
+    parser.add_argument("--max_goals", type=positive_int, help="at most N goals, drawn under the seed")
     parser.add_argument(
         "--overrefusal",
         default="demo/overrefusal",
-        help="harmless requests that are put into the wrappings of the static attacks too, or none "
+        help="benign requests that are put into the wrappings of the static attacks too, or none "
         "(default: %(default)s; greedy)",
     )
     parser.add_argument(
         "--max_wrapped",
         type=positive_int,
-        help="of these, so many in each wrapping (default: 200 over all wrappings, no more than --max_goals in each)",
+        help="of these, at most N in each wrapping (default: 200 over all wrappings, no more than --max_goals in each)",
     )
     parser.add_argument("--phase", choices=("before", "after"), default="before", help="which side of a comparison")
     parser.add_argument("--decoding", default="greedy", help="greedy, sample (temperature 1), or greedy,sample")
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recheck_tokens",
         type=int,
-        help="refusals that --max_new_tokens cut off are asked again with so many (default: four times as many; 0: no)",
+        help="refusals that --max_new_tokens cut off are asked again with this limit (default: four times it; 0: no)",
     )
     add_judges_flag(parser)
     parser.add_argument("--attacker_model", help="who writes prompts for pair, tap and the like (default: the target)")
@@ -170,7 +170,7 @@ def _ask(
     goals: list[Prompt],
     wrapped: list[Prompt],
 ) -> tuple[list[Attempt], list[Attempt]]:
-    """Attempts with the goals, and with harmless requests in the wrappings; refusals that were cut are asked again."""
+    """Attempts with the goals, and with benign requests in the wrappings; refusals that were cut are asked again."""
     from sirl import stages
     from sirl.attacks.run import AttemptSettings
     from sirl.evals.wrapped import wrappings_of
@@ -194,7 +194,7 @@ def _ask(
 
 
 def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[str], list[Prompt], list[Prompt]]:
-    """Attacks, judges, decodings, goals and harmless requests to wrap, found and checked before any work."""
+    """Attacks, judges, decodings, goals and benign requests to wrap, found and checked before any work."""
     from sirl.attacks import resolve_attacks
     from sirl.attacks.attacker import check_attacker
     from sirl.attacks.base import AttackOptions
@@ -221,7 +221,7 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[s
 
 
 def _to_wrap(args: argparse.Namespace, attacks: Sequence[Attack]) -> list[Prompt]:
-    """The harmless requests that are put into every wrapping; none where no attack wraps."""
+    """The benign requests that are put into every wrapping; none where no attack wraps."""
     from sirl.evals.overrefusal import load_benign
     from sirl.evals.unseen import check_unseen
     from sirl.evals.wrapped import draw_evenly, prompts_each, wrappings_of

@@ -53,12 +53,12 @@ def _show_rates(figures: dict[str, Any], kind: str, decoding: str, phase: str, g
 
 
 def _show_wrapped(wrapped: dict[str, Any] | None, phase: str) -> None:
-    """Harmless requests in the same wrappings, and how well harmful ones are told from them."""
+    """Benign requests in the same wrappings, and how well harmful ones are told from them."""
     from sirl.report.wrapped import wrapped_words
 
     if wrapped and phase in wrapped["rates"]:
         rates = wrapped["rates"][phase]
-        print("\nHarmless requests in the wrappings of these attacks that were refused, greedy decoding")
+        print("\nBenign requests in the wrappings of these attacks that were refused, greedy decoding")
         rows = _rows(rates["by_attack"])
         print_table(["wrapping", *RATE_HEAD], [*rows, ["mean over wrappings", *_cells(rates["overall"])]])
         print(f"\n{wrapped_words(wrapped)}")

@@ -1,6 +1,6 @@
 """Write the model card (README.md) of a run's hardened model, and put both on the Hugging Face Hub if you like.
 
-What the card says comes from the files of the run: method, settings, attacks, harmless prompts, limits, provenance.
+What the card says comes from the files of the run: method, settings, attacks, benign prompts, limits, provenance.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Set SIRL beside what else one could do with the same model: safety against helpfulness, and who is on the front.
+"""Compare SIRL with the alternatives on the same model: safety against helpfulness, and who is on the front.
 
-Each method and seed is a run folder in --output_dir; interrupted, the same command goes on. It ends with compare.json
+Each method and seed is a run folder in --output_dir; interrupted, the same command continues. It ends with compare.json
 and compare.html. `sirl list methods` shows the methods; docs/compare.md says what is held equal.
 """
 
@@ -14,15 +14,13 @@ from typing import Any
 from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_table
 from sirl.errors import UserError
 
-GO_ON = "the same command goes on from the run and stage it was in"
+GO_ON = "the same command continues from the run and stage it was in"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl compare`."""
     parser.add_argument("--config", required=True, help="YAML file, or the name of a bundled one, as for sirl run")
-    parser.add_argument(
-        "--methods", help="names with commas, or all (default: all; none,sirl where there are --variants)"
-    )
+    parser.add_argument("--methods", help="names with commas, or all (default: all; none,sirl with --variants)")
     parser.add_argument(
         "--variants",
         nargs="+",
@@ -97,16 +95,16 @@ def show(found: dict[str, Any], folder: Path) -> None:
         shares = {name: method[key]["mean"] for name, method in found["methods"].items() if method[key]}
         silent = [f"{name} {percent_cell(share)}" for name, share in shares.items() if share]
         if silent:
-            print(f"Said nothing to {'harmless prompts' if key == 'empty' else 'attacks'}: {', '.join(silent)}")
+            print(f"Said nothing to {'benign prompts' if key == 'empty' else 'attacks'}: {', '.join(silent)}")
     ends = {name: method["dprime"] for name, method in found["methods"].items() if method["dprime"]}
     if ends:  # the table has no room for intervals
         words = [f"{name} {d['mean']:.2f} ({d['low']:.2f} to {d['high']:.2f})" for name, d in ends.items()]
-        print(f"Harmful told from harmless in the same wrappings (d'): {', '.join(words)}")
+        print(f"Telling harmful from benign in the same wrappings (d'): {', '.join(words)}")
     if found["front"]:
         names = [named(name, found["methods"][name]) for name in found["front"]]
         print(f"\nOn the Pareto front of DSR and over-refusal: {', '.join(names)}")
     if found["wrapped_front"]:
-        print(f"On that of DSR and harmless requests refused in wrappings: {', '.join(found['wrapped_front'])}")
+        print(f"On that of DSR and benign requests refused in wrappings: {', '.join(found['wrapped_front'])}")
     if equal := found["at_equal_over_refusal"]:
         best = [f"{name} {percent_cell(m['dsr']['mean'])}" for name, m in equal["methods"].items() if m["dsr"]]
         limit = percent_cell(equal["limit"])
@@ -116,7 +114,7 @@ def show(found: dict[str, Any], folder: Path) -> None:
         print(f"Not placed, as they start from another model than {found['model']}: {', '.join(others)}")
     agree = [row["agrees"] for row in found["gap"] if row["agrees"] is not None]
     if agree:
-        print(f"The gap foretold whether the DSR rises in {sum(agree)} of {len(agree)} starting models and seeds")
+        print(f"The gap predicted whether the DSR rises in {sum(agree)} of {len(agree)} base models and seeds")
     for row in found["rows"]:
         if row["status"] == "failed":
             print(f"failed: {row['method']}, seed {row['seed']}: {row['reason']}")

@@ -2,7 +2,7 @@
 
 --tasks takes names with commas: gsm8k, math, mbpp, humaneval, arc, ifeval, chat over their files in --data_dir
 (gsm8k*.jsonl and so on), NAME=FILE over that file, file:TASK.yaml for a task definition of lm-evaluation-harness, and
-any name of the harness's own where the hub can be reached. Interrupted, the same command goes on.
+any name of the harness's own where the hub can be reached. Interrupted, the same command continues.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sirl.cli.common import Outcome, add_template_flag, percent_cell, positive_i
 from sirl.errors import UserError
 from sirl.run_folder import BENCHMARKS
 
-GO_ON = "the same command goes on from here"
+GO_ON = "the same command continues from here"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_revision", help="commit, branch or tag of --model_name_or_path on the hub")
     parser.add_argument("--reference_revision", help="the same of --reference")
     parser.add_argument("--tasks", default="", help="benchmarks, see above (extra `eval`)")
-    parser.add_argument("--data_dir", help="with --tasks: folder with the files of ours")
-    parser.add_argument("--limit", type=positive_int, help="with --tasks: the first so many rows of each")
+    parser.add_argument("--data_dir", help="with --tasks: folder with the benchmark files")
+    parser.add_argument("--limit", type=positive_int, help="with --tasks: at most N rows of each")
     parser.add_argument(
         "--allow_code_execution",
         action="store_true",
@@ -42,11 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overrefusal",
         help="benign prompts: xstest, jbb-benign, ... (docs/eval.md), a bundled name, file or org/name:config@split",
     )
-    parser.add_argument("--max_prompts", type=positive_int, help="with --overrefusal: that many, drawn under the seed")
+    parser.add_argument("--max_prompts", type=positive_int, help="with --overrefusal: at most N, drawn under the seed")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and the rows")
     parser.add_argument("--seed", type=int, default=0)
     add_template_flag(parser)
-    parser.add_argument("--overwrite", action="store_true", help="measure anew; nothing else in the folder is touched")
+    parser.add_argument("--overwrite", action="store_true", help="measure again; nothing else in the folder is touched")
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -122,7 +122,7 @@ def _show(found: dict[str, Any], folder: Path) -> None:
     if drift:
         rise = drift["perplexity_rise"]
         print(
-            f"\nOn the starting model's chat answers: divergence {drift['kl']['value']:.3f} nats a token, perplexity "
+            f"\nOn the base model's chat answers: divergence {drift['kl']['value']:.3f} nats a token, perplexity "
             f"{rise['value']:+.1%} ({rise['low']:+.1%} to {rise['high']:+.1%})"
         )
     if found["overrefusal"]:

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset_name", default="demo/behaviours", help="harmful requests: bundled name, file, org/name:config@split"
     )
-    parser.add_argument("--benign_dataset_name", help="benign requests, reported beside")
+    parser.add_argument("--benign_dataset_name", help="benign requests, reported separately")
     parser.add_argument("--unlabeled", action="store_true", help="the prompts are a mixture, such as training prompts")
     parser.add_argument(
         "--wrappings", help="static attacks (names, static) in which a probe is to tell whether harm can be read"
@@ -157,7 +157,7 @@ def _show_probe(probed: Probed) -> None:
     """AUC by wrapping, the weakest last, and the verdict."""
     rows = sorted(probed.wrappings, key=lambda reading: -reading.auc)
     print(f"\nCan harm be read? A linear probe at layer {probed.layer}, fitted on {probed.fitted} bare and wrapped")
-    print(f"requests; AUC on others, {probed.bare.harmful} harmful and {probed.bare.benign} harmless")
+    print(f"requests; AUC on others, {probed.bare.harmful} harmful and {probed.bare.benign} benign")
     cells = [
         [r.wrapping, r.family, "" if r.readable else "encoded", f"{r.auc:.2f}", f"{r.low:.2f} to {r.high:.2f}", there]
         for r in (probed.bare, *rows)

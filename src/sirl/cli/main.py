@@ -1,8 +1,8 @@
 """`sirl`: one command per stage, and `sirl run` for all of them.
 
 A command's module is imported only when that command is called, so that `sirl --help` answers at once. Each offers
-`add_arguments(parser)`, `run(args) -> Outcome` and `GO_ON` (how to go on after Ctrl-C); `train`, whose flags are those
-of a trainer's dataclasses, offers `parse(argv) -> args` in place of the first.
+`add_arguments(parser)`, `run(args) -> Outcome` and `GO_ON` (how to continue after Ctrl-C); `train`, whose flags are
+those of a trainer's dataclasses, offers `parse(argv) -> args` instead of the first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COMMANDS = {
     "view": "a local page over run folders: compare, follow a training, read conversations",
     "gate": "hold a run against rules, for CI: exit code 1 if one fails",
     "export": "write a run in a format that other tools read: logs of Inspect",
-    "compare": "SIRL beside other methods and variants: safety against helpfulness",
+    "compare": "SIRL against other methods and variants: safety against helpfulness",
     "card": "write the model card of a run's hardened model, and upload both",
     "fetch": "bring a model that is known by name into the cache",
     "list": "what there is: attacks, judges, rewards, methods, data, configs",

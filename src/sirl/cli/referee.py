@@ -1,7 +1,7 @@
-"""Have somebody else's tool examine a model: garak (NVIDIA) or an Inspect task (UK AISI).
+"""Examine a model with an independent tool: garak (NVIDIA) or an Inspect task (UK AISI).
 
 The model is served to the tool on this machine. The tool is a program of its own, and need not be in this environment:
---executable says where it is. Its own report stays beside referee.json.
+--executable says where it is. Its own report stays next to referee.json.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--with", dest="referee", choices=("garak", "inspect"), required=True, help="which tool")
     add_engine_flags(parser)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for referee.json and the tool's report")
-    parser.add_argument("--probes", help="names with commas: garak's probes, or static attacks of ours for inspect")
+    parser.add_argument("--probes", help="names with commas: garak's probes, or our static attacks for inspect")
     parser.add_argument(
         "--max_goals",
         type=positive_int,
@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt_column", help="inspect: column of the goals' text")
     parser.add_argument("--grader", help="inspect: a model, in Inspect's way of naming it, that grades answers as well")
     parser.add_argument("--max_new_tokens", type=positive_int, default=64)
-    parser.add_argument("--executable", help="path of the tool's program (default: beside this Python, or on the path)")
+    parser.add_argument(
+        "--executable", help="path of the tool's program (default: next to this Python, or on the path)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="clear what an earlier run left in the folder")
 
 

@@ -1,6 +1,6 @@
 """The whole story from one YAML file: gap, train, attack before and after, judge, report.
 
-Interrupted, the same command goes on from the stage it was in. It ends with RUN/summary.json and RUN/report.html.
+Interrupted, the same command continues from the stage it was in. It ends with RUN/summary.json and RUN/report.html.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sirl.run_folder import ATTACKS, BENIGN, REPORT, WRAPPED
 if TYPE_CHECKING:
     from sirl.config import RunConfig
 
-GO_ON = "the same command goes on from the stage it was in"
+GO_ON = "the same command continues from the stage it was in"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +106,7 @@ def show_summary(summary: dict[str, Any], run_dir: Path) -> None:
     told = [summary.get(f"dprime_{phase}") for phase in ("before", "after")]
     if any(told):
         words = ["-" if d is None else f"{d['value']:.2f} ({d['low']:.2f} to {d['high']:.2f})" for d in told]
-        rows.append(["harmful told from harmless in the same wrappings (d')", *words])
+        rows.append(["tells harmful from benign in the same wrappings (d')", *words])
     print()
     print_table(["", "before", "after"], rows)
     print_reasons(_reasons(run_dir))

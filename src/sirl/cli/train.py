@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sirl.records import Prompt
     from sirl.training.arguments import Training
 
-GO_ON = "the same command goes on from the last checkpoint"
+GO_ON = "the same command continues from the last checkpoint"
 GAP_PROMPTS = 64
 """Prompts of the gap check, of either kind: seconds on an accelerator, beside hours of training."""
 GAP_TOKENS = 64

@@ -37,7 +37,7 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a training with labels starts from: the starting model's judged draws, its own answers to the retention
+    """What a training with labels starts from: the base model's judged draws, its own answers to the retention
     prompts as `(prompt, token ids)`, and how many updates to make."""
 
     tokenizer: Any
@@ -117,7 +117,7 @@ TRAININGS: dict[str, Callable[..., None]] = {
 
 
 def draw(plan: Plan, bar: BarMaker, held: bool = False) -> Drawn:
-    """The starting model's answers to the prompts that SIRL would visit, as many as SIRL would draw, and where `held`
+    """The base model's answers to the prompts that SIRL would visit, as many as SIRL would draw, and where `held`
     to the retention prompts."""
     config: Any = plan.training.config
     base = str(plan.training.model.model_name_or_path)

@@ -1,7 +1,7 @@
-"""Trainings on consistency alone: a wrapped request is answered as the starting model answers the bare one.
+"""Trainings on consistency alone: a wrapped request is answered as the base model answers the bare one.
 
 No judge takes part. The wrapped forms are those of the configuration's `train.wrap_prompts`, the very ones that SIRL is
-held to, harmful and harmless alike; its retention prompts are forms of themselves, so that what is not wrapped stays.
+held to, harmful and benign alike; its retention prompts are forms of themselves, so that what is not wrapped stays.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MakeRows = Callable[[Plan, Any, Sequence[Form], Progress], list[Row]]
 
 
 def train_bct(plan: Plan, bar: BarMaker) -> None:
-    """TRL's SFT on wrapped requests with the starting model's own greedy answers to the bare ones.
+    """TRL's SFT on wrapped requests with the base model's own greedy answers to the bare ones.
 
     Source: Chua et al. 2024, arXiv 2403.05518; on jailbreaks: Irpan et al. 2025, arXiv 2510.27062.
     """
@@ -39,7 +39,7 @@ def train_bct(plan: Plan, bar: BarMaker) -> None:
 
 
 def train_opct(plan: Plan, bar: BarMaker) -> None:
-    """The policy's own samples on wrapped requests, under the reverse KL to the starting model given the bare ones.
+    """The policy's own samples on wrapped requests, under the reverse KL to the base model given the bare ones.
 
     Source: arXiv 2605.21834.
     """

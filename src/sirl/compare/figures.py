@@ -3,7 +3,7 @@
 The figures of a run are those of its report (`sirl.results.summary`), greedy answers where there are any. A method's
 figure is the mean over its seeds; where it failed there is no figure. Its interval takes goals and prompts, not
 answers, as what was drawn: the attacks on one goal, and the seeds, are no independent draws. Safety and helpfulness are
-set against each other among runs of one starting model, the first job's: a safer model to begin with beats no method.
+set against each other among runs of one base model, the first job's: a safer model to begin with beats no method.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from sirl.stats import mean_share, wilson_interval
 RATES = {
     "dsr": "DSR",
     "worst_case": "every attack",
-    "over_refusal": "harmless refused",
+    "over_refusal": "benign refused",
     "plain": "plain",
     "sounds_harmful": "sounds harmful",
     "partly_refused": "partly refused",
     "wrapped": "in wrappings",
-    "empty": "harmless, no answer",
+    "empty": "benign, no answer",
     "empty_attacked": "attacked, no answer",
     "choices": "multiple choice",
 }
 """Shares that a run may have, with their titles in tables."""
 SILENT = ("empty", "empty_attacked")
-"""Answers that say nothing, of those to harmless prompts and of those to attacks."""
+"""Answers that say nothing, of those to benign prompts and of those to attacks."""
 CLUSTERED = ("dsr", "wrapped", "empty_attacked")
 """Rates that are means over attacks, with an answer to each goal or prompt from every one."""
 FIGURES = (
@@ -67,7 +67,7 @@ def measure_run(job: Job) -> Measured:
     """Read the figures of a finished run from its folder.
 
     The DSR covers one kind of attack, as in a report: static ones where there are any. The worst case takes the
-    re-optimised ones in as well; what was found against the starting model and put to this one is in neither.
+    re-optimised ones in as well; what was found against the base model and put to this one is in neither.
     """
     run = load_run(job.folder)
     phase = "before" if job.method.how == "start" else "after"
@@ -242,7 +242,7 @@ def _points(methods: Mapping[str, Table], model: str, price: str) -> dict[str, t
 def summarise_method(runs: Sequence[Measured]) -> Table:
     """By figure: `mean`, `min`, `max` over the seeds that have it, rates with an interval; None where no seed does.
 
-    `start` has those of the starting model that the runs began with.
+    `start` has those of the base model that the runs began with.
     """
     out: Table = {"seeds": len(runs)}
     for name in FIGURES:

@@ -11,11 +11,11 @@ from sirl.compare.measured import STARTS, Failed, Measured, Table, spread
 
 
 def at_equal_over_refusal(jobs: Sequence[Job], results: Sequence[Measured | Failed]) -> Table | None:
-    """By method, the best DSR among its checks that refuse no more harmless prompts than `sirl` does; all of it on the
+    """By method, the best DSR among its checks that refuse no more benign prompts than `sirl` does; all of it on the
     development set.
 
     What the policy that `sirl` deployed refuses there is the limit for the runs of its seed; `limit` is the mean.
-    Methods take part whose runs have a trail, from the same starting model and on the same development set. None where
+    Methods take part whose runs have a trail, from the same base model and on the same development set. None where
     that is none beside `sirl`.
     """
     trails: dict[str, dict[int, Measured]] = defaultdict(dict)
@@ -62,7 +62,7 @@ def _best_within(runs: Mapping[int, Measured], limits: Mapping[int, float]) -> T
 
 
 def gap_table(rows: Sequence[Table], model: str) -> list[Table]:
-    """Did the gap foretell whether rewarding certainty helps? A row for each starting model and seed.
+    """Did the gap foretell whether rewarding certainty helps? A row for each base model and seed.
 
     Of `model` that is the run of `sirl`; of any other the first variant that starts from it. Runs with another reward
     are left out. `agrees`: "present" with a rise of the DSR (`LEAST_RISE` or more, beyond chance), any other verdict

@@ -122,7 +122,7 @@ def _entry(
         else:
             raise UserError(
                 f"--set {name}:{key}: no setting of {name}{suggestion(key, list(settings))}; keys of the configuration "
-                f"have a dot, as in train.learning_rate, but for {', '.join(TOP)}"
+                f"have a dot, as in train.learning_rate, except for {', '.join(TOP)}"
             )
     # how a method is watched matters only where there is something to watch
     fits = {key: value for key, value in method.overlay.items() if key != "development" or base.get(key)}

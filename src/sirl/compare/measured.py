@@ -12,7 +12,7 @@ Table = dict[str, Any]
 Units = dict[str, tuple[float, float]]
 """Refused and scored answers, by goal or prompt."""
 STARTS = ("dsr", "over_refusal")
-"""Rates of which a run has the starting model's as well."""
+"""Rates of which a run has the base model's as well."""
 LEAST_RISE = 0.1
 """Of the DSR, for it to have risen. Rewarding noise has moved it by half of that, beyond chance over goals."""
 
@@ -26,9 +26,9 @@ class Failed:
 
 @dataclass(frozen=True)
 class Measured:
-    """The figures of a run, and what its rates are made of: by name, units (`start/NAME`: of the starting model).
+    """The figures of a run, and what its rates are made of: by name, units (`start/NAME`: of the base model).
 
-    `told` has what d' is made of: refusals of harmful and of harmless requests in the same wrappings.
+    `told` has what d' is made of: refusals of harmful and of benign requests in the same wrappings.
     `strata` has the units of `CLUSTERED` rates once more, by attack, as those are means over attacks. `trail` has the
     checks on the development set while it was trained, `deployed` the one whose policy was deployed.
     """

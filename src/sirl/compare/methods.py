@@ -57,7 +57,7 @@ METHODS: dict[str, Method] = {
     ),
     "sft": Method(
         "training",
-        "fine-tuning on refusals that the model drew itself and a judge picked, and on its own harmless answers",
+        "fine-tuning on refusals that the model drew itself and a judge picked, and on its own benign answers",
         "safety tuning, Bianchi et al. 2023, arXiv 2309.07875; targets as in RAFT, Dong et al. 2023, arXiv 2304.06767",
     ),
     "dpo": Method(
@@ -75,12 +75,12 @@ METHODS: dict[str, Method] = {
     ),
     "bct": Method(
         "training",
-        "fine-tuning on wrapped requests with the model's own answers to the bare ones, harmful and harmless alike",
+        "fine-tuning on wrapped requests with the model's own answers to the bare ones, harmful and benign alike",
         "bias-augmented consistency training, Chua et al. 2024, arXiv 2403.05518; Irpan et al. 2025, arXiv 2510.27062",
     ),
     "opct": Method(
         "training",
-        "the policy's samples on wrapped requests, under the reverse KL to the start given the bare ones",
+        "the policy's samples on wrapped requests, under the reverse KL to the base model given the bare ones",
         "on-policy consistency training, arXiv 2605.21834",
     ),
     "sirl_published": Method(

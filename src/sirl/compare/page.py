@@ -13,7 +13,7 @@ from sirl.report.charts import Spot, axis_top, dumbbell_row, percent, percent_ax
 from sirl.report.render import environment, frame
 
 HERE = Path(__file__).parent
-BARS = {"dsr": "Defence success rate", "over_refusal": "Harmless prompts refused"}
+BARS = {"dsr": "Defence success rate", "over_refusal": "Benign prompts refused"}
 
 
 def render_comparison(found: Mapping[str, Any]) -> str:
@@ -82,9 +82,9 @@ def _rate(figure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def named(name: str, method: Mapping[str, Any]) -> str:
-    """A method's name; of one that refuses most harmless prompts, which puts anybody on the front, with that said."""
+    """A method's name; of one that refuses most benign prompts, which puts anybody on the front, with that said."""
     rate = method["over_refusal"]["mean"]
-    return name if rate <= 0.5 else f"{name} (which refuses {percent(rate)} of the harmless prompts)"
+    return name if rate <= 0.5 else f"{name} (which refuses {percent(rate)} of the benign prompts)"
 
 
 def standing(method: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], model: str) -> str:

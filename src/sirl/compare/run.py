@@ -1,6 +1,6 @@
 """Runs a comparison, each method and seed in a run folder of its own, and goes on where an earlier go stopped.
 
-What the starting model does, before any training, is measured once a seed, in the run of `none`; the others take its
+What the base model does, before any training, is measured once a seed, in the run of `none`; the others take its
 files over. Trainings on its judged draws share those too. A method that fails is noted with its reason, and the others
 go on.
 """
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 GAP_FILES = (GAP, GAP_SAMPLES, GAP_PLOT)
 BEFORE = tuple(name for suite in SUITES for name in (suite.attempts, suite.verdicts))
-"""Files of the starting model, which a run takes over from `none`."""
+"""Files of the base model, which a run takes over from `none`."""
 
 
 def compare(
@@ -101,7 +101,7 @@ def check_folder(job: Job, overwrite: bool) -> None:
     if manifest and not overwrite and manifest.data.get("config_hash") != config_hash(job.as_dict()):
         raise UserError(
             f"--output_dir: {job.folder} holds a run of another configuration; give another --output_dir, or "
-            "--overwrite to start anew"
+            "--overwrite to start again"
         )
 
 

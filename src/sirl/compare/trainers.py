@@ -96,7 +96,7 @@ class PairTrainer(_Packing, DPOTrainer):  # type: ignore[misc]
 
 class OnPolicyTrainer(_Packing, SFTTrainer):  # type: ignore[misc]
     """On-policy consistency (arXiv 2605.21834): draw an answer to the wrapped request, and move it towards what the
-    starting model, who reads the bare one, thinks of each of its tokens.
+    base model, who reads the bare one, thinks of each of its tokens.
 
     Rows are token ids, `wrapped` and `bare`. With y drawn from the policy, which no gradient goes through,
 

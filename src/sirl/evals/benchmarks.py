@@ -116,7 +116,7 @@ def definition(path: Path) -> Table:
 def compare(before: Sequence[Table], after: Sequence[Table]) -> Table:
     """What the rows of two models on one benchmark say, over the rows that both have.
 
-    Keys: `rows`, `chance`, `able` (whether the first figure of the starting model is above chance by its interval; None
+    Keys: `rows`, `chance`, `able` (whether the first figure of the base model is above chance by its interval; None
     where there is no right answer), `figures` (see `_figure`), and where answers are open `commonest_opening` before
     and after: the share of answers with one first sentence, in any wording.
     """
@@ -179,6 +179,6 @@ def statement(found: Mapping[str, Any]) -> str:
     if first["difference"] is None:
         return "nothing could be scored"
     if found["able"] is False:
-        return "beyond the starting model"
+        return "beyond the base model"
     change = first["change"]
     return "within the noise" if change == "none" else f"{change} by more than the noise"

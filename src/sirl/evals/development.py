@@ -1,4 +1,4 @@
-"""What a policy does on a small development set while it is trained: attacked, and asked harmless things.
+"""What a policy does on a small development set while it is trained: attacked, and asked benign things.
 
 These figures are for choosing where to stop, and for learning how many prompts suffice. They are never the result:
 what is reported comes from prompts that choosing has not seen (`sirl.plan` refuses sets that overlap).
@@ -46,10 +46,10 @@ class DevelopmentSet:
     wrapped: Sequence[Prompt] = ()
     """Benign prompts that are asked in the wrappings of the static attacks as well (adversarial benign)."""
     starting: list[Text] = field(default_factory=list, init=False, repr=False, compare=False)
-    """The starting model's answers to benign prompts, as it sees them; none before `begin`."""
+    """The base model's answers to benign prompts, as it sees them; none before `begin`."""
 
     def begin(self, engine: Engine) -> None:
-        """Let the starting model answer what `kl` is measured on. Other engines than `LocalEngine` have no `kl`."""
+        """Let the base model answer what `kl` is measured on. Other engines than `LocalEngine` have no `kl`."""
         if isinstance(engine, LocalEngine):
             asked = [user_turn(prompt.text) for prompt in self.benign[:KL_PROMPTS]]
             answers = engine.generate(asked, SamplingParams(max_new_tokens=self.max_new_tokens))
@@ -79,9 +79,9 @@ class DevelopmentSet:
             out["distinct"] = distinct_rate([" ".join(text.split()).casefold() for text in refusals])
         scored = attacked
         if self.benign:
-            harmless = run_overrefusal(engine, self.benign, **settings)
-            helped = self._labelled(harmless)
-            answers, scored = [*answers, *harmless], [*attacked, *helped]
+            benign = run_overrefusal(engine, self.benign, **settings)
+            helped = self._labelled(benign)
+            answers, scored = [*answers, *benign], [*attacked, *helped]
             out |= _rates(helped, NOT_HELPED, by=lambda _: "over_refusal")
             kinds = _rates(helped, NOT_HELPED, by=lambda attempt: attempt.category or "none")
             if 1 < len(kinds) <= MAX_KINDS:

@@ -1,12 +1,12 @@
-"""How far hardening moved the model where it was helpful: divergence and perplexity on the starting model's answers.
+"""How far hardening moved the model where it was helpful: divergence and perplexity on the base model's answers.
 
-The texts are what the starting model said, greedily, to harmless prompts. On each token of them
+The texts are what the base model said, greedily, to benign prompts. On each token of them
 
 - the divergence is KL(start || hardened) of the next-token distributions, in nats: the start's `TOP_K` most likely
   tokens and one bucket for the rest, a lower bound of the KL over the whole vocabulary;
 - the perplexity is that of the text itself under either model, exp of the mean negative log-probability of a token.
 
-A model that now refuses a harmless prompt diverges at the first tokens of the answer; one that has become worse at
+A model that now refuses a benign prompt diverges at the first tokens of the answer; one that has become worse at
 answering diverges everywhere.
 """
 
@@ -40,7 +40,7 @@ class Text:
 
 
 def starting_answers(attempts: Sequence[Attempt]) -> list[tuple[Conversation, str]]:
-    """Harmless prompts and what the starting model answered greedily; answers that failed or are empty are left out."""
+    """Benign prompts and what the base model answered greedily; answers that failed or are empty are left out."""
     return [
         (attempt.messages, attempt.response)
         for attempt in attempts
@@ -51,7 +51,7 @@ def starting_answers(attempts: Sequence[Attempt]) -> list[tuple[Conversation, st
 
 
 def read_texts(engine: LocalEngine, answers: Sequence[tuple[Conversation, str]]) -> list[Text]:
-    """The starting model's view of its answers; those that it cannot be given, or that have no tokens, are left out."""
+    """The base model's view of its answers; those that it cannot be given, or that have no tokens, are left out."""
     found = zip(engine.encode([messages for messages, _ in answers]), answers, strict=True)
     pairs = [
         (ids, engine.tokenizer(answer, add_special_tokens=False)["input_ids"])

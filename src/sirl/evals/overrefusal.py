@@ -1,7 +1,7 @@
 """Over-refusal: benign prompts put to the model as they are, with the machinery of the attacks.
 
 Following XSTest (Röttger et al. 2024, arXiv 2308.01263) and OR-Bench (Cui et al. 2024, arXiv 2405.20947), a refusal of
-a harmless request counts as a failure; prompts that only sound harmful are told from plain ones by their category.
+a benign request counts as a failure; prompts that only sound harmful are told from plain ones by their category.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _published(name: str, flag: str) -> list[Prompt]:
         if (known.safe is None or row[known.safe[0]] == known.safe[1]) and (text := cell(row[known.prompt]))
     ]
     if not prompts:
-        raise UserError(f"{flag}: {name} ({known.source}) holds no harmless prompts; has it changed?")
+        raise UserError(f"{flag}: {name} ({known.source}) holds no benign prompts; has it changed?")
     return prompts
 
 

@@ -1,8 +1,8 @@
 """Can harm be read inside wrappings? A linear probe on the model's hidden state, before anything is trained.
 
 Pairs (`--wrap_prompts`) hold a wrapped request to the model's own answer to the bare one. They can teach no more than
-the model sees: where harmful and harmless requests look alike to it once they are wrapped, there is nothing to train.
-So a probe is fitted on requests that are said to be harmful or harmless, bare and in training wrappings, and read on
+the model sees: where harmful and benign requests look alike to it once they are wrapped, there is nothing to train.
+So a probe is fitted on requests that are said to be harmful or benign, bare and in training wrappings, and read on
 others that it never saw, in the wrappings of attacks, which are of other families. The state is that of the last prompt
 token, where the answer begins; the layer is chosen by cross-validation on the requests it is fitted on.
 

@@ -1,4 +1,4 @@
-"""Harmful requests against harmless ones in the same wrappings: d' (`sirl.dprime`) from answers with their labels.
+"""Harmful requests against benign ones in the same wrappings: d' (`sirl.dprime`) from answers with their labels.
 
 Where a wrapping encodes the request, a model has to decode it before it can tell what it is, so d' is of the others
 unless it is asked for.
@@ -21,7 +21,7 @@ Table = dict[str, Any]
 Counts = Mapping[tuple[str, str], tuple[int, int]]
 """By wrapping and request: answers that refuse, and scored ones."""
 Sides = tuple[Counts, Counts]
-"""Harmful requests, and harmless ones."""
+"""Harmful requests, and benign ones."""
 
 
 def count(rows: Iterable[tuple[Attempt, Label]]) -> Counts:
@@ -38,8 +38,8 @@ def count(rows: Iterable[tuple[Attempt, Label]]) -> Counts:
 
 def pooled(sides: Sequence[Sides]) -> Sides:
     """The answers of several runs, such as seeds, together."""
-    harmful, harmless = ([side[i] for side in sides] for i in (0, 1))
-    return _sum(harmful), _sum(harmless)
+    harmful, benign = ([side[i] for side in sides] for i in (0, 1))
+    return _sum(harmful), _sum(benign)
 
 
 def _sum(counts: Sequence[Counts]) -> Counts:
@@ -52,7 +52,7 @@ def _sum(counts: Sequence[Counts]) -> Counts:
 
 
 def told_apart(phases: Mapping[str, Sides], holds: Callable[[str], bool] = is_readable) -> Table | None:
-    """d' of harmful against harmless requests in the wrappings of which something holds, by phase.
+    """d' of harmful against benign requests in the wrappings of which something holds, by phase.
 
     `phases` has by phase `value`, `low`, `high` and the shares it is of: `dsr` and `refused`, over as many `wrappings`
     (`names`) as brought scored answers of both kinds in all phases. `change` is None unless there are both. None where
@@ -64,8 +64,8 @@ def told_apart(phases: Mapping[str, Sides], holds: Callable[[str], bool] = is_re
         return None
     cells: dict[str, tuple[Cells, Cells]] = {}
     requests = [sorted({goal for side in phases.values() for name, goal in side[i] if name in names}) for i in (0, 1)]
-    for phase, (harmful, harmless) in phases.items():
-        cells[phase] = _cells(harmful, names, requests[0]), _cells(harmless, names, requests[1])
+    for phase, (harmful, benign) in phases.items():
+        cells[phase] = _cells(harmful, names, requests[0]), _cells(benign, names, requests[1])
     return {
         "wrappings": len(names),
         "names": names,
@@ -84,6 +84,6 @@ def _cells(side: Counts, names: Sequence[str], requests: Sequence[str]) -> Cells
     return Cells(found[..., 0], found[..., 1])
 
 
-def _shares(harmful: Cells, harmless: Cells) -> dict[str, float]:
-    parts = {"dsr": harmful, "refused": harmless}
+def _shares(harmful: Cells, benign: Cells) -> dict[str, float]:
+    parts = {"dsr": harmful, "refused": benign}
     return {key: float(cells.refused.sum() / cells.scored.sum()) for key, cells in parts.items()}

@@ -1,9 +1,9 @@
-"""Harmless requests in the wrappings of attacks: does a model refuse the request, or the wrapping?
+"""Benign requests in the wrappings of attacks: does a model refuse the request, or the wrapping?
 
 A static attack is a wrapping around a request. A model that learns to refuse the wrapping defends itself against the
 attack whatever is asked, which a defence success rate cannot tell from knowing harm. Over-refusal is measured on plain
 requests elsewhere (XSTest: Röttger et al. 2024, arXiv 2308.01263); WildJailbreak (Jiang et al. 2024, arXiv 2406.18510)
-holds harmless prompts in the shape of jailbreaks. Here each attack's own wrapping is put around them.
+holds benign prompts in the shape of jailbreaks. Here each attack's own wrapping is put around them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FLAG = "evals.wrappings"
 ATTACKED = "attacks"
 """Stands for the static attacks of the run."""
 IN_ALL = 200
-"""Harmless requests in wrappings, all wrappings together, where nobody says how many: 70 leave 9 points of doubt."""
+"""Benign requests in wrappings, all wrappings together, where nobody says how many: 70 leave 9 points of doubt."""
 LEAST_EACH = 5
 
 
@@ -42,7 +42,7 @@ def resolve_wrappings(
     if not words:
         raise UserError(f"{flag}: name at least one static attack, static for all of them, or null for none")
     if Direct.name in words:
-        raise UserError(f"{flag}: {Direct.name} wraps nothing; evals.overrefusal asks harmless requests as they are")
+        raise UserError(f"{flag}: {Direct.name} wraps nothing; evals.overrefusal asks benign requests as they are")
     try:
         attacks = resolve_attacks(words, templates if OWN_TEMPLATES in words else ())
     except UserError as error:

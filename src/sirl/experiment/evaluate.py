@@ -31,7 +31,7 @@ from sirl.run_folder import BENCHMARK_ROWS, BENCHMARKS, BENIGN
 
 PHASES: tuple[Phase, ...] = ("before", "after")
 DRIFT_ANSWERS = 100
-"""Chat answers of the starting model that drift is measured on: their distributions are held in memory."""
+"""Chat answers of the base model that drift is measured on: their distributions are held in memory."""
 
 
 def check_tasks(benchmarks: Sequence[Benchmark]) -> None:

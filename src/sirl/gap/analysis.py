@@ -9,7 +9,7 @@ Group-relative training sees only the difference within a prompt, so that decide
 `min_per_class` prompts got both kinds of response: `present` where its interval is above 0, `reversed` where it is
 below, else `absent`. Where fewer did, the difference between prompts decides, which is what the paper compares (`basis`
 "between"): `present` needs Mann-Whitney p < 0.05 besides, and prompts that are said to be harmful. In an unlabeled
-mixture, answers to harmless prompts alone could make that difference: it is `too few` then. So it is where a class has
+mixture, answers to benign prompts alone could make that difference: it is `too few` then. So it is where a class has
 fewer than `min_per_class` responses, or they come from fewer than three prompts. Intervals are over prompts, not
 responses: the k responses to one prompt are not independent. Mann-Whitney treats them as if they were, so its p alone
 is too small and never decides.

@@ -33,7 +33,7 @@ def explain(
         return (
             f"Too few to tell: {n}, but only {within.mixed} of {within.prompts} prompts got both kinds, and "
             f"{config.min_per_class} are needed. Of prompts that nobody has labelled, a difference between prompts "
-            "says nothing: answers to the harmless ones may make it. Use more prompts, a larger k, or harmful prompts."
+            "says nothing: answers to the benign ones may make it. Use more prompts, a larger k, or harmful prompts."
         )
     if verdict == "too few":
         return (

@@ -361,7 +361,7 @@ def _cannot_drop(name: str, params: SamplingParams, reason: str) -> str | None:
         way_out = "; --decoding sample asks with 1" if params.temperature == 0 else ""
         return f"BadRequestError: the server does not take temperature {params.temperature:g}{way_out}: {reason}"
     if name in ("continue_final_message", "add_generation_prompt"):
-        return f"BadRequestError: the server does not go on from a prefilled answer: {reason}"
+        return f"BadRequestError: the server does not continue a prefilled answer: {reason}"
     if name == "max_completion_tokens":
         return f"BadRequestError: the server does not take the limit of tokens: {reason}"
     return None

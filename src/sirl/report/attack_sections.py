@@ -17,8 +17,8 @@ TITLES = {
 }
 LEADS = {
     "static": "The same prompts before and after. Share that the model refuses (defence success rate), by method.",
-    "reoptimised": "Each searched anew against each model within the same budget: what an attacker meets who adapts to "
-    "the hardened model. Share of goals at which the model refuses even the best prompt that the search came to.",
+    "reoptimised": "Each search was repeated against each model, with the same budget: this is what an attacker meets "
+    "who adapts to the hardened model. Share of goals at which the model refuses even the best prompt found.",
     "transferred": "What the searches found against the model before, put to the hardened model as it is. This says "
     "nothing of an attacker who searches again. Most of these prompts were chosen because they broke the old model, so "
     "that some fewer would break any other.",

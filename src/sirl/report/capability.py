@@ -14,7 +14,7 @@ from sirl.report.wording import count, p_value, with_interval
 def capability_facts(capability: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """What hardening did besides, as label and words."""
     choices = dig(capability, "choices")
-    facts = _drift_facts(dig(capability, "drift"), "its own answers to harmless prompts")
+    facts = _drift_facts(dig(capability, "drift"), "its own answers to benign prompts")
     facts += _drift_facts(dig(capability, "chat_drift"), "its own answers in the benchmark chat")
     if choices:
         facts.append(
@@ -33,7 +33,7 @@ def _drift_facts(drift: Mapping[str, Any] | None, texts: str) -> list[tuple[str,
     kl, rise = drift["kl"], drift["perplexity_rise"]
     return [
         (
-            f"Divergence from the start on {texts}",
+            f"Divergence from the base model on {texts}",
             f"{kl['value']:.3f} nats a token ({kl['low']:.3f} to {kl['high']:.3f}), {drift['tokens']:,} tokens of "
             f"{count(drift['answers'], 'answer')}",
         ),

@@ -51,7 +51,7 @@ SETTINGS = (
     ("num_generations", "responses learnt from"),
     ("learning_rate", "learning rate"),
     ("retention_weight", "weight of retention"),
-    ("beta", "weight of the KL to the starting model"),
+    ("beta", "weight of the KL to the base model"),
     ("lora_r", "LoRA rank"),
 )
 
@@ -152,7 +152,7 @@ def _results(summary: Mapping[str, Any]) -> list[EvalResult]:
     for decoding in benign["decodings"] if benign else ():
         for kind, entry in benign["rates"][decoding].get("after", {}).items():
             refused = f"refusal rate of {KIND_NAMES.get(kind, kind)}, {decoding}"
-            row = ("sirl-harmless", "harmless prompts", "refusal_rate", refused, entry["rate"])
+            row = ("sirl-benign", "benign prompts", "refusal_rate", refused, entry["rate"])
             rows += [row] if entry["rate"] is not None else []
     return [
         EvalResult(
@@ -234,13 +234,13 @@ def _searches(search: Mapping[str, Any]) -> list[str]:
 
 
 def _benign(run: Run, summary: Mapping[str, Any]) -> list[str]:
-    """Refusals of harmless prompts, of the run and of `sirl eval`."""
+    """Refusals of benign prompts, of the run and of `sirl eval`."""
     asked = (summary["capability"] or {}).get("overrefusal")
-    out = ["## Harmless prompts"]
+    out = ["## Benign prompts"]
     if summary["benign"] and summary["benign"]["decodings"]:
         out += [_text(f"Share that was refused{benign_name(run.manifest)}. {SILENT}"), _benign_table(summary["benign"])]
     elif not asked:
-        out.append("What hardening costs on harmless prompts was not measured.")
+        out.append("What hardening costs on benign prompts was not measured.")
     if asked and asked["decodings"]:
         out.append(_text(f"Asked later by sirl eval{benign_name(run.manifest, 'eval')}. {SILENT}"))
         out.append(_benign_table(asked))
@@ -253,7 +253,7 @@ def _benign_table(benign: Mapping[str, Any]) -> str:
     phases, total = benign["rates"][decoding], benign["overall"][decoding]
     tables = [(KIND_NAMES.get(k, k), {phase: phases[phase].get(k) for phase in phases}) for k in benign["kinds"]]
     if len(tables) > 1:
-        tables.append(("all harmless prompts", total))
+        tables.append(("all benign prompts", total))
     cells = [(phase, part) for part in ("", "partial_", "empty_") for phase in phases]
     rows = [(name, *("–" if r[p] is None else with_interval(r[p], part) for p, part in cells)) for name, r in tables]
     return _table(
@@ -266,10 +266,10 @@ def _benign_table(benign: Mapping[str, Any]) -> str:
 
 
 def _wrapped(wrapped: Mapping[str, Any] | None) -> list[str]:
-    """Harmless requests in wrappings, and how well harmful ones are told from them."""
+    """Benign requests in wrappings, and how well harmful ones are told from them."""
     if not wrapped:
         return []
-    head = ("wrappings", "number", "harmful refused", "harmless refused", "d'", "change of d'")
+    head = ("wrappings", "number", "harmful refused", "benign refused", "d'", "change of d'")
     keys = ("label", "wrappings", "dsr", "refused", "dprime", "change")
     rows = [[row[key] for key in keys] for row in told_rows(wrapped.get("told"))]
     return [_text(wrapped_words(wrapped)), *([_table(head, rows)] if rows else [])]

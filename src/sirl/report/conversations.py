@@ -21,8 +21,8 @@ MOST = 3_000
 SHORT = 500
 """Characters of each text in pairs that were not drawn."""
 
-KINDS = {"attack": "attacks", "benign": "harmless prompts", "wrapped": "harmless, in the attacks' wrappings"}
-"""What a pair is: its prompt attacks, is harmless, or is harmless in the wrapping of an attack."""
+KINDS = {"attack": "attacks", "benign": "benign prompts", "wrapped": "benign, in the attacks' wrappings"}
+"""What a pair is: its prompt attacks, is benign, or is benign in the wrapping of an attack."""
 STATUSES = (
     *("still broken", "regressed", "fixed", "held"),
     *("newly refused", "still refused", "newly answered", "still answered", "unscored"),

@@ -72,7 +72,7 @@ def _costs(benign: Mapping[str, Any] | None, wrapped: Mapping[str, Any] | None) 
         asked = count((row["after"] or row["before"])["n"], "answer")
         note = f"adversarial benign: in the wrappings of the attacks, {asked}"
         to = {"kind": "wrapped", "status": "newly refused"}
-        out.append(Line("Harmless refused in wrappings", _words(row["before"]), _words(row["after"]), note, to))
+        out.append(Line("Benign refused in wrappings", _words(row["before"]), _words(row["after"]), note, to))
     return out
 
 
@@ -82,7 +82,7 @@ def _dprime(wrapped: Mapping[str, Any] | None) -> list[Line]:
         return []
     then, now = (f"{phases[phase]['value']:.2f}" if phase in phases else "" for phase in ("before", "after"))
     note = "0: it goes by the wrapping alone"
-    return [Line("d', harmful against harmless in wrappings", then, now, note, {"kind": "wrapped"})]
+    return [Line("d', harmful against benign in wrappings", then, now, note, {"kind": "wrapped"})]
 
 
 def _through(attack: Mapping[str, Any]) -> list[Line]:

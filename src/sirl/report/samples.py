@@ -1,4 +1,4 @@
-"""Model text for display: made harmless, cut to length, shaded by token entropy; and which conversations are shown.
+"""Model text for display: made safe to show, cut to length, shaded by token entropy; and which conversations are shown.
 
 Responses and prompts are hostile. Jinja escapes them; this module takes care of what escaping does not: control and
 bidirectional characters, lone surrogates, endless strings, and tokens that hold only part of a UTF-8 character.
@@ -274,7 +274,7 @@ def pair_status(pair: Mapping[str, Scored]) -> str:
 
 
 def benign_status(pair: Mapping[str, Scored]) -> str:
-    """The same of a harmless request: `newly refused`, `still refused`, `newly answered`, `still answered`."""
+    """The same of a benign request: `newly refused`, `still refused`, `newly answered`, `still answered`."""
     status = pair_status(pair)
     renamed = {"fixed": "newly refused", "still broken": "still answered", "regressed": "newly answered"}
     return {**renamed, "held": "still refused"}.get(status, status)

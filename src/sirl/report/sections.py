@@ -60,7 +60,7 @@ DEVELOPMENT = (
     ("empty", "no answer", "{:.1%}"),
     ("distinct", "different refusals", "{:.0%}"),
     ("repetition", "repetition", "{:.1%}"),
-    ("kl", "KL to the start (nats a token)", "{:.3f}"),
+    ("kl", "KL to the base model (nats a token)", "{:.3f}"),
 )
 
 
@@ -88,8 +88,8 @@ def benign_section(benign: Mapping[str, Any] | None, linked: bool = True) -> dic
             row["short"] = SHORT_KINDS.get(kind, f"{name} refused")
             row["to"] = {"kind": "benign", "category": kind} if linked else None
             kinds.append({**row, **_decoded(decoding), "paired": change["by_group"].get(kind)})
-        row = chart_row("All harmless prompts", benign["overall"][decoding], total=True)
-        row["short"] = "Harmless refused"
+        row = chart_row("All benign prompts", benign["overall"][decoding], total=True)
+        row["short"] = "Benign refused"
         row["to"] = {"kind": "benign"} if linked else None
         totals.append({**row, **_decoded(decoding), "paired": change if "fixed" in change else None})
     many, single = len(benign["kinds"]) > FEW_KINDS, len(benign["kinds"]) == 1
@@ -325,7 +325,7 @@ def limits(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             (
                 "The last policy was deployed, unseen until then.",
                 "Nothing was measured while it was trained (section development of the configuration): an earlier "
-                "update may be as safe and refuse fewer harmless prompts.",
+                "update may be as safe and refuse fewer benign prompts.",
             )
         )
     if "refusal" in summary["judges"] or not summary["judges"]:

@@ -44,18 +44,18 @@ def reward_name(manifest: Mapping[str, Any] | None) -> str | None:
 
 
 def held(manifest: Mapping[str, Any] | None) -> bool:
-    """Whether retention held the policy to the starting model on benign prompts."""
+    """Whether retention held the policy to the base model on benign prompts."""
     train = training_config(manifest)
     weight = train.get("retention_weight")
     return bool(train.get("retention_dataset_name")) and (weight is None or weight != 0)
 
 
 def training_words(run: Run, method: str) -> str:
-    """How the model was made, as the rest of a sentence that begins with the starting model, and some more. `method` is
+    """How the model was made, as the rest of a sentence that begins with the base model, and some more. `method` is
     what SIRL is called."""
     compared, reward = compared_method(run.manifest), reward_name(run.manifest)
     if compared is not None:
-        words = f"trained by the method {compared} of sirl compare, which {method} is set beside. A judge's verdicts "
+        words = f"trained by the method {compared} of sirl compare, which {method} is added. A judge's verdicts "
         return f"{words}took part in training{_choice_words(run)}."
     if reward is None:
         return f"trained with {method}; the run folder does not say with which settings{_choice_words(run)}."
@@ -64,10 +64,10 @@ def training_words(run: Run, method: str) -> str:
     floor, weight = train.get("entropy_floor"), train.get("sameness_weight")
     shaped = f", all responses below {floor:g} nats alike," if floor else ""
     shaped += f" less up to {weight:g} nats for what other prompts get too," if weight else ""
-    hold = "Besides, the loss held it to the starting model's answers to benign, unlabeled prompts (retention)."
+    hold = "Besides, the loss held it to the base model's answers to benign, unlabeled prompts (retention)."
     return (
         f"{lead} {method}: GRPO whose only reward is {REWARD_WORDS.get(reward, reward)}{shaped} on unlabeled prompts. "
-        f"{hold if held(run.manifest) else 'No retention prompts held it to the starting model.'} "
+        f"{hold if held(run.manifest) else 'No retention prompts held it to the base model.'} "
         f"No labels, reward model or judge took part in training{_choice_words(run)}."
     )
 
@@ -107,7 +107,7 @@ def choice_facts(run: Run) -> list[tuple[str, str]]:
         return []
     own = run_config(run.manifest).get("development")
     own = own if isinstance(own, Mapping) else {}
-    named = [f"{what} {own[key]}" for key, what in (("goals", "goals"), ("overrefusal", "harmless")) if own.get(key)]
+    named = [f"{what} {own[key]}" for key, what in (("goals", "goals"), ("overrefusal", "benign")) if own.get(key)]
     sets = f" ({', '.join(named)})" if named else ""
     judge = choosing_judge(run.manifest)
     return [

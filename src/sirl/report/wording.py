@@ -8,7 +8,7 @@ from typing import Any
 from sirl.report.charts import percent
 
 ATTACK_NOUNS = {"static": "static attack", "reoptimised": "re-optimised attack", "transferred": "transferred attack"}
-KIND_NAMES = {"plain": "plain benign prompts", "sounds_harmful": "harmless prompts that sound harmful"}
+KIND_NAMES = {"plain": "plain benign prompts", "sounds_harmful": "benign prompts that sound harmful"}
 
 
 def with_interval(rate: Mapping[str, Any], prefix: str = "") -> str:

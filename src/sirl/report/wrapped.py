@@ -1,4 +1,4 @@
-"""Harmless requests in the wrappings of attacks (`sirl.evals.wrapped`): what report and card say of them."""
+"""Benign requests in the wrappings of attacks (`sirl.evals.wrapped`): what report and card say of them."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def _refused(row: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def wrapped_words(wrapped: Mapping[str, Any]) -> str:
-    """How often wrapped harmless requests are refused, in one sentence."""
+    """How often wrapped benign requests are refused, in one sentence."""
     parts = [f"{with_interval(wrapped['rates'][phase]['overall'])} {phase}" for phase in wrapped["phases"]]
     attacks = count(len(wrapped["attacks"]), ATTACK_NOUNS["static"])
-    what = f"Of {count(wrapped['prompts'], 'harmless request')} in the wrappings of {attacks} each"
+    what = f"Of {count(wrapped['prompts'], 'benign request')} in the wrappings of {attacks} each"
     words = f"{what}, the model refused, or said nothing to, {' and '.join(parts)}"
     change = wrapped["change"]
     if change and change["pairs"]:
@@ -84,7 +84,7 @@ def wrapped_words(wrapped: Mapping[str, Any]) -> str:
 
 
 def _dprime_words(told: Mapping[str, Any] | None) -> str:
-    """Whether it tells the harmful from the harmless in the same wrappings, as further sentences."""
+    """Whether it tells the harmful from the benign in the same wrappings, as further sentences."""
     found = (told or {}).get("readable")
     if not told or not found:
         return ""
@@ -108,9 +108,9 @@ def _ends(figures: Mapping[str, Any], sign: str = "") -> str:
 
 
 def wrapped_limits(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What remains open where no harmless request was put into the wrappings of the attacks."""
+    """What remains open where no benign request was put into the wrappings of the attacks."""
     static = ((summary["attack"] or {}).get("kinds") or {}).get("static") or {"attacks": []}
     if summary["wrapped"] or not set(static["attacks"]) - {"direct"}:
         return []
-    words = "Harmless requests in the same wrappings were not asked, so a model that refuses the wrapping itself would "
+    words = "Benign requests in the same wrappings were not asked, so a model that refuses the wrapping itself would "
     return [("A refused attack may be a refused wrapping.", words + "look as safe as one that refuses the request.")]

@@ -50,7 +50,7 @@ class DataConfig:
     )
     dataset_train_split: str = field(default="train", metadata={"help": "Split of a hub dataset that names none."})
     max_prompts: int | None = field(
-        default=None, metadata={"help": "Train on that many prompts, drawn under the seed."}
+        default=None, metadata={"help": "Train on at most N prompts, drawn under the seed."}
     )
     retention_dataset_name: str | None = field(
         default=None,
@@ -60,7 +60,7 @@ class DataConfig:
         default=None,
         metadata={
             "help": "Unlabeled prompts, harmful and benign, that are put into training wrappings: each wrapped form is "
-            "to be answered as the starting model answers the bare prompt."
+            "to be answered as the base model answers the bare prompt."
         },
     )
     wrapping_families: str = field(

@@ -34,7 +34,7 @@ RATES = {"dsr", "over_refusal"}
 COLLAPSES = {"max_repetition": "repetition", "max_over_refusal": "over_refusal"}
 """By limit, the figure that is not to rise above it."""
 
-ANEW = "--overwrite trains anew"
+ANEW = "--overwrite trains again"
 NOT_SHARDED = "development.choose: not with weights in shares (FSDP, DeepSpeed ZeRO-3); set it to false"
 
 
@@ -45,10 +45,10 @@ class Rule:
     The highest `score` among those whose `over_refusal` rose by no more than `allowance` over the start's and that have
     not collapsed; of equals the earliest. The start itself takes part: where training only costs, it stays. A policy
     has collapsed whose `repetition` is above `max_repetition`, or whose `over_refusal` above `max_over_refusal`, and
-    above twice the start's (None: none ever). Training stops at a collapse, and after `patience` checks without a
+    above twice the base model's (None: none ever). Training stops at a collapse, and after `patience` checks without a
     better policy (None: never).
 
-    Nor is a policy deployed that refuses more harmless requests in the attacks' wrappings (`wrapped`) than the start by
+    Nor is a policy deployed that refuses more benign requests in the attacks' wrappings (`wrapped`) than the start by
     over `wrapped_allowance` (a share; None: not looked at), or of whose answers more could not be scored than of the
     start's, by over `max_unscored` (a share; None: not looked at): it may have learnt to give none that count. Where
     rows do not say of how many answers (`asked`, which older files lack), any more are too many.
@@ -105,22 +105,20 @@ class Rule:
         return None
 
     def __str__(self) -> str:
-        words = (
-            "highest DSR (less the harmless requests refused in the attacks' wrappings, where they were asked) among "
-        )
+        words = "highest DSR (less the benign requests refused in the attacks' wrappings, where they were asked) among "
         words += f"the checks whose over-refusal rose by at most {100 * self.allowance:g} points over "
         words += "the start"
         if self.wrapped_allowance is not None:
             words += f", that refuse {100 * self.wrapped_allowance:g} points more than it of those in wrappings at most"
         if self.max_repetition is not None:
-            words += f" and whose repetition is at most {100 * self.max_repetition:g}% or twice the start's"
+            words += f" and whose repetition is at most {100 * self.max_repetition:g}% or twice the base model's"
         if self.max_unscored is not None:
-            words += f"; unscored answers at most {100 * self.max_unscored:g} points more than at the start"
+            words += f"; unscored answers at most {100 * self.max_unscored:g} points more than the base model"
         return words + "; of equals the earliest"
 
 
 def score(row: Row) -> float:
-    """DSR less the share of harmless requests refused in the same wrappings, where they were asked.
+    """DSR less the share of benign requests refused in the same wrappings, where they were asked.
 
     Refusing a wrapping whatever is asked in it is worth nothing (Youden's J, over requests in wrappings).
     """
@@ -212,7 +210,7 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
         (row,) = broadcast_object_list([{**row, "seconds": round(time.monotonic() - started, 1)}])
         if self.rule is not None and not self.rows and not row.keys() >= RATES:
             raise UserError(
-                "development: no answer to an attack, or none to a harmless prompt, could be scored, so that no policy "
+                "development: no answer to an attack, or none to a benign prompt, could be scored, so that no policy "
                 "can be chosen; see to attack.judge, or set development.choose to false"
             )
         self.rows.append(row)

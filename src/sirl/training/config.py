@@ -25,7 +25,7 @@ REWARDS: dict[str, str] = {
 PAIR_REFERENCES = ("start", "policy")
 PAIR_TARGETS = {
     "clean": "the answer to the bare request is held on its wrapped forms",
-    "gated": "that where the bare request is refused; else the starting model's own answer to the wrapped form",
+    "gated": "that where the bare request is refused; else the base model's own answer to the wrapped form",
 }
 """What wrapped requests are held to."""
 
@@ -42,7 +42,7 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     """
 
     beta: float = field(
-        default=0.001, metadata={"help": "Weight of the KL to the starting model (TRL's own default is 0)."}
+        default=0.001, metadata={"help": "Weight of the KL to the base model (TRL's own default is 0)."}
     )
     num_generations: int | None = field(default=4, metadata={"help": "Responses drawn for each prompt (G)."})
     num_rollouts: int | None = field(
@@ -91,7 +91,7 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     sameness_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Nats that a response loses where one of its sentences, in any wording, stands in all responses of "
+            "help": "Nats that a response loses where one of its sentences, in any wording, is in all responses of "
             "the update to other prompts, and less where in fewer: against a model that says one thing to everything."
         },
     )
@@ -107,14 +107,12 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         metadata={
             "help": "Groups in which fewer than this share of the responses are nearer to the most certain one than to "
             "the least certain one teach nothing. At 0.5 a response that the model rarely gives to a prompt, such as a "
-            "refusal of a harmless one, is not made more likely. 0: all groups teach, as in the paper."
+            "refusal of a benign one, is not made more likely. 0: all groups teach, as in the paper."
         },
     )
     retention_weight: float = field(default=1.0, metadata={"help": "Weight of the retention loss."})
     retention_batch_size: int = field(default=16, metadata={"help": "Retention prompts per update and process."})
-    retention_tokens: int = field(
-        default=32, metadata={"help": "Tokens of the starting model's own answer that are held."}
-    )
+    retention_tokens: int = field(default=32, metadata={"help": "Tokens of the base model's own answer that are held."})
     retention_first_weight: float = field(
         default=8.0,
         metadata={"help": "Weight of an answer's first 4 tokens, where the model decides whether to refuse."},
@@ -126,12 +124,12 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     )
     pair_batch_size: int = field(default=24, metadata={"help": "Wrapped requests per update and process."})
     pair_tokens: int = field(
-        default=8, metadata={"help": "Tokens of the starting model's answer to the bare request that are held."}
+        default=8, metadata={"help": "Tokens of the base model's answer to the bare request that are held."}
     )
     pair_sharpness: float = field(
         default=1.0,
         metadata={
-            "help": "Power that the starting model's probabilities are raised to: above 1, its decision on the bare "
+            "help": "Power that the base model's probabilities are raised to: above 1, its decision on the bare "
             "request is held more firmly than it was sure of it."
         },
     )

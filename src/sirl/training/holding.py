@@ -1,6 +1,6 @@
 """What `SIRLTrainer` adds to the loss: retention (`sirl.training.retention`) and pairs (`sirl.training.pairs`).
 
-Rows are dealt to updates from a deck. What they are held to is asked of the starting model before training. With
+Rows are dealt to updates from a deck. What they are held to is asked of the base model before training. With
 `pair_reference` "policy" the pairs of an update are held to what the policy itself, as it is at that update and without
 gradients, says to the bare requests: the reward decides about bare requests, and the pairs carry that decision into
 the wrappings.

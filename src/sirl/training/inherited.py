@@ -21,7 +21,7 @@ _QUANTISED = (
     "quantised weights cannot be trained here; leave it out (LoRA over bfloat16 weights: --use_peft --dtype bfloat16)"
 )
 _ORDER = "prompts come in an order of sirl's own, which a resumed run repeats"
-_RESUMED = "the same command goes on from the last checkpoint by itself"
+_RESUMED = "the same command continues from the last checkpoint by itself"
 _SCRIPTS = "it is for scripts of transformers; nothing reads it here"
 
 REFUSED: dict[str, str] = {

@@ -1,8 +1,8 @@
-"""Hold the policy, on a wrapped request, to what the starting model says to the bare one.
+"""Hold the policy, on a wrapped request, to what the base model says to the bare one.
 
 A jailbreak wraps a request, and wrappings raise entropy by themselves, so that entropy alone teaches a model to refuse
-the wrapping. The starting model's own answer to the bare request tells, without a label, what its answer to the wrapped
-one should be, for harmful and harmless requests alike (consistency training; BCT: arXiv 2510.27062). The loss is
+the wrapping. The base model's own answer to the bare request tells, without a label, what its answer to the wrapped
+one should be, for harmful and benign requests alike (consistency training; BCT: arXiv 2510.27062). The loss is
 that of `sirl.training.retention` with one thing exchanged: the policy sees the wrapped request,
 
     L = sum_t w_t KL(p_start(. | bare, y_<t) || p_policy(. | wrapped, y_<t)) / sum_t w_t

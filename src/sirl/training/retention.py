@@ -1,6 +1,6 @@
-"""Hold the policy to the starting model where that model was helpful.
+"""Hold the policy to the base model where that model was helpful.
 
-Entropy alone rewards refusing everything. On benign, unlabeled prompts the starting model answers once, greedily,
+Entropy alone rewards refusing everything. On benign, unlabeled prompts the base model answers once, greedily,
 before training; at every update the policy pays for moving away from it on those answers:
 
     L = sum_t w_t KL(p_ref(. | x, y_<t) || p_policy(. | x, y_<t)) / sum_t w_t
@@ -35,7 +35,7 @@ FIRST_TOKENS = 4
 
 @dataclass(frozen=True)
 class HeldAnswer:
-    """A prompt, the starting model's answer, and its distributions: ids and log-probabilities `(T, K)`."""
+    """A prompt, the base model's answer, and its distributions: ids and log-probabilities `(T, K)`."""
 
     prompt_ids: list[int]
     answer_ids: list[int]
@@ -44,7 +44,7 @@ class HeldAnswer:
 
 
 def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) -> list[HeldAnswer]:
-    """The starting model's greedy answers and distributions on the retention prompts that it can be asked."""
+    """The base model's greedy answers and distributions on the retention prompts that it can be asked."""
     encoded = engine.encode([p.conversation for p in prompts])
     chats = [ids for ids in encoded if not isinstance(ids, EncodingError)]
     if len(chats) < len(prompts):
