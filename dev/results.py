@@ -164,7 +164,7 @@ def from_run(run_dir: str, title: str, log: str, commit: str | None, setting: st
         "status": "current",
         "log": log,
         "date": str(manifest["finished"] or manifest["created"])[:10],
-        "commit": commit or str(manifest["git_commit"])[:7],
+        "commit": commit or str(manifest.get("sirl_commit") or manifest["git_commit"])[:7],
         "command": shlex.join(["sirl", *map(str, manifest["command"][1:])]),
         "setting": setting or f"Seed {manifest['seed']}, {attack['goals']} goals for each attack; 95% intervals.",
         "figures": {key: pair for key, pair in figures.items() if len(pair) == 2},

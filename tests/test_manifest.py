@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,21 @@ def test_secrets_stay_out_of_the_command(tmp_path: Path) -> None:
     assert on_disk(tmp_path)["command"] == [
         "sirl", "train", "--hub_token", "***", "--api_key=***", "--max_new_tokens", "5",
     ]  # fmt: skip
+
+
+def test_the_commit_of_sirl_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of the folder where the user works, nor of a repository that its environment lies in."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "sirl").mkdir()
+    own = tmp_path / "sirl" / "manifest.py"
+    own.write_text("")
+    monkeypatch.setattr(module, "__file__", str(own))
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    assert module.sirl_commit() is None, "in a repository that does not hold it"
+    subprocess.run([*git, "add", "sirl"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    assert module.sirl_commit() == module.git_commit(tmp_path)
 
 
 def test_git_commit(tmp_path: Path) -> None:

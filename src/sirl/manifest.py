@@ -166,7 +166,8 @@ class Manifest:
                 "config": config,
                 "versions": versions(),
                 "machine": machine(),
-                "git_commit": git_commit(Path.cwd()),
+                "git_commit": git_commit(Path.cwd()),  # of the user's own work
+                "sirl_commit": sirl_commit(),
                 "stages": {},
             },
         )
@@ -327,6 +328,13 @@ def git_commit(folder: Path) -> str | None:
     """Commit checked out in a folder, with `+changes` where the tree differs from it; None outside git."""
     head = _git(folder, "rev-parse", "HEAD")
     return head and head + ("+changes" if _git(folder, "status", "--porcelain") else "")
+
+
+def sirl_commit() -> str | None:
+    """`git_commit` of the checkout that this package runs from; None where it was installed as a wheel."""
+    home = Path(__file__).parent
+    tracked = _git(home, "ls-files", "--error-unmatch", Path(__file__).name)
+    return git_commit(home) if tracked else None  # else the commit would be that of what the environment lies in
 
 
 def _git(folder: Path, *args: str) -> str | None:

@@ -29,6 +29,7 @@ TIMES = {
     "commands",
     "command",
     "git_commit",
+    "sirl_commit",
 }
 """Keys that no two runs have alike: times, how often a run was continued, and the commit, should it change."""
 

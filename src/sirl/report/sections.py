@@ -364,6 +364,7 @@ def provenance(manifest: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         ("created", "Started"),
         ("finished", "Finished"),
         ("git_commit", "Git commit"),
+        ("sirl_commit", "Git commit of sirl"),
         ("seed", "Seed"),
         ("config_hash", "Configuration sha256"),
     ):
