@@ -31,7 +31,7 @@ def glance(
     attack = summary["attack"]
     groups = [
         ("What changed", _changed(attack) if attack else []),
-        ("What it costs", [*_costs(benign, wrapped), *_dprime(summary["wrapped"])]),
+        ("What it costs", [*_wrapped(wrapped), *_dprime(summary["wrapped"]), *_benign(benign)]),
         ("What still gets through", _through(attack) if attack else []),
     ]
     return [(title, lines) for title, lines in groups if lines]
@@ -61,19 +61,22 @@ def _changed(attack: Mapping[str, Any]) -> list[Line]:
     return out
 
 
-def _costs(benign: Mapping[str, Any] | None, wrapped: Mapping[str, Any] | None) -> list[Line]:
+def _benign(benign: Mapping[str, Any] | None) -> list[Line]:
     out = []
     for row in benign["table"][:2] if benign else []:
         asked = count((row["after"] or row["before"])["n"], "prompt")
         to = {**(row.get("to") or {}), "status": "newly refused"}
         out.append(Line(row["short"], _words(row["before"]), _words(row["after"]), f"{asked}, {row['decoding']}", to))
-    if wrapped:
-        row = wrapped["rows"][0]
-        asked = count((row["after"] or row["before"])["n"], "answer")
-        note = f"adversarial benign: in the wrappings of the attacks, {asked}"
-        to = {"kind": "wrapped", "status": "newly refused"}
-        out.append(Line("Benign refused in wrappings", _words(row["before"]), _words(row["after"]), note, to))
     return out
+
+
+def _wrapped(wrapped: Mapping[str, Any] | None) -> list[Line]:
+    if not wrapped:
+        return []
+    row = wrapped["rows"][0]
+    note = f"benign requests in the wrappings of attacks, {count((row['after'] or row['before'])['n'], 'answer')}"
+    to = {"kind": "wrapped", "status": "newly refused"}
+    return [Line("Adversarial benign refused", _words(row["before"]), _words(row["after"]), note, to)]
 
 
 def _dprime(wrapped: Mapping[str, Any] | None) -> list[Line]:
@@ -81,8 +84,8 @@ def _dprime(wrapped: Mapping[str, Any] | None) -> list[Line]:
     if not phases:
         return []
     then, now = (f"{phases[phase]['value']:.2f}" if phase in phases else "" for phase in ("before", "after"))
-    note = "0: it goes by the wrapping alone"
-    return [Line("d', harmful against benign in wrappings", then, now, note, {"kind": "wrapped"})]
+    note = "how well it tells them apart; 0: not at all"
+    return [Line("d', harmful against benign in the same wrapping", then, now, note, {"kind": "wrapped"})]
 
 
 def _through(attack: Mapping[str, Any]) -> list[Line]:
