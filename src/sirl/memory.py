@@ -26,7 +26,7 @@ from sirl.generation.memory import CACHE_BYTES
 from sirl.model_files import UNREADABLE, cannot_load, read_config
 from sirl.models import default_dtype
 from sirl.prompts import load_prompts
-from sirl.training.sharding import sharded
+from sirl.training.sharding import loaded_whole, sharded
 from sirl.weights.origin import located
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def model_size(config: Any, peft_config: Any = None) -> ModelSize:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with loaded_whole(), torch.device("meta"):
         try:
             model = AutoModelForCausalLM.from_config(config)
         except UNREADABLE as error:

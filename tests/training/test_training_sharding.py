@@ -18,10 +18,11 @@ from trl import ModelConfig
 
 from sirl.cli import train as cli
 from sirl.errors import UserError
+from sirl.memory import model_size
 from sirl.models import load_model, load_tokenizer
-from sirl.training import holding, run, trainer
+from sirl.training import holding, run, scoring, trainer
 from sirl.training.sharding import check_rollouts, loaded_whole, loads_shares, sharded
-from tiny_models import PROMPTS
+from tiny_models import PROMPTS, tiny_model
 
 
 class Stop(Exception):  # noqa: N818
@@ -93,6 +94,30 @@ def test_a_model_of_one_process_is_loaded_whole(zero3: Zero3, model_folder: Any)
     with pytest.raises(Stop), loaded_whole():
         raise Stop
     assert loads_shares()
+
+
+@pytest.mark.usefixtures("zero3")
+def test_parameters_are_counted_without_weights() -> None:
+    """transformers would fill weights in, by all processes together, and there are none to fill."""
+    with loaded_whole():
+        model = tiny_model()
+    assert model_size(model.config).parameters == sum(p.numel() for p in model.parameters())
+    assert loads_shares()
+
+
+def test_nothing_is_packed_under_zero3(tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head's weight is read outside of its module, where ZeRO-3 has a share of it."""
+    made = tiny_trainer(tmp_path, model_folder("llama"))
+    assert made._packs
+    made.is_deepspeed_enabled = True
+    made._prepare_packing()
+    assert made._packs, "with ZeRO-2 the weight is whole"
+    monkeypatch.setattr(scoring, "loads_shares", lambda: True)
+    made._prepare_packing()
+    assert not made._packs
+    made.args.packed_scoring = True
+    with pytest.raises(UserError, match="packed_scoring: not possible here"):
+        made._prepare_packing()
 
 
 @pytest.mark.usefixtures("zero3")

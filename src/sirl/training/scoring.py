@@ -21,6 +21,7 @@ from sirl.generation.cache import supports_decode_cache
 from sirl.generation.scoring import pad_pairs
 from sirl.training.lean import enable_packing
 from sirl.training.packed import pack_rows, packed_scores
+from sirl.training.sharding import loads_shares
 
 Scores = tuple[Tensor, Tensor | None, Tensor | None]
 """What TRL's scoring pass returns: log-probabilities and entropies `(B, T)`, and a loss of mixtures of experts."""
@@ -48,6 +49,8 @@ class Scoring:
             obstacle = f"the layers of {self.model.config.model_type} models are not all plain full attention"
         elif self.args.gradient_checkpointing:
             obstacle = "gradient checkpointing computes forward passes again with another attention"
+        elif self.is_deepspeed_enabled and loads_shares():
+            obstacle = "DeepSpeed ZeRO-3 gathers the head's weight for the head's own pass alone"
         wanted = self.args.packed_scoring
         if wanted and obstacle:
             raise UserError(f"--packed_scoring: not possible here ({obstacle}); leave it out")
