@@ -1,8 +1,9 @@
-"""`sirl export`: logs that Inspect reads."""
+"""`sirl export`: logs that Inspect reads, and files as lm-evaluation-harness writes them."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,31 @@ def test_inspect_reads_the_logs(sirl: Any, run: Path, tmp_path: Path) -> None:
         refused = [s for s in log.samples if s.metadata["attack"] == "base64" and s.metadata["kind"] == "attack"]
         assert refused[0].metadata["atlas"] == ["AML.T0054", "AML.T0068"]
         assert {s.scores["verdict"].value for s in log.samples} <= {"full_refusal", "full_compliance"}
+
+
+def test_benchmarks_as_files_of_the_harness(sirl: Any, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"arc/{i}", "figures": {"acc": float(i < 3)}, "chance": 0.25, "prompt": f"question {i}", "response": ""}
+        for i in range(4)
+    ]
+    run = tmp_path / "run"
+    (run / "benchmarks").mkdir(parents=True)
+    for phase in ("before", "after"):
+        (run / "benchmarks" / f"arc.{phase}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figures = {"acc": {"n": 4, "before": {"value": 0.75, "low": 0.3, "high": 0.95}, "after": None}}
+    models = {"before": "org/base", "after": str(run / "model")}
+    (run / "benchmarks.json").write_text(json.dumps({"models": models, "benchmarks": {"arc": {"figures": figures}}}))
+    made = sirl("export", run, "--lm_eval", "--output_dir", tmp_path / "out", "--json").json["lm_eval"]
+    assert len(made) == 4
+    (before,) = (tmp_path / "out" / "org__base").glob("results_*.json")
+    found = json.loads(before.read_text())
+    assert found["results"]["arc"] == {"alias": "arc", "acc,none": 0.75, "acc_stderr,none": "N/A"}
+    assert found["n-samples"]["arc"]["effective"] == 4
+    (samples,) = before.parent.glob("samples_arc_*.jsonl")
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [line["acc"] for line in lines] == [1.0, 1.0, 1.0, 0.0]
+    assert samples.stem.partition("arc_")[2] == before.stem.partition("results_")[2]
+
+
+def test_without_benchmarks_there_is_nothing_for_the_harness(sirl: Any, run: Path) -> None:
+    assert "sirl eval --tasks" in sirl("export", run, "--lm_eval").error

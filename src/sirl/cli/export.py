@@ -1,4 +1,4 @@
-"""Write a run in a format that other tools read: logs of Inspect."""
+"""Write a run in a format that other tools read: logs of Inspect, or result files of lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl export`."""
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of a run, such as runs/demo")
     parser.add_argument("--inspect", action="store_true", help="logs of Inspect, one for each phase (extra `inspect`)")
-    parser.add_argument("--output_dir", type=Path, help="folder for the logs (default: RUN_DIR)")
+    parser.add_argument(
+        "--lm_eval", action="store_true", help="results and samples of `sirl eval --tasks`, as lm-evaluation-harness"
+    )
+    parser.add_argument("--output_dir", type=Path, help="folder for the files (default: RUN_DIR)")
 
 
 def run(args: argparse.Namespace) -> Outcome:
     """Read the run, then write."""
     from sirl.inspect_log import write_logs
+    from sirl.lm_eval_files import write_lm_eval
     from sirl.manifest import check_writable
     from sirl.results.load import load_run
 
-    if not args.inspect:
-        raise UserError("--inspect: no format given; --inspect is the one that there is")
+    if not (args.inspect or args.lm_eval):
+        raise UserError("no format given: --inspect, --lm_eval or both")
     folder = args.output_dir or args.run_dir
-    loaded = load_run(args.run_dir)
+    loaded = load_run(args.run_dir) if args.inspect else None
     check_writable(folder, "--output_dir" if args.output_dir else "RUN_DIR")
     folder.mkdir(parents=True, exist_ok=True)
-    made = write_logs(loaded, folder)
-    return Outcome({"logs": [str(path) for path in made]}, lambda: print("\n".join(map(str, made))))
+    logs = write_logs(loaded, folder) if loaded else []
+    results = write_lm_eval(args.run_dir, folder) if args.lm_eval else []
+    found = {"logs": [str(path) for path in logs], "lm_eval": [str(path) for path in results]}
+    return Outcome(found, lambda: print("\n".join(map(str, [*logs, *results]))))
