@@ -58,6 +58,17 @@ def test_with_variants_the_baselines_stay_away(sirl: Any, ran: list[Any], tmp_pa
     assert (folder, more["overwrite"]) == (tmp_path / "out", True)
 
 
+@pytest.mark.parametrize("between", [",", " ", ", "])
+def test_variants_are_divided_by_commas_or_blanks(sirl: Any, ran: list[Any], tmp_path: Path, between: str) -> None:
+    files = [tmp_path / "noise.yaml", tmp_path / "a,b" / "odd.yaml"]
+    files[1].parent.mkdir()
+    for path in files:
+        path.write_text("train: {reward: random}")
+    given = f"{files[0]}{between}ablations/kl-0.001".split(" ")
+    assert sirl("compare", "--config", "demo", "--seeds", "0", "--variants", *given, files[1]).code == 0
+    assert [job.name for job in ran[0][0]][2:] == ["noise", "kl-0.001", "odd"]
+
+
 def test_values_for_all_and_for_one(sirl: Any, ran: list[Any]) -> None:
     sets = ("--set", "train.max_steps=5", "--set", "dpo:beta=0.2", "--set", "sft:train.learning_rate=1e-4")
     assert sirl("compare", "--config", "demo", "--methods", "sft, dpo", *sets).code == 0

@@ -15,6 +15,20 @@ from sirl.yaml_text import parse_yaml
 NEEDED = {"model_name_or_path": "m", "dataset_name": "d.jsonl", "output_dir": "out"}
 
 
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["q_proj,v_proj"], ["q_proj", "v_proj"]),
+        (["q_proj,v_proj", "o_proj"], ["q_proj", "v_proj", "o_proj"]),
+        ([".*[qv]_proj{1,2}"], ".*[qv]_proj{1,2}"),
+        (["all-linear"], "all-linear"),
+    ],
+)
+def test_modules_are_divided_by_commas_or_blanks(words: list[str], read: object) -> None:
+    training = parse_training(["--use_peft", "--lora_target_modules", *words], NEEDED)
+    assert training.model.lora_target_modules == read
+
+
 def test_flags_win_over_the_file() -> None:
     training = parse_training(["--max_steps", "7"], {**NEEDED, "max_steps": 5, "num_generations": 2})
     assert (training.config.max_steps, training.config.num_generations) == (7, 2)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_table
+from sirl.cli.common import Outcome, add_template_flag, comma_list, percent_cell, print_table
 from sirl.errors import UserError
 
 GO_ON = "the same command continues from the run and stage it was in"
@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variants",
         nargs="+",
         default=[],
-        metavar="FILE",
-        help="YAML files with keys that go over --config, or bundled ones such as ablations/kl-0.001",
+        metavar="FILE,...",
+        help="YAML files, with commas, whose keys go over --config; bundled ones too, such as ablations/kl-0.001",
     )
     parser.add_argument("--seeds", help="with commas, such as 0,1,2 (default: that of --config)")
     parser.add_argument("--output_dir", type=Path, default=Path("comparison"), help="default: comparison")
@@ -49,11 +49,11 @@ def run(args: argparse.Namespace) -> Outcome:
 
     given = {"chat_template_kwargs": args.chat_template_kwargs} if args.chat_template_kwargs else {}
     named = args.methods or ("none,sirl" if args.variants else "all")
-    methods = list(METHODS) if named == "all" else [word.strip() for word in named.split(",") if word.strip()]
+    methods = list(METHODS) if named == "all" else comma_list([named])
     jobs = plan_jobs(
         args.config,
         methods=methods,
-        variants=args.variants,
+        variants=comma_list(args.variants),
         seeds=_seeds(args.seeds),
         folder=args.output_dir,
         sets={**set_pairs(args.set), **given},

@@ -27,7 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference_revision", help="the same of --reference")
     parser.add_argument("--tasks", default="", help="benchmarks, see above (extra `eval`)")
     parser.add_argument("--data_dir", help="with --tasks: folder with the benchmark files")
-    parser.add_argument("--limit", type=positive_int, help="with --tasks: at most N rows of each")
+    parser.add_argument(
+        "--max_rows",
+        "--limit",  # its name before
+        dest="limit",  # as manifests have it
+        metavar="N",
+        type=positive_int,
+        help="with --tasks: at most N rows of each",
+    )
     parser.add_argument(
         "--allow_code_execution",
         action="store_true",
@@ -106,7 +113,8 @@ def _check_used(args: argparse.Namespace, tasks: bool) -> None:
     needs |= dict.fromkeys(("limit", "data_dir", "allow_code_execution"), ("--tasks", tasks))
     for key, (other, given) in needs.items():
         if getattr(args, key) not in (None, False) and not given:
-            raise UserError(f"--{key}: says something of {other}, which is not given; give both or neither")
+            flag = {"limit": "max_rows"}.get(key, key)
+            raise UserError(f"--{flag}: says something of {other}, which is not given; give both or neither")
 
 
 def _show(found: dict[str, Any], folder: Path) -> None:

@@ -30,6 +30,8 @@ from sirl.wrapping import resolve_families
 JOINED = ("dataset_name", "retention_dataset_name", "wrap_prompts", "wrapping_families")
 """Flags that take several values with commas between; in a file they may be a list."""
 
+_NAMES = re.compile(r"[\w.]+(,[\w.]+)*")
+
 OF_ALL_STAGES = ("model_name_or_path", "model_revision", "output_dir", "seed", "chat_template_kwargs")
 """Flags that the file of a run has at its top, and not in its section on training."""
 
@@ -129,10 +131,18 @@ def parse_training(
     data, config, model, *rest = parsed
     values = {**vars(data), **vars(config), **vars(model)}
     refuse_ignored([*options, *_named(argv)], values, (SIRLConfig, ModelConfig))
-    targets = model.lora_target_modules
-    if isinstance(targets, str) and targets.isidentifier():  # TRL takes it out of its list, and PEFT then for a pattern
-        model.lora_target_modules = [targets]
+    for name in ("lora_target_modules", "lora_modules_to_save", "lora_target_parameters"):
+        setattr(model, name, _modules(getattr(model, name, None)))
     return Training(data, config, model, rest[0] if rest else argparse.Namespace())
+
+
+def _modules(given: str | list[str] | None) -> str | list[str] | None:
+    """Names of modules, divided by commas or blanks. A pattern stays whole, and so does `all-linear`."""
+    if isinstance(given, list):
+        return [part for word in given for part in (word.split(",") if _NAMES.fullmatch(word) else [word])]
+    if given is None or not (given.isidentifier() or ("," in given and _NAMES.fullmatch(given))):
+        return given
+    return given.split(",")  # one word: TRL takes it out of its list, and PEFT then for a pattern
 
 
 @contextmanager
