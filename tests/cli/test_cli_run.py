@@ -58,7 +58,9 @@ def test_the_demo_is_the_full_one_with_smaller_sizes(sirl: Any, ran: list[Any]) 
     quick, full = (_leaves(config.as_dict()) for config, _ in ran)
     smaller = {key: value for key, value in quick.items() if value != full[key]}
     assert set(smaller) == set(_leaves(read_yaml(str(QUICK))))
-    assert all(full[key] is None or value < full[key] for key, value in smaller.items())
+    number = {key: len(value) if isinstance(value, list | tuple) else value for key, value in smaller.items()}
+    most = {key: len(full[key]) if isinstance(full[key], list | tuple) else full[key] for key in number}
+    assert all(most[key] is None or value < most[key] for key, value in number.items())
     assert sirl("demo", "--set", "train.max_steps=5").code == 0
     assert ran[2][0].train.options["max_steps"] == 5
 
@@ -78,6 +80,7 @@ def test_the_sizes_of_the_demo_are_documented(sirl: Any, ran: list[Any]) -> None
             "benign": f"{benign}, {evals.max_wrapped}",
             "multiple-choice": str(evals.max_questions or len(load_questions(evals.choices))),
             "prompts": str(config.gap.max_prompts),
+            "decodings": ", ".join(attack.decoding),
             "updates": str(config.train.options["max_steps"]),
             "checks": f"{own.max_goals}, {own.max_prompts}, {own.max_wrapped}",
         }
