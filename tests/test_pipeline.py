@@ -425,7 +425,7 @@ class TestPlan:
         goals, benign = lines(tmp_path / "d.jsonl", ["goal 9"]), lines(tmp_path / "b.jsonl", ["question 9"])
         section = DevelopmentSection(goals, overrefusal=benign, choose=False)
         assert prepare(replace(config, development=section)).development
-        with pytest.raises(UserError, match=r"development\.choose: not with sharded weights"):
+        with pytest.raises(UserError, match=r"development\.choose: not with weights in shares"):
             prepare(replace(config, development=replace(section, choose=True)))
 
     def test_development_prompts_that_are_trained_on(self, config: RunConfig, tmp_path: Path) -> None:

@@ -199,6 +199,8 @@ class Chain:
             return False
         self.kills += 1
         wanted = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130, 0: 2}[fault.signal]
+        if end.code == -signal.SIGTERM == -fault.signal and not end.output:  # before it had begun to listen
+            return True
         lines = [line for line in end.output.splitlines() if line.startswith("sirl: ")]
         if end.code != wanted or "Traceback" in end.output or len(lines) != (wanted != -9):
             self.problems.append(f"exit code {end.code}, not {wanted}, after {fault}\n{end.output[-3000:]}")

@@ -212,7 +212,7 @@ def test_a_prefill_that_is_not_taken_is_an_error(server: Server) -> None:
     engine = load_engine("served", engine=server.url)
     begun: Any = (*user_turn("hello"), {"role": "assistant", "content": "Sure"})
     (begun_answer,), (plain,) = engine.generate([begun, user_turn("hello")], SamplingParams())
-    assert "does not go on from a prefilled answer" in str(begun_answer.error)
+    assert "does not continue a prefilled answer" in str(begun_answer.error)
     assert plain.error is None
 
 
