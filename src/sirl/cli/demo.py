@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="the sizes of README's tables (100 goals, 20 updates) into runs/demo-full: 25 to 60 minutes",
+        help="larger measurements (100 goals an attack, both decodings) into runs/demo-full: 25 to 60 minutes",
     )
     run_command.add_overrides(parser)
 
