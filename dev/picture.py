@@ -23,7 +23,7 @@ THEMES = {
 PLACES = {
     "Base model": (-9, 2),
     "DPO on its own refusals and answers": (-9, -11),
-    "Self-reminder system prompt": (-9, -1),
+    "Self-reminder system prompt": (7, 3),
     "Best of 4 by entropy": (9, -4),
     "SFT on its own refusals": (5, -15),
     "GRPO with the judge as reward": (9, -4),
@@ -107,7 +107,7 @@ def _run(axes: Any, name: str, where: list[list[float]], colour: str) -> None:
     axes.plot(x, y, "o", color=colour, markerfacecolor="none", markersize=8, markeredgewidth=2)
     axes.plot(x2, y2, "o", color=colour, markersize=9)
     axes.annotate(
-        f"SIRL with pairs:\n{name}", (x2, y2), (9, -19), textcoords="offset points", color=colour, fontweight="bold"
+        f"SIRL with pairs:\n{name}", (x2, y2), (9, 2 if x2 < 20 else -19), textcoords="offset points", color=colour, fontweight="bold"
     )
 
 
