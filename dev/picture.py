@@ -107,7 +107,12 @@ def _run(axes: Any, name: str, where: list[list[float]], colour: str) -> None:
     axes.plot(x, y, "o", color=colour, markerfacecolor="none", markersize=8, markeredgewidth=2)
     axes.plot(x2, y2, "o", color=colour, markersize=9)
     axes.annotate(
-        f"SIRL with pairs:\n{name}", (x2, y2), (9, 2 if x2 < 20 else -19), textcoords="offset points", color=colour, fontweight="bold"
+        f"SIRL with pairs:\n{name}",
+        (x2, y2),
+        (9, 2 if x2 < 20 else -19),
+        textcoords="offset points",
+        color=colour,
+        fontweight="bold",
     )
 
 
