@@ -153,7 +153,7 @@ def test_attack_judged_twice(sirl: Any, goals: str, tmp_path: Path, rubric: str,
         return grade(prompt).replace('"none"', '"partial"') if "snack number 0" in prompt else grade(prompt)
 
     server.answer = strict
-    words = flags(goals, folder, "--attacks", "direct,dan", "--judge", f"refusal,{rubric}")
+    words = flags(goals, folder, "--attacks", "direct,dan", "--judge", f"refusal,{rubric}", "--max_wrapped", 2)
     result = sirl(*words, "--json")
     found = result.json
     assert found["rates"]["greedy"]["before"]["overall"]["rate"] == 0.5
