@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from precision import check_no_worse
 from sirl.generation import SamplingParams, cache, decode
 from sirl.generation.base import Engine
 from sirl.generation.cache import supports_decode_cache
-from sirl.generation.decode import Rollout
+from sirl.generation.decode import Rollout, without_gradients
 from sirl.generation.local import LocalEngine
 from sirl.records import user_turn
 from tiny_models import FAMILIES, PROMPTS, chat_ids, reference_scores, tiny_model
@@ -378,3 +378,27 @@ def test_a_model_that_overflows_gives_errors_and_no_answers(temperature: float, 
     ((answer,),) = LocalEngine(model, tokenizer).generate([user_turn("bread?")], SamplingParams(4, temperature))
     assert answer.finish_reason == "error"
     assert "not finite" in str(answer.error)
+
+
+def test_weights_in_shares_are_never_read_in_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by functions nor by generators: FSDP keeps what it gathers, and updates use it again."""
+
+    class InShares:
+        pass
+
+    monkeypatch.setattr("sirl.generation.decode.FSDPModule", InShares)
+
+    @without_gradients
+    def function(_: Any) -> bool:
+        assert not torch.is_grad_enabled()
+        return torch.is_inference_mode_enabled()
+
+    @without_gradients
+    def generator(_: Any) -> Iterator[bool]:
+        assert not torch.is_grad_enabled()
+        yield torch.is_inference_mode_enabled()
+
+    for model, inference in ((InShares(), False), (object(), True)):
+        assert function(model) is inference
+        assert list(generator(model)) == [inference]
+    assert torch.is_grad_enabled()

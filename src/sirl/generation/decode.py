@@ -86,15 +86,16 @@ def plan_batches(
 
 
 def without_gradients(run: Callable[..., Result]) -> Callable[..., Result]:
-    """Have a function of a model run in inference mode, where its tensors are no part of a training.
+    """Have a function of a model, or a generator, run in inference mode, where its tensors are no part of a training.
 
     Of weights in shares they are: FSDP keeps the tensors into which it gathers, and updates use them again.
     """
+    alone, in_shares = torch.inference_mode()(run), torch.no_grad()(run)
 
     @wraps(run)
     def wrapped(model: Any, *given: Any, **named: Any) -> Result:
-        with torch.no_grad() if isinstance(model, FSDPModule) else torch.inference_mode():
-            return run(model, *given, **named)
+        result: Result = (in_shares if isinstance(model, FSDPModule) else alone)(model, *given, **named)
+        return result
 
     return wrapped
 

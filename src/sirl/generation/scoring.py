@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from sirl.generation.decode import left_pad, prefill_chunks
+from sirl.generation.decode import left_pad, prefill_chunks, without_gradients
 
 GRADIENT_TOKENS = 512
 """Tokens, padding included, of one backward pass: its activations are held all at once."""
@@ -25,7 +25,7 @@ PIECE_CHARACTERS = 20
 """Longer tokens (rules of dashes, runs of spaces) are no pieces of a suffix."""
 
 
-@torch.inference_mode()
+@without_gradients
 def continuation_scores(
     model: Any, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad_id: int, share: bool = True
 ) -> list[tuple[list[float], bool]]:
@@ -45,7 +45,7 @@ def continuation_scores(
     return out
 
 
-@torch.inference_mode()
+@without_gradients
 def continuation_logits(
     model: Any, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad_id: int, share: bool = True
 ) -> Iterator[tuple[int, Tensor]]:
