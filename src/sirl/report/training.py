@@ -55,7 +55,7 @@ def training_words(run: Run, method: str) -> str:
     what SIRL is called."""
     compared, reward = compared_method(run.manifest), reward_name(run.manifest)
     if compared is not None:
-        words = f"trained by the method {compared} of sirl compare, which {method} is added. A judge's verdicts "
+        words = f"trained by the method {compared} of sirl compare, next to {method}. A judge's verdicts "
         return f"{words}took part in training{_choice_words(run)}."
     if reward is None:
         return f"trained with {method}; the run folder does not say with which settings{_choice_words(run)}."

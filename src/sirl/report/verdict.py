@@ -67,12 +67,21 @@ MOSTLY = 0.5
 
 @dataclass(frozen=True)
 class Judged:
-    """`status` is a key of `STATUS_NAMES`; a line of `body` is a paragraph; `warnings` are what a reader must know."""
+    """`status` is a key of `STATUS_NAMES`; `said` are paragraphs, and `missing` what stands behind the `prices`;
+    `warnings` are what a reader must know."""
 
     status: str
     headline: str
-    body: str
+    said: list[str]
+    prices: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def body(self) -> str:
+        """All of it as text, a paragraph a line."""
+        price = [f"The price: {'; '.join(self.prices)}."] if self.prices else []
+        return "\n".join([*self.said, *price, *self.missing])
 
 
 def judge_run(summary: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> Judged:
@@ -82,14 +91,23 @@ def judge_run(summary: Mapping[str, Any], manifest: Mapping[str, Any] | None) ->
     change = attack["change"][decoding] if decoding else None
     warnings = _warnings(summary, manifest)
     if decoding is None or not change or not change["pairs"]:
-        return Judged("unfinished", "There is nothing to compare yet.", _unfinished(summary), warnings)
+        nothing = "There is nothing to compare yet."
+        return Judged("unfinished", nothing, [_unfinished(summary)], warnings=warnings)
     rates = attack["rates"][decoding]
     prices = measured(summary)
     left_out = unscored_share({phase: tables["overall"] for phase, tables in rates.items()})
     status = _status(change, left_out, prices, refusals_measured(summary))
     parts = [_defence(attack, decoding), *_other_kinds(attack, decoding), _weakest(attack, decoding)]
-    body = "\n".join([" ".join(parts), *_price_words(prices, summary)])
-    return Judged(status, _headline(status, summary, rates, left_out), body, warnings)
+    unpriced = [] if refusals_measured(summary) else ["What it costs on benign prompts was not measured."]
+    missing = unmeasured(summary)
+    return Judged(
+        status,
+        _headline(status, summary, rates, left_out),
+        [" ".join(parts), *unpriced],
+        list(map(str, prices)),
+        [f"Not measured: {', '.join(missing)}."] if missing else [],
+        warnings,
+    )
 
 
 def _status(change: Mapping[str, Any], left_out: float, prices: Sequence[Price], asked: bool) -> str:
@@ -188,14 +206,6 @@ def _other_kinds(attack: Mapping[str, Any], decoding: str) -> list[str]:
                 f"{with_interval(after)} ({p_words(change)})."
             )
     return out
-
-
-def _price_words(prices: Sequence[Price], summary: Mapping[str, Any]) -> list[str]:
-    out = [] if refusals_measured(summary) else ["What it costs on benign prompts was not measured."]
-    if prices:
-        out.append(f"The price: {'; '.join(map(str, prices))}.")
-    missing = unmeasured(summary)
-    return [*out, *([f"Not measured: {', '.join(missing)}."] if missing else [])]
 
 
 def _unfinished(summary: Mapping[str, Any]) -> str:
