@@ -96,6 +96,17 @@ def test_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert list(tmp_path.iterdir()) == []
 
 
+@needs_isolation
+def test_an_interpreter_in_the_folder_for_temporary_files(tmp_path: Path) -> None:
+    """As in a virtual environment under /tmp: the program's folder is empty all the same."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    code = "from sirl.evals.sandbox import run_program; print(run_program('import os; assert not os.listdir()'))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parents[2])}
+    command = [str(tmp_path / "venv" / "bin" / "python"), "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
 BROKEN = """
 import pathlib, runpy, sys
 tries = pathlib.Path({tries!r})

@@ -200,6 +200,7 @@ class Events:
         self.fault = fault
         self.count = 0
         self.armed = True
+        self.process = os.getpid()
 
     def install(self) -> None:
         """Put this in front of what writes files: our own writers, and those of the libraries that write for us."""
@@ -225,6 +226,8 @@ class Events:
         real = getattr(owner, name)
 
         def struck(*args: Any, **kwargs: Any) -> Any:
+            if os.getpid() != self.process:  # a child of the command, the trial of a chat template for one
+                return real(*args, **kwargs)
             self.count += 1
             if self.armed and self.count == self.fault.event:
                 self.armed = False

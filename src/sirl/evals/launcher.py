@@ -89,9 +89,10 @@ def hide_files(root: Path) -> None:
         mount(str(path), place, "", MS_BIND | MS_REC)
         if path.is_dir():
             mount("", place, "", MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | locked(path))
-    (root / "tmp").mkdir(mode=0o777, exist_ok=True)
+    for name in ("tmp", "program"):
+        (root / name).mkdir(mode=0o777, exist_ok=True)
     os.chroot(root)
-    os.chdir("/tmp")
+    os.chdir("/program")  # not /tmp, where the interpreter itself may lie
 
 
 def locked(path: Path) -> int:

@@ -126,7 +126,7 @@ def _passes(source: str, limits: Limits, level: Isolation) -> bool | None:
         with subprocess.Popen(
             command,
             cwd=folder,
-            env={"PATH": os.defpath, "HOME": "/tmp" if root else folder, "LANG": "C.UTF-8"},
+            env={"PATH": os.defpath, "HOME": "/program" if root else folder, "LANG": "C.UTF-8"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
