@@ -155,8 +155,8 @@ def _training(plan: Plan, engine: LocalEngine) -> Work:
         start += Work(prompt, answer) * min(dealt, len(load_prompts(data.retention_dataset_name)))
     if data.wrap_prompts and config.pair_weight:
         answer = ANSWER * config.pair_tokens
-        update += Work(learnt=config.pair_batch_size * (prompt + WRAPPING + answer))
-        start += Work(prompt, answer) * (steps * config.pair_batch_size)
+        rows = max(steps - config.pair_start, 0) * config.pair_batch_size
+        start += Work(prompt, answer, prompt + WRAPPING + answer) * rows
     return update * steps + start + _checks(plan, engine, steps)
 
 

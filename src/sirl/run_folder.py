@@ -39,6 +39,8 @@ MODEL = "model"
 """The folder of the hardened model, whole."""
 ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
+PAIR_ANSWERS = "pair_answers.safetensors"
+"""Within `CHECKPOINTS`: the policy's answers to bare requests that pairs are held to (`--pair_start`)."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,17 @@ from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine, encode_chat
 from sirl.records import Prompt
+from sirl.run_folder import PAIR_ANSWERS
 from sirl.training import SIRLConfig
 from sirl.training.pairs import gated, paired_answers, shared_openings, sharpened
-from sirl.training.retention import HeldAnswer, held_answers, retention_loss, to_be_dealt
+from sirl.training.retention import (
+    HeldAnswer,
+    held_answers,
+    load_answers,
+    retention_loss,
+    save_answers,
+    to_be_dealt,
+)
 from sirl.wrapping import PLACEHOLDER, resolve_families, wrapped_forms
 from tiny_models import PROMPTS, tiny_model
 
@@ -138,8 +147,8 @@ def test_with_the_policy_as_reference_each_update_asks_it_again(
     )
     paired = trainer._paired
 
-    def noted(engine: LocalEngine, forms: Any) -> list[HeldAnswer]:
-        asked.append((trainer.state.global_step, paired(engine, forms)))
+    def noted(forms: Any, engine: LocalEngine) -> list[HeldAnswer]:
+        asked.append((trainer.state.global_step, paired(forms, engine)))
         assert forms == trainer._pairs.update_rows(trainer.state.global_step, 1)
         return asked[-1][1]
 
@@ -147,7 +156,7 @@ def test_with_the_policy_as_reference_each_update_asks_it_again(
     trainer.train()
     assert [step for step, _ in asked] == [0, 1, 2]
     start = LocalEngine(tiny_model("llama"), trainer.processing_class)
-    places = [{tuple(a.prompt_ids): a for a in paired(start, trainer._pairs.update_rows(i, 1))} for i in range(3)]
+    places = [{tuple(a.prompt_ids): a for a in paired(trainer._pairs.update_rows(i, 1), start)} for i in range(3)]
     moved = [
         max(float((a.top_logprobs - by_prompt[tuple(a.prompt_ids)].top_logprobs).abs().max()) for a in answers)
         for (_, answers), by_prompt in zip(asked, places, strict=True)
@@ -158,10 +167,69 @@ def test_with_the_policy_as_reference_each_update_asks_it_again(
     assert all(not a.top_logprobs.requires_grad for _, answers in asked for a in answers)
 
 
+def late_pairs(folder: Path, model: str, **settings: Any) -> Any:
+    given = {"pair_start": 2, "pair_batch_size": 4, "pair_tokens": 4, "pair_weight": 10.0, "learning_rate": 3e-2}
+    return tiny_trainer(folder, model, pairs=FORMS, **{**given, "max_steps": 4, **settings})
+
+
+def test_pairs_that_begin_later_are_held_to_what_the_policy_says_by_then(tmp_path: Path, model_folder: Any) -> None:
+    trainer, asked = late_pairs(tmp_path, model_folder("llama")), []
+    paired = trainer._paired
+
+    def noted(forms: Any, engine: LocalEngine) -> list[HeldAnswer]:
+        asked.append((trainer.state.global_step, forms, paired(forms, engine)))
+        return asked[-1][2]
+
+    trainer._paired = noted
+    trainer.train()
+    ((step, forms, answers),) = asked
+    assert step == 2
+    assert forms == to_be_dealt(FORMS, 2 * 4, seed=trainer.args.seed + 1), (
+        "the first rows are dealt to the third update"
+    )
+    assert "pair_kl" not in trainer.state.log_history[1]
+    assert trainer.state.log_history[2]["pair_kl"] > 0
+    start = paired(forms, LocalEngine(tiny_model("llama"), trainer.processing_class))
+    moved = [float((a.top_logprobs - b.top_logprobs).abs().max()) for a, b in zip(answers, start, strict=True)]
+    assert max(moved) > 1e-3, "the policy's answers, not the base model's"
+
+
+def test_a_run_resumed_after_pairs_began_finds_their_answers(tmp_path: Path, model_folder: Any) -> None:
+    whole = late_pairs(tmp_path / "whole", model_folder("llama"), save_strategy="steps", save_steps=1)
+    whole.train()
+    kept = tmp_path / "whole" / PAIR_ANSWERS
+    resumed = late_pairs(tmp_path / "resumed", model_folder("llama"), save_strategy="no")
+    with pytest.raises(UserError, match=f"{PAIR_ANSWERS} cannot be read .*--overwrite"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    for step in (1, 2, 3):
+        resumed = late_pairs(tmp_path / "resumed", model_folder("llama"), save_strategy="no")
+        shutil.copy(kept, tmp_path / "resumed")
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+            assert torch.equal(ours, theirs), f"from update {step}"
+
+
+def test_answers_are_the_same_once_written_and_read(tmp_path: Path) -> None:
+    answers = [
+        HeldAnswer([3, 4, 5], [1, 2], torch.arange(6).view(2, 3), torch.randn(2, 3)),
+        HeldAnswer([6], [7], torch.arange(3).view(1, 3), torch.randn(1, 3)),
+    ]
+    save_answers(answers, tmp_path / "answers.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.safetensors"]
+    for ours, theirs in zip(load_answers(tmp_path / "answers.safetensors"), answers, strict=True):
+        assert (ours.prompt_ids, ours.answer_ids) == (theirs.prompt_ids, theirs.answer_ids)
+        assert torch.equal(ours.top_ids, theirs.top_ids)
+        assert torch.equal(ours.top_logprobs, theirs.top_logprobs)
+
+
 def test_what_wrapped_requests_are_held_to_is_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--pair_target wrapped: unknown; choose from clean, gated"):
         SIRLConfig(output_dir=str(tmp_path), pair_target="wrapped")
     with pytest.raises(UserError, match="--pair_reference teacher: unknown; choose from start, policy"):
         SIRLConfig(output_dir=str(tmp_path), pair_reference="teacher")
+    with pytest.raises(UserError, match="--pair_start 4: pairs never begin; give less than --max_steps"):
+        SIRLConfig(output_dir=str(tmp_path), pair_start=4, max_steps=4)
+    with pytest.raises(UserError, match="--pair_start -1: give 0 or more"):
+        SIRLConfig(output_dir=str(tmp_path), pair_start=-1)
     with pytest.raises(UserError, match="--pair_tokens 0"):
         SIRLConfig(output_dir=str(tmp_path), pair_tokens=0)

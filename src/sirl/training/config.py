@@ -136,9 +136,15 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     pair_reference: str = field(
         default="start",
         metadata={
-            "help": "Whose answer to the bare request a wrapped one is held to: start (the model before training), or "
-            "policy (the model as it is at that update, so that what the reward decides about bare requests carries "
-            "over to wrapped ones)."
+            "help": "Whose answer to the bare request a wrapped one is held to: start (the model as it is when pairs "
+            "begin), or policy (the model as it is at each update)."
+        },
+    )
+    pair_start: int = field(
+        default=0,
+        metadata={
+            "help": "Updates before pairs begin. Until then the reward works alone, so that what it has decided about "
+            "bare requests carries over to wrapped ones. 0: pairs from the first update, held to the base model."
         },
     )
     pair_target: str = field(default="clean", metadata={"help": "Paired loss: " + ", ".join(PAIR_TARGETS) + "."})
@@ -215,7 +221,8 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
 
     def _check_own(self) -> None:
         """Settings that TRL does not know are in their ranges."""
-        for name in ("retention_weight", "min_reward_spread", "entropy_floor", "sameness_weight", "pair_weight"):
+        at_least_0 = ("retention_weight", "min_reward_spread", "entropy_floor", "sameness_weight", "pair_weight")
+        for name in (*at_least_0, "pair_start"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: give 0 or more")
         if not 0 <= self.min_certain_share <= 1:
@@ -234,6 +241,10 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
         if self.pair_reference not in PAIR_REFERENCES:
             raise UserError(
                 f"--pair_reference {self.pair_reference}: unknown; choose from {', '.join(PAIR_REFERENCES)}"
+            )
+        if 0 < self.max_steps <= self.pair_start:
+            raise UserError(
+                f"--pair_start {self.pair_start}: pairs never begin; give less than --max_steps ({self.max_steps})"
             )
         whole = ("retention_batch_size", "retention_tokens", "pair_batch_size", "pair_tokens")
         for name in (*whole, "max_prompt_tokens", "reward_tokens"):

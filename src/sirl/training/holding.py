@@ -1,15 +1,16 @@
 """What `SIRLTrainer` adds to the loss: retention (`sirl.training.retention`) and pairs (`sirl.training.pairs`).
 
 Rows are dealt to updates from a deck. What they are held to is asked of the base model before training. With
-`pair_reference` "policy" the pairs of an update are held to what the policy itself, as it is at that update and without
-gradients, says to the bare requests: the reward decides about bare requests, and the pairs carry that decision into
-the wrappings.
+`pair_start` pairs begin later, and are held to what the policy says to the bare requests by then: the reward decides
+about bare requests, and the pairs carry that decision into the wrappings. These answers are kept next to the
+checkpoints, as no later policy would give them again. With `pair_reference` "policy" each update asks the policy anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +19,19 @@ from torch import Tensor
 
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
+from sirl.run_folder import PAIR_ANSWERS
 from sirl.training.early_gradients import with_early_gradients
 from sirl.training.pairs import paired_answers
-from sirl.training.retention import Deck, HeldAnswer, held_answers, retention_loss, to_be_dealt, token_weight
+from sirl.training.retention import (
+    Deck,
+    HeldAnswer,
+    held_answers,
+    load_answers,
+    retention_loss,
+    save_answers,
+    to_be_dealt,
+    token_weight,
+)
 
 
 class Holding:
@@ -69,15 +80,35 @@ class Holding:
             prompts = to_be_dealt(self._retention_prompts, most, args.seed)
             held = self._of_the_start(lambda engine: held_answers(engine, prompts, args.retention_tokens))
             self._held = Deck(held, args.retention_batch_size, args.seed)
-        if self._pair_prompts and args.pair_weight and self._pairs is None:
-            rows: Any = self._pair_prompts
-            if args.pair_reference == "start":
-                most = args.max_steps * args.pair_batch_size * processes
-                forms = to_be_dealt(rows, most, args.seed + 1)
-                rows = self._of_the_start(lambda engine: self._paired(engine, forms))
-            self._pairs = Deck(rows, args.pair_batch_size, args.seed + 1)
+        if not args.pair_start:
+            self._pair_deck()
 
-    def _paired(self: Any, engine: LocalEngine, forms: Sequence[Prompt]) -> list[HeldAnswer]:
+    def _pair_deck(self: Any) -> Deck[Any] | None:
+        """The rows of pairs, once they have begun."""
+        args = self.args
+        wanted = self._pair_prompts and args.pair_weight and self.state.global_step >= args.pair_start
+        if not wanted or self._pairs is not None:
+            return self._pairs
+        rows: Any = self._pair_prompts
+        if args.pair_reference == "start":
+            updates = args.max_steps - args.pair_start
+            forms = to_be_dealt(rows, updates * args.pair_batch_size * self.accelerator.num_processes, args.seed + 1)
+            rows = self._answers_by_now(forms) if args.pair_start else self._of_the_start(partial(self._paired, forms))
+        self._pairs = Deck(rows, args.pair_batch_size, args.seed + 1, args.pair_start)
+        return self._pairs
+
+    def _answers_by_now(self: Any, forms: Sequence[Prompt]) -> list[HeldAnswer]:
+        """What the policy says at `pair_start`; a run that is resumed later finds it next to the checkpoints."""
+        kept = Path(self.args.output_dir) / PAIR_ANSWERS
+        if self.state.global_step > self.args.pair_start:
+            return load_answers(kept)
+        with self.policy() as engine:
+            answers = self._paired(forms, engine)
+        if self.accelerator.is_main_process:
+            save_answers(answers, kept)
+        return answers
+
+    def _paired(self: Any, forms: Sequence[Prompt], engine: LocalEngine) -> list[HeldAnswer]:
         args = self.args
         return paired_answers(engine, forms, args.pair_tokens, args.pair_target, args.pair_sharpness)
 
@@ -87,7 +118,7 @@ class Holding:
             return dealt
         if self._paired_now[0] != self.state.global_step:
             with self.policy() as engine:
-                self._paired_now = (self.state.global_step, self._paired(engine, dealt))
+                self._paired_now = (self.state.global_step, self._paired(dealt, engine))
         answers: list[HeldAnswer] = self._paired_now[1]
         return answers
 

@@ -15,14 +15,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sirl.disk import sync_file, sync_folder, unfinished, writing
 from sirl.divergence import TOP_K, answer_logits, bucketed_kl, top_tokens
 from sirl.encoding import EncodingError
 from sirl.entropy import score_tokens
+from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
@@ -41,6 +46,43 @@ class HeldAnswer:
     answer_ids: list[int]
     top_ids: Tensor
     top_logprobs: Tensor
+
+
+def save_answers(answers: Sequence[HeldAnswer], path: Path) -> None:
+    """Write answers to a safetensors file, whole or not at all."""
+    ids = {"prompt": [a.prompt_ids for a in answers], "answer": [a.answer_ids for a in answers]}
+    tensors = {f"{name}_ids": torch.tensor([i for row in rows for i in row]) for name, rows in ids.items()}
+    tensors |= {f"{name}_lengths": torch.tensor([len(row) for row in rows]) for name, rows in ids.items()}
+    tensors["top_ids"] = torch.cat([a.top_ids for a in answers])
+    tensors["top_logprobs"] = torch.cat([a.top_logprobs for a in answers])
+    partial = unfinished(path)
+    with writing(path):
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        sync_file(partial)
+        partial.replace(path)
+        sync_folder(path.parent)
+
+
+def load_answers(path: Path) -> list[HeldAnswer]:
+    """Read what `save_answers` wrote.
+
+    Raises:
+        UserError: there is no such file, or it is another.
+    """
+    try:
+        found = load_file(path)
+        lengths = {name: found[f"{name}_lengths"].tolist() for name in ("prompt", "answer")}
+        prompts = found["prompt_ids"].split(lengths["prompt"])
+        answers = found["answer_ids"].split(lengths["answer"])
+        tops = zip(
+            found["top_ids"].split(lengths["answer"]), found["top_logprobs"].split(lengths["answer"]), strict=True
+        )
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise UserError(f"--output_dir: {path} cannot be read ({error}); start again with --overwrite") from error
+    return [
+        HeldAnswer(prompt.tolist(), answer.tolist(), *top)
+        for prompt, answer, top in zip(prompts, answers, tops, strict=True)
+    ]
 
 
 def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) -> list[HeldAnswer]:
@@ -129,10 +171,12 @@ class Deck(Generic[Row]):
     rows: Sequence[Row]
     per_process: int
     seed: int
+    first: int = 0
+    """The update that is dealt the first rows."""
 
     def update_rows(self, update: int, processes: int) -> list[Row]:
         """The rows of an update, those of the first process first."""
-        per_update = self.per_process * processes
+        per_update, update = self.per_process * processes, update - self.first
         places = range(update * per_update, (update + 1) * per_update)
         return [self.rows[i] for i in dealt_places(len(self.rows), places, self.seed)]
 

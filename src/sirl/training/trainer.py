@@ -322,7 +322,7 @@ class SIRLTrainer(Holding, Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
         held: list[Tensor] = []
         if self.model.training:  # first, where their activations are freed before GRPO's are made
             held += self._held_loss(model, "retention", self._held, self.args.retention_weight)
-            held += self._held_loss(model, "pair", self._pairs, self.args.pair_weight)
+            held += self._held_loss(model, "pair", self._pair_deck(), self.args.pair_weight)
         with self._entropies_known(inputs):
             loss: Tensor = super()._compute_loss(model, inputs)
         return sum(held, start=loss)
