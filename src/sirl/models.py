@@ -18,6 +18,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import psutil
 import torch
 
 from sirl.adapters import adapter_file, base_of, base_revision, has_tokenizer, of_adapter
@@ -335,6 +336,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
     except (OSError, AttributeError):
         log.debug("no glibc: memory settings are left as they are")
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds, without pages that are only mapped from files."""
+    found = psutil.Process().memory_info()
+    return int(found.rss - getattr(found, "shared", 0))
 
 
 def give_back_memory() -> None:

@@ -17,7 +17,7 @@ from trl.models import unwrap_model_for_generation
 from sirl.disk import sync_folder, sync_tree, writing
 from sirl.generation.local import LocalEngine
 from sirl.generation.memory import free_bytes
-from sirl.models import give_back_memory
+from sirl.models import give_back_memory, resident_bytes
 from sirl.training.lora import formed_for_rollouts, forms_for_rollouts
 from sirl.training.sharding import in_step
 
@@ -75,7 +75,28 @@ class Watched:
 
 
 class GivesBackMemory(TrainerCallback):  # type: ignore[misc]
-    """Gives freed memory back with every checkpoint, see `sirl.models.give_back_memory`."""
+    """Gives freed memory back (`sirl.models.give_back_memory`) with every checkpoint, and where it grows.
+
+    Loading and the first answers leave the widest gaps, so the first update is followed by it. After that an update may
+    leave `GROWTH` times what the one after the last giving back left: faulting all of it in again costs time.
+    """
+
+    GROWTH = 1.25
+
+    def __init__(self) -> None:
+        self.usual: int | None = None  # bytes
+        self.given_back = False
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        held = resident_bytes()
+        if self.usual is None and self.given_back:
+            self.usual = held
+        elif self.usual is None or held > self.GROWTH * self.usual:
+            self._give_back()
 
     def on_save(self, *_: Any, **__: Any) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
         give_back_memory()
+        self.given_back, self.usual = True, None
