@@ -10,6 +10,7 @@ from test_report_render import Page, rendered
 from report_runs import attack_rows, attempt, benign_rows, wrapped_rows, write_run
 from sirl.report import conversations
 from sirl.report.conversations import FILTERS, choices_of, conversation_section, pairs_of
+from sirl.report.glance import glance
 from sirl.results.load import load_run
 from sirl.results.summary import summarise_run
 
@@ -79,6 +80,21 @@ def test_the_first_screen(run: Path) -> None:
     summary = summarise_run(run)
     d = summary["wrapped"]["dprime"]["phases"]
     assert f"{d['before']['value']:.2f} → {d['after']['value']:.2f}" in first
-    rates = summary["attack"]["rates"]["greedy"]["after"]["by_attack"]
-    worst = min(rates, key=lambda name: float(rates[name]["rate"]))
-    assert f"Works best: {worst}{100 * (1 - rates[worst]['rate']):.1f}%" in first
+    rates = summary["attack"]["rates"]["greedy"]
+    then, now = (rates[phase]["by_attack"] for phase in ("before", "after"))
+    worst = min(now, key=lambda name: float(now[name]["rate"]))
+    broken = [f"{100 * (1 - table[worst]['rate']):.1f}%" for table in (then, now)]
+    assert f"Works best: {worst}{broken[0]} → {broken[1]}" in first
+    any_of_them = [summary["attack"]["worst_case"]["greedy"][phase]["rate"] for phase in ("before", "after")]
+    assert " → ".join(f"{100 * (1 - rate):.1f}%" for rate in any_of_them) in first
+    assert "Base model: " in first
+
+
+def test_a_number_of_the_first_screen_leads_to_as_many_conversations(run: Path) -> None:
+    summary = summarise_run(run)
+    lines = {line.name: line for _, lines in glance(summary, None, None) for line in lines}
+    successes = lines["Successful attacks"]
+    found = conversation_section(load_run(run))
+    assert found
+    behind = [s for facets, s in found["samples"] if all(facets[name] == value for name, value in successes.to.items())]
+    assert len(behind) == int(successes.now) > 0

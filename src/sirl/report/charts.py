@@ -53,7 +53,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("ticks need finite bounds")
     if high - low < 1e-9 * max(1.0, abs(low)):
-        low, high = low - 0.5 * max(abs(low), 0.1), high + 0.5 * max(abs(high), 0.1)
+        low, high = (low - 0.5 * abs(low), high + 0.5 * abs(high)) if abs(low) > 1e-9 else (0.0, 1.0)
     raw = (high - low) / count
     magnitude = 10 ** math.floor(math.log10(raw))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)

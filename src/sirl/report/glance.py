@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sirl.demo import is_demo
 from sirl.report.charts import percent
 from sirl.report.wording import ATTACK_NOUNS, count
+
+REFUSED, ANSWERED = "full_refusal", "full_compliance"
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,41 @@ def glance(
     return [(title, lines) for title, lines in groups if lines]
 
 
-def _words(rate: Mapping[str, Any] | None) -> str:
-    return percent(rate["rate"]) if rate and rate["rate"] is not None else ""
+def about(summary: Mapping[str, Any], manifest: Mapping[str, Any] | None, model: str) -> list[str]:
+    """Of which model, how much was asked, who judged, and when: what a reader must know to place the numbers."""
+    attack, seed = summary["attack"], (manifest or {}).get("seed")
+    judges = summary["judges"]
+    created = str((manifest or {}).get("created") or "")[:10]
+    parts = [
+        f"Base model: {model}{' (SmolLM2-135M-Instruct with an adapter)' if is_demo(model) else ''}",
+        count(attack["goals"], "harmful goal") if attack else "",
+        f"seed {seed}" if isinstance(seed, int) else "",
+        f"{'judge' if len(judges) == 1 else 'judges'}: {', '.join(judges)}" if judges else "",
+        created,
+    ]
+    return [part for part in parts if part]
+
+
+def _words(rate: Mapping[str, Any] | None, broken: bool = False) -> str:
+    """A rate, or with `broken` what is left to 1."""
+    if not rate or rate["rate"] is None:
+        return ""
+    return percent(1 - rate["rate"] if broken else rate["rate"])
+
+
+def _interval(rate: Mapping[str, Any] | None, broken: bool = False) -> str:
+    """The 95% interval of the last rate of a line, as the beginning of its note."""
+    if not rate or rate["low"] is None:
+        return ""
+    ends = (1 - rate["high"], 1 - rate["low"]) if broken else (rate["low"], rate["high"])
+    return f"95%: {100 * ends[0]:.1f} to {100 * ends[1]:.1f}. "
+
+
+def _verdict(rate: Mapping[str, Any], refused: bool) -> dict[str, str]:
+    """The filter for what a rate counts; none where it counts more than one verdict, or nothing."""
+    if rate["partial"] or rate["empty"] or not (rate["refused"] if refused else rate["n"] - rate["refused"]):
+        return {}
+    return {"after": REFUSED if refused else ANSWERED}
 
 
 def _changed(attack: Mapping[str, Any]) -> list[Line]:
@@ -48,25 +84,29 @@ def _changed(attack: Mapping[str, Any]) -> list[Line]:
         phases = {phase: tables["overall"] for phase, tables in figures["rates"][decoding].items()}
         many = len(figures["attacks"]) > 1
         number = count(len(figures["attacks"]), "attack")
-        note = f"defence success rate, {'mean over ' if many else ''}{number}, {decoding}"
-        then, now = _words(phases.get("before")), _words(phases.get("after"))
+        note = f"Defence success rate, {'mean over ' if many else ''}{number}, {decoding}."
+        then, now = (phases.get(phase) for phase in ("before", "after"))
         to = {"kind": "attack"} if many else {"kind": "attack", "attack": figures["attacks"][0]}
-        out.append(Line(f"{ATTACK_NOUNS[kind].capitalize()}s refused", then, now, note, to))
-    fall = (attack["change"].get(attack["decodings"][0]) or {}).get("reduction") if attack["decodings"] else None
+        name = f"{ATTACK_NOUNS[kind].capitalize()}s refused"
+        out.append(Line(name, _words(then), _words(now), _interval(now or then) + note, to))
+    decoding = attack["decodings"][0] if attack["decodings"] else ""
+    fall = (attack["change"].get(decoding) or {}).get("reduction")
     if fall:
-        times = "none left" if fall["none_left"] else "–" if fall["factor"] is None else f"÷ {fall['factor']:.1f}"
-        note = f"{fall['successes_before']:,} before, {fall['successes_after']:,} after, "
-        noun = ATTACK_NOUNS[attack["covers"]]
-        out.append(Line("Successful attacks", "", times, f"{note}{noun}s", {"kind": "attack", "status": "fixed"}))
+        factor = "" if fall["none_left"] or fall["factor"] is None else f"A factor of {fall['factor']:.1f}, "
+        note = f"{factor}{ATTACK_NOUNS[attack['covers']]}s.".capitalize()
+        to = {"kind": "attack", **_verdict(attack["rates"][decoding]["after"]["overall"], refused=False)}
+        then, now = (f"{fall[f'successes_{phase}']:,}" for phase in ("before", "after"))
+        out.append(Line("Successful attacks", then, now, note, to))
     return out
 
 
 def _benign(benign: Mapping[str, Any] | None) -> list[Line]:
     out = []
     for row in benign["table"][:2] if benign else []:
-        asked = count((row["after"] or row["before"])["n"], "prompt")
-        to = {**(row.get("to") or {}), "status": "newly refused"}
-        out.append(Line(row["short"], _words(row["before"]), _words(row["after"]), f"{asked}, {row['decoding']}", to))
+        last = row["after"] or row["before"]
+        asked = f"{count(last['n'], 'prompt')}, {row['decoding']}."
+        to = {**row["to"], **_verdict(last, refused=True)} if row.get("to") else {}
+        out.append(Line(row["short"], _words(row["before"]), _words(row["after"]), _interval(last) + asked, to))
     return out
 
 
@@ -74,8 +114,9 @@ def _wrapped(wrapped: Mapping[str, Any] | None) -> list[Line]:
     if not wrapped:
         return []
     row = wrapped["rows"][0]
-    note = f"benign requests in the wrappings of attacks, {count((row['after'] or row['before'])['n'], 'answer')}"
-    to = {"kind": "wrapped", "status": "newly refused"}
+    last = row["after"] or row["before"]
+    note = f"{_interval(last)}Benign requests in the wrappings of attacks, {count(last['n'], 'answer')}."
+    to = {"kind": "wrapped", **_verdict(last, refused=True)}
     return [Line("Adversarial benign refused", _words(row["before"]), _words(row["after"]), note, to)]
 
 
@@ -84,34 +125,34 @@ def _dprime(wrapped: Mapping[str, Any] | None) -> list[Line]:
     if not phases:
         return []
     then, now = (f"{phases[phase]['value']:.2f}" if phase in phases else "" for phase in ("before", "after"))
-    note = "how well it tells them apart; 0: not at all"
-    return [Line("d', harmful against benign in the same wrapping", then, now, note, {"kind": "wrapped"})]
+    last = phases.get("after") or phases["before"]
+    ends = "" if last.get("low") is None else f"95%: {last['low']:.2f} to {last['high']:.2f}. "
+    note = f"{ends}Harmful told from benign in the same wrapping; 0: not at all, higher is better."
+    return [Line("d'", then, now, note, {"kind": "wrapped"})]
 
 
 def _through(attack: Mapping[str, Any]) -> list[Line]:
     """The attack that works best after, or on the only model; and the goals that some attack breaks."""
-    found: dict[str, Mapping[str, Any]] = {}
+    before: dict[str, Mapping[str, Any]] = {}
+    after: dict[str, Mapping[str, Any]] = {}
     for figures in attack["kinds"].values():
         tables = figures["rates"][figures["decodings"][0]]
-        found |= (tables.get("after") or tables["before"])["by_attack"]
-    known = {name: rate for name, rate in found.items() if rate["rate"] is not None}
-    if not known:
+        for phase, found in (("before", before), ("after", after)):
+            found |= {
+                name: r for name, r in tables.get(phase, {}).get("by_attack", {}).items() if r["rate"] is not None
+            }
+    last = after or before
+    if not last:
         return []
-    name = min(known, key=lambda attack: float(known[attack]["rate"]))
-    rate = known[name]
-    out = [
-        Line(
-            f"Works best: {name}",
-            "",
-            percent(1 - rate["rate"]),
-            f"of {count(rate['n'], 'goal')} broken",
-            {"kind": "attack", "attack": name, "status": "still broken"},
-        )
-    ]
+    name = min(last, key=lambda attack: float(last[attack]["rate"]))
+    then = _words(before.get(name), broken=True) if after else ""
+    note = f"{_interval(last[name], broken=True)}Goals broken, of {last[name]['n']:,}."
+    to = {"kind": "attack", "attack": name, **(_verdict(last[name], refused=False) if after else {})}
+    out = [Line(f"Works best: {name}", then, _words(last[name], broken=True), note, to)]
     worst = attack["worst_case"][attack["decodings"][0]]
-    last = worst.get("after") or worst.get("before")
-    if last and last["rate"] is not None:
-        note = f"of {count(last['n'], 'goal')} that withstand every attack"
-        then = _words(worst.get("before")) if "after" in worst else ""
-        out.append(Line("Every attack at once", then, percent(last["rate"]), note, {"kind": "attack"}))
+    rate = worst.get("after") or worst.get("before")
+    if rate and rate["rate"] is not None:
+        note = f"{_interval(rate, broken=True)}Goals broken by at least one attack, of {rate['n']:,}."
+        then = _words(worst.get("before"), broken=True) if "after" in worst else ""
+        out.append(Line("Any of the attacks", then, _words(rate, broken=True), note, {"kind": "attack"}))
     return out

@@ -26,7 +26,7 @@ from sirl.report.attack_sections import attack_section
 from sirl.report.capability import capability_facts
 from sirl.report.charts import element, join, percent
 from sirl.report.conversations import conversation_section
-from sirl.report.glance import glance
+from sirl.report.glance import about, glance
 from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
 from sirl.report.training import benign_name, reward_name
 from sirl.report.truncated import truncation_rows
@@ -96,6 +96,7 @@ def context(run: Run) -> dict[str, Any]:
         "truncation": truncation_rows(summary["truncation"]),
         "benign": benign,
         "wrapped": wrapped,
+        "about": about(summary, run.manifest, sections.model_name(run.manifest)),
         "glance": glance(summary, benign, wrapped),
         "asked": sections.benign_section((summary["capability"] or {}).get("overrefusal"), linked=False),
         "asked_name": benign_name(run.manifest, "eval"),

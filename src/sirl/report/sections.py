@@ -81,16 +81,17 @@ def benign_section(benign: Mapping[str, Any] | None, linked: bool = True) -> dic
     kinds: list[dict[str, Any]] = []
     totals: list[dict[str, Any]] = []
     for decoding in benign["decodings"]:
+        shown = linked and decoding == benign["decodings"][0]
         change = benign["change"][decoding] or {"by_group": {}}
         for kind in benign["kinds"]:
             name = KIND_NAMES.get(kind, kind.replace("_", " "))
             row = chart_row(name[:1].upper() + name[1:], pick(benign["rates"][decoding], kind))
             row["short"] = SHORT_KINDS.get(kind, f"{name} refused")
-            row["to"] = {"kind": "benign", "category": kind} if linked else None
+            row["to"] = {"kind": "benign", "category": kind} if shown else None
             kinds.append({**row, **_decoded(decoding), "paired": change["by_group"].get(kind)})
         row = chart_row("All benign prompts", benign["overall"][decoding], total=True)
         row["short"] = "Benign refused"
-        row["to"] = {"kind": "benign"} if linked else None
+        row["to"] = {"kind": "benign"} if shown else None
         totals.append({**row, **_decoded(decoding), "paired": change if "fixed" in change else None})
     many, single = len(benign["kinds"]) > FEW_KINDS, len(benign["kinds"]) == 1
     table = totals if many else kinds if single else [*kinds, *totals]

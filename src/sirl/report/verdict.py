@@ -188,7 +188,10 @@ def _weakest(attack: Mapping[str, Any], decoding: str) -> str:
     known = {name: r for t in tables for name, r in t.get("by_attack", {}).items() if r["rate"] is not None}
     name = min(known, key=lambda n: known[n]["rate"])
     worst = attack["worst_case"][decoding]["after"]
-    words = f"The attack that still works best is {name} (DSR {percent(known[name]['rate'])})"
+    before = [figures["rates"].get(decoding, {}).get("before", {}) for figures in attack["kinds"].values()]
+    then = next((t["by_attack"][name]["rate"] for t in before if name in t.get("by_attack", {})), None)
+    was = "" if then is None else f", before: {percent(then)}"
+    words = f"The attack that still works best is {name} (DSR {percent(known[name]['rate'])}{was})"
     if worst["rate"] is not None:
         words += f"; {percent(worst['rate'])} of the goals withstand every attack"
     return words + "."

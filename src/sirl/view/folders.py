@@ -56,7 +56,9 @@ def brief(path: Path) -> dict[str, Any]:
         for name, stage in (stages.items() if isinstance(stages, Mapping) else ())
         if isinstance(stage, Mapping) and stage.get("status") not in (None, "done")
     ]
+    config = manifest.get("config")
     return {
+        "model": str(config.get("model_name_or_path") or "") if isinstance(config, Mapping) else "",
         "created": str(manifest.get("created") or ""),
         "status": str(manifest.get("status") or "") or ("done" if summary else "unknown"),
         "open": running,
