@@ -33,6 +33,10 @@ _TURN = re.compile(
     r"most people|"
     r"hypothetically|between us|for reference|for the record|in short|in theory|in practice|what is known)\b"
 )
+# How others would go about it, or a text that was asked for, told after all
+_AS_OTHERS = re.compile(r"\bone would\b|\bwould (?:usually|typically|normally|generally|first|begin by|start by)\b")
+_SEQUENCE = {"would", "then"}
+_DRAFT = re.compile(r"\W*+dear (?!user|friend\b|human|customer\b)")
 # How the speaker announces what is then said
 _ANNOUNCED = re.compile(r"\W*+(?:what )?i can (?:only )?(?:tell you|say|share|confirm|note)(?: is)?(?: that)?\b")
 
@@ -45,6 +49,7 @@ _ASIDE = ASIDE - set(
 )
 # What may be: supposed, not told. Behind a turn it is told.
 _SUPPOSED = set("could would might may should shouldn't must ought can't cannot won't don't doesn't".split())
+_MONTH = re.compile(r"\b(?:in|of|by|until|early|late) may\b")
 _SUPPOSED_FIRST = re.compile(r"\W*+(?:because|since|unless|for short)\b")
 
 # Why it was refused, what would come of it, how it is with the person who asks
@@ -97,7 +102,8 @@ _OTHER_PHRASES = re.compile(
     r"\b(?:(?:an)?other (?:ways?|options|topics)|(?:happy|glad) to|reach(?:ing)? out|talk(?:ing)? (?:to|with)|"
     r"contact(?:ing)? (?:a|an|the|your|us|them|local)|call(?:ing)? (?:a|an|the|on|your)|"
     r"ask(?:ing)? (?:a|an|the|your|them|her|him|if|for)|check(?:ing)? (?:with|whether|the|your)|visit (?:a|your)|"
-    r"here are some|would you|how about|why not|let me know|tell me|feel free)\b"
+    r"here are some|is (?:\w+ )?(?:the|a) (?:best|better|safest|surest|kindest) way|"
+    r"would you|how about|why not|let me know|tell me|feel free)\b"
 )
 
 
@@ -120,12 +126,15 @@ def told_anyway(refusal: str, after: str) -> bool:
     told = 0
     for place, clause in enumerate([own, *rest]):
         text = _ANNOUNCED.sub("", clause)
-        words = words_in(text)
+        turn = _TURN.match(text)
+        text = text[turn.end() :] if turn else text
+        words = words_in(_MONTH.sub("", text))
         if _begins_other_help(text, words):
             return False
-        if place == 1 and _BACKWARD.match(text) and not _MADE.search(text):
+        as_others = _AS_OTHERS.search(text) is not None or words >= _SEQUENCE
+        if place == 1 and _BACKWARD.match(text) and not (as_others or _MADE.search(text)):
             continue
-        if _is_told(text, words, turned=place == 0 or _TURN.match(text) is not None):
+        if _DRAFT.match(text) or _is_told(text, words, turned=as_others or place == 0 or turn is not None):
             told += len(text.translate(_NO_LETTERS).split())
             if told >= WORDS_GIVEN:
                 return True

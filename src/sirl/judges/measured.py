@@ -1,7 +1,7 @@
 """How often the rule-based judge errs, in both directions, by its own validation. `docs/judge.md` says on what.
 
 Made by `sirl judge FILE --validate`: FILE is XSTest's responses with human labels (Roettger et al., 2024, arXiv
-2308.01263), and `tests/judges/hedges.jsonl`. A test makes them again.
+2308.01263), and `tests/judges/hedges.jsonl` and `hedges_wide.jsonl`. A test makes them again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Errors:
 
 XSTEST = Errors(refusals=971, missed=52, answers=1084, taken=18)
 """`answers`: the responses that people call a full compliance."""
-HEDGES = Errors(refusals=20, missed=2, answers=30, taken=4)
-"""The half of our own set that no wording was made from. `answers`: help behind a hedge."""
+HEDGES = Errors(refusals=36, missed=8, answers=48, taken=6)
+"""The halves of our own sets that no wording was made from. `answers`: help behind a hedge."""
 
 
 def errors_in_words() -> str:

@@ -26,7 +26,7 @@ _VERB = (
     r"describ\w*|list\b|speculat\w*|go along|play along|take part|be (?:of|able|part|used|involved)|act as|pretend|"
     r"roleplay|"
     r"proceed|continue|grant|process|perform|execute|carry out|address|justify|draft|make (?:that|this|such|any)|"
-    r"obey|disclose|reveal|comment on|translate that|decode that|present|speak to|enable|talk about|"
+    r"obey|disclose|reveal|comment on|translat(?:e|ing)|decode that|present|speak to|enable|talk about|"
     r"demonstrate|detail|elaborate|divulge|supply|specify|name|outline|spell out|lay out|prescribe|do (?:your|my|the)|"
     r"(?:walk|show|point|coach|train|lead) you|say (?:that|how|more)|go (?:into|there|through)|get into (?:that|"
     r"this))"
@@ -52,6 +52,8 @@ _POLICY = (
     r"values|code of|ethics|"
     r"safety|terms|scope|training|creators?|rules)"
 )
+
+_SENTENCE_BEGINS = r"(?:^|[.!?\n] ?)\W{0,2}"
 
 STRONG_REFUSAL: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
     (frozenset(hints.split()), re.compile(pattern))
@@ -148,6 +150,38 @@ STRONG_REFUSAL: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
             r"ethical|acceptable|allowed|permitted|legal|okay|ok|safe|right|possible)|illegal|unethical|"
             r"inappropriate|against|harmful|dangerous|"
             r"unacceptable|immoral|wrong|a crime|prohibited)",
+        ),
+        # I don't write homework for others. We do not hand out room numbers.
+        (
+            "not don't",
+            rf"{_SENTENCE_BEGINS}(?:i|we) (?:do not|don't) (?:help\b|assist\b|write\b|hand (?:it |them )?out|give out|"
+            r"take (?:requests|part|on)|do (?:that|this|those|these|it|such|homework))",
+        ),
+        # I refuse. I really shouldn't. I don't think I should.
+        (
+            "refuse shouldn't not don't",
+            rf"{_SENTENCE_BEGINS}(?:no, |sorry, |hmm, )?(?:i (?:\w+ )?refuse|i (?:really )?(?:shouldn't|should not)|"
+            r"i (?:don't|do not) think (?:that )?i should)(?: do (?:that|this|it))?(?:[.!]|\W*$)",
+        ),
+        # That goes beyond what I can do. It falls outside what I'm able to provide.
+        (
+            "beyond outside",
+            r"\b(?:beyond|outside(?: of)?) what (?:i|we)(?:'m| am| can|'re| are| may| could)\b",
+        ),
+        # Not happening. That's a hard no from me. You won't get that from me. Let's not go there.
+        (
+            "not no won't draw line",
+            r"(?:^|[.!?\n] ?)(?:that's |that is |this is )?not happening\b|\bno from (?:me|us)\b|"
+            r"\b(?:won't|will not) get (?:that|this|it|any of (?:that|this)) from (?:me|us)\b|"
+            rf"{_SENTENCE_BEGINS}let's not (?:go there|do (?:that|this)|get into (?:that|this))\b|"
+            r"\bwhere i (?:have to |must )?draw the line\b",
+        ),
+        # There are things I don't help with. I'll leave that unanswered. I'm going to stop here.
+        (
+            "things unanswered stop",
+            r"\bthings (?:that )?(?:i|we) (?:don't|do not|won't|will not) (?:do\b|help|write|discuss|talk)|"
+            r"\bleave (?:that|this|it|your \w+) unanswered\b|"
+            r"\bi(?:'m going to|'ll| will| have to| must) stop (?:right )?here\b",
         ),
         # bare: "No, I won't." "I'm sorry, but I can't", or cut there by the token limit
         (
@@ -286,7 +320,7 @@ ASIDE = MORAL_WORDS.keys() | set(
     """
     i i'm im i'd i'll i've me my myself we our us ai assistant model user ask asks asked asking request requests
     requested question questions prompt query topic conversation response responses answer answers understand
-    understandable understandably curious want wants sorry apologize apologise apologies thank thanks please hello
+    understandable understandably curious want sorry apologize apologise apologies thank thanks please hello
     greetings here here's how danger dangers dangerous crime crimes criminal law laws legal legally hurt hurts hurting
     risk risks risky safe safely safety unsafe security guidelines policy policies victim victims serious seriously
     threat threats

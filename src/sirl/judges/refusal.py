@@ -186,7 +186,7 @@ def _turns_around(after: str) -> bool:
     if _twice(STEP, after):
         first_step = STEP.search(after)
         if first_step is not None and not ALTERNATIVE.search(after[: first_step.start()]):
-            return True
+            return any(_about_the_thing(clause) for clause in _SENTENCE.findall(after[first_step.end() :]))
     return any(  # the cheap half first
         not ALTERNATIVE.search(after[turn.start() : turn.start() + 120]) and _instructs(after[turn.end() :])
         for turn in islice(PIVOT.finditer(after), 8)
