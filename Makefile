@@ -3,7 +3,7 @@
 # DOCS_VENV: where the environment of `make docs` goes.
 # SCALE_VENV: how the two environments of `make scale` begin. SCALE_FLAGS: such as "--only ddp zero3 --keep work".
 # SOAK_FLAGS: for the soak, such as "--kills 1000 --seed 1".
-# TEST_FLAGS: for pytest; tests compute with one thread, so two processes use two cores.
+# TEST_FLAGS: for pytest; tests compute with one thread, so two processes use two cores, the longest files first.
 # DEMO_FLAGS: for `sirl demo`, such as "--full" or "--seed 1 --name demo-1".
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +13,7 @@ SOAK_FLAGS ?=
 DOCS_VENV ?= .venv-docs
 SCALE_VENV ?= .venv-scale
 SCALE_FLAGS ?=
-TEST_FLAGS ?= -n 2 --dist loadfile
+TEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.sirl-setup
 

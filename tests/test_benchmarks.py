@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 import torch
@@ -12,29 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.__main__ import described, ratio, table
 from benchmarks.update import flops_of_update
-from benchmarks.workers import Contender, NotMeasuredError, Result, Turns, compare
+from benchmarks.workers import Contender, Result, compare
 from sirl.training.packed import add_packed_forward, pack, packed_scores
 from tiny_models import tiny_model
-
-
-def sleeper(turns: Turns, seconds: float) -> None:
-    while turns.next():
-        time.sleep(seconds)
-        turns.done(tokens=10)
-
-
-def not_there(_: Turns) -> None:
-    raise NotMeasuredError("no such library")
-
-
-def breaks_down(turns: Turns) -> None:
-    turns.next()
-    raise ValueError("in the first round\nand more")
-
-
-def dies(turns: Turns) -> None:
-    turns.next()
-    raise SystemExit(3)
+from turn_takers import breaks_down, dies, not_there, sleeper
 
 
 def test_contenders_take_turns() -> None:

@@ -160,7 +160,7 @@ def test_what_a_judge_leaves_out_is_said(sirl: Any, tmp_path: Path, server: Serv
     assert sorted(one["count"] for one in result["reasons"]) == [1, 2]
 
 
-def test_ctrl_c_keeps_what_was_answered(tmp_path: Path, server: Server) -> None:
+def test_ctrl_c_keeps_what_was_answered(sirl: Any, tmp_path: Path, server: Server) -> None:
     goals, folder = tmp_path / "goals.txt", tmp_path / "run"
     goals.write_text("\n".join(["hang on", *(f"question {i}" for i in range(8))]))
     words = [str(word) for word in attack(str(goals), folder, server)]
@@ -176,8 +176,7 @@ def test_ctrl_c_keeps_what_was_answered(tmp_path: Path, server: Server) -> None:
     assert "the same command continues from here" in said
     server.released.set()
     assert len(read_jsonl(folder / "attempts.jsonl", Attempt)) == 8
-    done = subprocess.run([sys.executable, "-m", "sirl.cli.main", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert sirl(*words).code == 0
     assert len(server.requests) == 10
 
 

@@ -166,7 +166,7 @@ def test_defences_answer_otherwise_than_the_model_does(compared: tuple[dict[str,
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory, model_folder: Any) -> tuple[dict[str, Any], Path]:
-    """All trainings, with a check after every update."""
+    """One training of each way to train, with a check after every update."""
     folder = tmp_path_factory.mktemp("watched")
     config = write_config(folder, str(model_folder()), save_steps=1)
     sets = {
@@ -178,27 +178,28 @@ def watched(tmp_path_factory: pytest.TempPathFactory, model_folder: Any) -> tupl
         "development.max_repetition": None,
         "development.allowance": 1.0,
     }
-    jobs = plan_jobs(str(config), methods=TRAINED, seeds=[1], folder=folder / "out", sets=sets)
+    jobs = plan_jobs(str(config), methods=WATCHED, seeds=[1], folder=folder / "out", sets=sets)
     return compare(jobs, folder / "out"), folder / "out"
 
 
-TRAINED = [name for name, method in METHODS.items() if method.how in ("training", "pipeline")]
+WATCHED = ["sft", "dpo", "opct", "sirl_published", "sirl"]
+"""`bct` is fitted as `sft` is, and `grpo_judge` as `sirl`."""
 
 
 def test_every_training_is_watched_on_the_same_development_set(watched: tuple[dict[str, Any], Path]) -> None:
     found, out = watched
-    assert {row["method"]: row.get("reason") for row in found["rows"]} == dict.fromkeys(["none", *TRAINED])
-    trails = {name: list(iter_json_lines(out / f"{name}-seed1" / "development.jsonl")) for name in TRAINED}
+    assert {row["method"]: row.get("reason") for row in found["rows"]} == dict.fromkeys(["none", *WATCHED])
+    trails = {name: list(iter_json_lines(out / f"{name}-seed1" / "development.jsonl")) for name in WATCHED}
     steps = {name: [row["step"] for row in rows] for name, rows in trails.items()}
-    assert steps == {name: [0, 1, 2] for name in TRAINED}
+    assert steps == {name: [0, 1, 2] for name in WATCHED}
     starts = [{key: row[0][key] for key in ("dsr", "over_refusal", "repetition")} for row in trails.values()]
     assert starts == [starts[0]] * len(starts)
-    assert set(found["at_equal_over_refusal"]["methods"]) == set(TRAINED)
+    assert set(found["at_equal_over_refusal"]["methods"]) == set(WATCHED)
 
 
 def test_all_but_the_published_method_deploy_the_chosen_policy(watched: tuple[dict[str, Any], Path]) -> None:
     _, out = watched
-    for name in TRAINED:
+    for name in WATCHED:
         folder = out / f"{name}-seed1"
         if name == "sirl_published":
             assert not (folder / "chosen.json").exists()
@@ -297,18 +298,16 @@ def interrupted(*_: Any) -> None:
 
 
 def test_interrupted_fine_tuning_goes_on_from_its_checkpoint(
-    tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch
+    compared: tuple[dict[str, Any], Path], tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after the first update and resumed, it ends with the weights of one that was not."""
     from sirl.training.bar import BarCallback
 
     config = write_config(tmp_path, str(model_folder()), save_steps=1)
 
-    def run(name: str) -> dict[str, torch.Tensor]:
-        compare(plan_jobs(str(config), methods=["sft"], folder=tmp_path / name), tmp_path / name)
-        return dict(load_model(str(tmp_path / name / "sft-seed0" / "model"), dtype=torch.float32).state_dict())
+    def run() -> None:
+        compare(plan_jobs(str(config), methods=["sft"], seeds=[1], folder=tmp_path / "out"), tmp_path / "out")
 
-    whole = run("whole")
     stop = {"now": True}
 
     def interrupt(*event: Any, **_: Any) -> None:
@@ -317,8 +316,12 @@ def test_interrupted_fine_tuning_goes_on_from_its_checkpoint(
 
     monkeypatch.setattr(BarCallback, "on_save", interrupt, raising=False)
     with pytest.raises(KeyboardInterrupt):
-        run("parts")
+        run()
     stop["now"] = False
-    parts = run("parts")
+    run()
+    whole, parts = (
+        load_model(str(out / "sft-seed1" / "model"), dtype=torch.float32).state_dict()
+        for out in (compared[1], tmp_path / "out")
+    )
     assert math.isfinite(sum(float(t.float().sum()) for t in parts.values()))
     assert all(torch.allclose(whole[key], parts[key], atol=1e-6) for key in whole)

@@ -1,4 +1,4 @@
-"""The same training runs by one process or several: `torchrun ... distributed_worker.py MODEL_FOLDER OUT_FOLDER`."""
+"""The same training runs by one process or several, which `ranks.py` starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rollouts and packed scoring of a model whose parameters are sharded (FSDP2): `torchrun ... fsdp_worker.py MODEL OUT`.
+"""Rollouts and packed scoring of a model whose parameters are sharded (FSDP2); `ranks.py` starts it.
 
 accelerate shards on accelerators only, so this shards by itself, on CPUs.
 """

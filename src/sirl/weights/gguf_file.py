@@ -45,7 +45,7 @@ def dequantised(path: Path, cache: Path, name: str) -> Path:
     digest = sha256(path)
     target = cache / f"gguf-{digest[:32]}"
     if not target.is_dir():
-        reader = _read(path, name)
+        reader = read_gguf(path, name)
         dtype = _check(reader, name)
         check_cache(cache)
         with sole_writer(cache, name=f".{target.name}.lock", wait=True):
@@ -57,7 +57,7 @@ def dequantised(path: Path, cache: Path, name: str) -> Path:
 
 def _convert(path: Path, target: Path, name: str, reader: Any, dtype: torch.dtype) -> None:
     try:
-        with _read_once(reader):
+        with read_once(reader):
             given: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
             config = AutoConfig.from_pretrained(path.parent, **given)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **given)
@@ -111,7 +111,12 @@ class _Reader(gguf.GGUFReader):  # type: ignore[misc]
         return super()._get(*args, **more)
 
 
-def _read(path: Path, name: str) -> Any:
+def read_gguf(path: Path, name: str) -> Any:
+    """A reader of a GGUF file; `name` is what errors call it.
+
+    Raises:
+        UserError: it is no GGUF file, or a torn one.
+    """
     with path.open("rb") as file:
         start = file.read(len(LFS_POINTER))
     if start == LFS_POINTER:
@@ -130,7 +135,7 @@ def _read(path: Path, name: str) -> Any:
 
 
 @contextmanager
-def _read_once(reader: Any) -> Iterator[None]:
+def read_once(reader: Any) -> Iterator[None]:
     """Have transformers take this reader: it would parse the file anew for configuration, tokenizer and weights."""
     before = gguf.GGUFReader
     gguf.GGUFReader = lambda *_, **__: reader
