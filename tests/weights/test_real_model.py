@@ -30,7 +30,7 @@ train:
   per_device_train_batch_size: 2
   max_completion_length: 6
   report_to: none
-attack: {attacks: [direct, prefix_injection], goals: demo/behaviours, max_goals: 1, max_new_tokens: 6, recheck_tokens: 0}
+attack: {attacks: [direct, poem], goals: demo/behaviours, max_goals: 1, max_new_tokens: 6, recheck_tokens: 0}
 evals: {overrefusal: demo/overrefusal, max_prompts: 2, max_new_tokens: 6, drift: false}
 """
 
@@ -49,7 +49,7 @@ def test_from_the_gap_to_the_report(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert sum(gap["counts"].values()) > 0
     attempts = [json.loads(line) for line in (run / ATTACKS.attempts).read_text().splitlines()]
     assert {(a["attack"], a["phase"]) for a in attempts} == {
-        (a, p) for a in ("direct", "prefix_injection") for p in ("before", "after")
+        (a, p) for a in ("direct", "poem") for p in ("before", "after")
     }
     assert all(a["error"] is None and a["response"] for a in attempts)
     summary = json.loads((run / SUMMARY).read_text())
