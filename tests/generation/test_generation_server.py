@@ -191,6 +191,11 @@ def test_vllm_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "max_model_len" not in engine._llm.settings
     engine = load_engine("org/model", engine="vllm?max_model_len=8192")
     assert (engine._llm.settings["max_model_len"], engine._llm.settings["tensor_parallel_size"]) == (8192, 1)
+    assert "enforce_eager" not in engine._llm.settings, "left to vLLM"
+    engine = load_engine("org/model", engine="vllm?enforce_eager=true&dtype=float32")
+    assert engine._llm.settings["enforce_eager"] is True
+    assert engine._llm.settings["dtype"] == "float32"
+    assert load_engine("org/model", engine="vllm?enforce_eager=false")._llm.settings["enforce_eager"] is False
 
 
 @pytest.mark.parametrize(
@@ -200,6 +205,8 @@ def test_vllm_options(monkeypatch: pytest.MonkeyPatch) -> None:
         ("vllm?tensor_parallel_size=0", "tensor_parallel_size is a whole number above 0, not '0'"),
         ("vllm?max_model_len=", "max_model_len is a whole number above 0, not ''"),
         ("vllm?gpu_memory_utilization=1.5", "is a number above 0, up to 1, not '1.5'"),
+        ("vllm?enforce_eager=1", "enforce_eager is true or false, not '1'"),
+        ("vllm?dtype=int8", "dtype is auto or bfloat16 or float16 or float32, not 'int8'"),
         ("local?max_cache_gb=nan", "max_cache_gb is a number above 0, not 'nan'"),
         ("local?max_cache_gb=inf", "max_cache_gb is a number above 0, not 'inf'"),
         ("local?max_model_len=5", "local has no option 'max_model_len'; it has max_cache_gb"),
@@ -233,3 +240,27 @@ def test_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [c.finish_reason for c in answers[2]] == ["error"] * 2
     assert llm.calls == [{"texts": ["a", "bad"], "goes_on": False}, {"texts": ["Sure"], "goes_on": True}]
     assert sum(seen) == 6
+
+
+def test_vllm_refuses_a_prompt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's own errors are no `ValueError`s since 0.32: one prompt that is too long ended the attack."""
+    module, errors = ModuleType("vllm"), ModuleType("vllm.exceptions")
+    client_error = type("VLLMClientError", (Exception,), {})
+    too_long = type("VLLMValidationError", (client_error,), {})("maximum context length is 256 tokens")
+
+    class Strict(FakeLLM):
+        def chat(self, messages: list[list[dict[str, str]]], *args: Any, **kwargs: Any) -> list[Any]:
+            if any(len(m[-1]["content"]) > 9 for m in messages):
+                raise too_long
+            return super().chat(messages, *args, **kwargs)
+
+    module.LLM = Strict  # type: ignore[attr-defined]
+    module.SamplingParams = SimpleNamespace  # type: ignore[attr-defined]
+    errors.VLLMClientError = client_error  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", errors)
+    engine = load_engine("org/model", engine="vllm?enforce_eager=true")
+    chats = [user_turn("a"), user_turn("far too long"), user_turn("b")]
+    answers = [group[0] for group in engine.generate(chats, SamplingParams())]
+    assert [a.text for a in answers] == ["a!", "", "b!"]
+    assert answers[1].error == "VLLMValidationError: maximum context length is 256 tokens"

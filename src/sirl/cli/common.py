@@ -88,7 +88,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default="local",
         help="local, vllm, or the address of an OpenAI-compatible server (default: local). Options go behind a ?: "
-        "local?max_cache_gb=8, or 'vllm?tensor_parallel_size=4&gpu_memory_utilization=0.5&max_model_len=8192'",
+        "local?max_cache_gb=8, or 'vllm?tensor_parallel_size=4&gpu_memory_utilization=0.5&max_model_len=8192'; vLLM "
+        "also has dtype=float32 and enforce_eager=true, which does not compile",
     )
     parser.add_argument("--model_revision", help="commit, branch or tag of a hub id (default: its newest version)")
     parser.add_argument("--seed", type=int, default=0)

