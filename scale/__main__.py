@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     names = [*TRAININGS, *ATTACKS]
     parser = argparse.ArgumentParser(prog="python -m scale", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="paths to run")
-    parser.add_argument("--deepspeed", type=Path, help="Python of an environment with DeepSpeed")
+    parser.add_argument("--deepspeed", type=Path, help="Python of an environment with DeepSpeed and bitsandbytes")
     parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM")
     parser.add_argument("--limit", type=int, default=1800, help="seconds that a path may take (default 1800)")
     parser.add_argument("--keep", type=Path, help="folder for what the runs write; by default it is deleted")

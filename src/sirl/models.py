@@ -55,6 +55,7 @@ def load_model(
     revision: str | None = None,
     attn_implementation: str | None = None,
     place: bool = True,
+    quantization_config: Any = None,
 ) -> Any:
     """A causal LM in evaluation mode on the best device.
 
@@ -67,6 +68,7 @@ def load_model(
         revision: commit, branch or tag of a hub id.
         attn_implementation: as in transformers, which chooses by default.
         place: whether it is moved to the device. Who shares it out over several GPUs says False.
+        quantization_config: as in transformers, for a model in a folder or on a hub that is no adapter.
 
     Returns:
         A `transformers.PreTrainedModel`.
@@ -88,7 +90,7 @@ def load_model(
             )
         model = merge_adapter(model, model_name_or_path, revision=revision)
     else:
-        model = _from_pretrained(model_name_or_path, dtype, revision, attn_implementation)
+        model = _from_pretrained(model_name_or_path, dtype, revision, attn_implementation, quantization_config)
         model.name_or_path = model.config._name_or_path = given  # what an adapter on it names as its base
     if adapter is not None:
         model = merge_adapter(model, adapter)
@@ -106,7 +108,9 @@ def _load_demo_model(dtype: torch.dtype, scale: float) -> Any:
     return model
 
 
-def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_implementation: str | None) -> Any:
+def _from_pretrained(
+    name: str, dtype: torch.dtype, revision: str | None, attn_implementation: str | None, quantization_config: Any
+) -> Any:
     """A model with all its weights from files, none of them made up, that can be saved again."""
     from transformers import AutoModelForCausalLM
 
@@ -120,6 +124,7 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None, attn_i
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation=attn_implementation,
+            quantization_config=quantization_config,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, by name and size
         )

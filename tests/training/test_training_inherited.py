@@ -52,10 +52,11 @@ warmup_steps weight_decay
 """Read by `transformers.Trainer` or a callback of its: optimizer, schedule, checkpoints, logging, sharding."""
 
 OF_THE_MODEL = """
-attn_implementation dtype lora_alpha lora_dropout lora_modules_to_save lora_r lora_target_modules
-lora_target_parameters model_name_or_path model_revision use_dora use_peft use_rslora
+attn_implementation bnb_4bit_quant_storage bnb_4bit_quant_type dtype load_in_4bit lora_alpha lora_dropout
+lora_modules_to_save lora_r lora_target_modules lora_target_parameters model_name_or_path model_revision
+use_bnb_nested_quant use_dora use_peft use_rslora
 """
-"""Of `ModelConfig`: read by `starting_model` and TRL's `get_peft_config`."""
+"""Of `ModelConfig`: read by `starting_model`, TRL's `get_peft_config` and `get_quantization_config`."""
 
 
 def test_every_inherited_field_is_read_by_somebody_or_refused() -> None:
@@ -71,8 +72,6 @@ VALUES: dict[str, Any] = {
     "model_init_kwargs": {"a": 1},
     "transformers_continuous_batching_config": {"a": 1},
     "lora_task_type": "SEQ_CLS",
-    "bnb_4bit_quant_type": "fp4",
-    "bnb_4bit_quant_storage": "uint8",
     "cache_implementation": "static",
     "vllm_structured_outputs_regex": "a+",
     "multi_objective_aggregation": "normalize_then_sum",
@@ -119,10 +118,10 @@ def test_a_flag_that_is_given_its_default_is_let_pass() -> None:
     assert parse_training(["--do_eval", "false"], {**NEEDED, **options}).config.eval_strategy == "no"
 
 
-@pytest.mark.parametrize("flag", ["lora_r", "use_dora", "vllm_mode"])
+@pytest.mark.parametrize("flag", ["lora_r", "use_dora", "vllm_mode", "bnb_4bit_quant_type"])
 def test_flags_that_need_a_switch(flag: str) -> None:
     switch = next(switch for switch, names in ONLY_WITH.items() if flag.startswith(names))
-    value = {"lora_r": 8, "use_dora": True, "vllm_mode": "server"}[flag]
+    value = {"lora_r": 8, "use_dora": True, "vllm_mode": "server", "bnb_4bit_quant_type": "fp4"}[flag]
     with pytest.raises(UserError, match=rf"^--{flag}: does nothing without --{switch}; add"):
         parse_training([], {**NEEDED, flag: value})
     assert parse_training([], {**NEEDED, flag: value, switch: False}), "switched off on purpose, as a variant does"

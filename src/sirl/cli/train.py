@@ -15,7 +15,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sirl.cli.common import Outcome
 from sirl.errors import UserError
@@ -75,11 +75,13 @@ def _check_inputs(training: Training) -> None:
     from sirl.encoding import with_template_arguments
     from sirl.models import load_tokenizer, model_context
     from sirl.provenance import check_has_versions
+    from sirl.training.quantised import check_quantised
     from sirl.training.run import pair_prompts, retention_prompts, training_prompts
     from sirl.training.sharding import check_rollouts
 
     config, data = training.config, training.data
     check_rollouts(config)
+    check_quantised(config, training.model)
     name, version = str(training.model.model_name_or_path), training.model.model_revision
     if version != "main":  # TRL's default
         check_has_versions("--model_revision", version, name)
@@ -184,12 +186,10 @@ def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
     """The gap on a draw of the training prompts, which nobody has labeled, beside the retention prompts."""
     from sirl.encoding import fitting_prompts, with_template_arguments
     from sirl.gap import GapConfig
-    from sirl.generation import load_engine
     from sirl.judges import load_judge
     from sirl.models import load_tokenizer, model_context
     from sirl.prompts import load_prompts
     from sirl.stages import gap_prompts, measure_gap
-    from sirl.training.sharding import loaded_whole
 
     data, config, model = training.data, training.config, training.model
     tokenizer = with_template_arguments(
@@ -212,11 +212,23 @@ def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
     chosen = gap_prompts(prompts, "unlabeled", benign, GAP_PROMPTS, config.seed, fitting)
     tokens = min(GAP_TOKENS, config.max_completion_length or GAP_TOKENS)
     settings = GapConfig(max_new_tokens=tokens, temperature=config.temperature, seed=config.seed)
+    measure_gap(_gap_engine(training, tokenizer), load_judge("refusal"), chosen, settings, folder, bar)
+
+
+def _gap_engine(training: Training, tokenizer: Any) -> Any:
+    """The model that will be trained, of this process alone."""
+    from sirl.generation import load_engine
+    from sirl.generation.local import LocalEngine
+    from sirl.training.run import starting_model
+    from sirl.training.sharding import loaded_whole
+
+    model, config = training.model, training.config
+    if model.load_in_4bit:  # the whole one may not fit
+        return LocalEngine(starting_model(model)[0], tokenizer, max_cache_gb=config.max_cache_gb)
     with loaded_whole():  # the other processes wait: they take no part in loading it in shares
-        engine = load_engine(
+        return load_engine(
             str(model.model_name_or_path),
             revision=model.model_revision,
             chat_template_kwargs=config.template_arguments,
             max_cache_gb=config.max_cache_gb,
         )
-    measure_gap(engine, load_judge("refusal"), chosen, settings, folder, bar)

@@ -17,9 +17,7 @@ _NO_EVALUATION = (
 )
 _ONE_REWARD = "there is one reward"
 _OWN_ROLLOUTS = "responses are drawn by sirl's own engine or by vLLM (--use_vllm)"
-_QUANTISED = (
-    "quantised weights cannot be trained here; leave it out (LoRA over bfloat16 weights: --use_peft --dtype bfloat16)"
-)
+_EIGHT_BITS = "adapters are trained on whole weights or on 4 bits (--load_in_4bit)"
 _ORDER = "prompts come in an order of sirl's own, which a resumed run repeats"
 _RESUMED = "the same command continues from the last checkpoint by itself"
 _SCRIPTS = "it is for scripts of transformers; nothing reads it here"
@@ -29,11 +27,7 @@ REFUSED: dict[str, str] = {
     "model_init_kwargs": "sirl loads the model; give --dtype, --attn_implementation and --model_revision",
     "trust_remote_code": "code of a model is never run",
     "lora_task_type": "models here are causal language models",
-    "load_in_8bit": _QUANTISED,
-    "load_in_4bit": _QUANTISED,
-    "bnb_4bit_quant_type": _QUANTISED,
-    "bnb_4bit_quant_storage": _QUANTISED,
-    "use_bnb_nested_quant": _QUANTISED,
+    "load_in_8bit": _EIGHT_BITS,
     # how responses are drawn
     "cache_implementation": _OWN_ROLLOUTS,
     "use_transformers_continuous_batching": _OWN_ROLLOUTS,
@@ -85,6 +79,7 @@ REFUSED: dict[str, str] = {
 ONLY_WITH: dict[str, tuple[str, ...]] = {
     "use_peft": ("lora_", "use_rslora", "use_dora"),
     "use_vllm": ("vllm_",),
+    "load_in_4bit": ("bnb_4bit_", "use_bnb_nested_quant"),
 }
 """Switches, and how flags begin that do nothing without them."""
 

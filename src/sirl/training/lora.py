@@ -25,6 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import TrainerCallback
 
+from sirl.training.quantised import is_quantised
+
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +44,14 @@ def materialise_lora(model: Any) -> int:
 
 
 def prepare_lora(trainer: Any) -> None:
-    """Have a trainer's LoRA layers form their weights, where that pays and is possible: on a CPU, weights unsharded."""
+    """Have a trainer's LoRA layers form their weights, where that pays and is possible: on a CPU, weights unsharded.
+
+    Adapters on a quantised model stay float32, as on any other; TRL has cast them to bfloat16, where steps are lost.
+    """
+    if is_quantised(trainer.model):
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     if trainer.accelerator.device.type == "cpu" and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         materialise_lora(trainer.model)
         trainer.add_callback(FormedWeights())

@@ -28,6 +28,7 @@ from sirl.run_folder import ADAPTER, CHECKPOINTS, METRICS, MODEL
 from sirl.training.checks import PolicyCheck
 from sirl.training.config import SIRLConfig
 from sirl.training.metrics import MetricsFile, Watch
+from sirl.training.quantised import check_quantised, is_quantised, quantisation_config
 from sirl.training.rewards import RewardFunction
 from sirl.training.sharding import check_rollouts, holds_shares, loaded_whole, loads_shares, sharded
 from sirl.weights.export import export_model, own_padding
@@ -210,6 +211,7 @@ def build_trainer(
     from sirl.training.trainer import SIRLTrainer
 
     check_rollouts(config)
+    check_quantised(config, model_args)
     model, peft_config = starting_model(model_args, place=not sharded(config))
     if peft_config is None and config.beta:
         # TRL loads the reference model by the policy's name, so there has to be a folder of that name.
@@ -257,7 +259,10 @@ def starting_model(model_args: ModelConfig, place: bool = True) -> tuple[Any, An
         revision=model_args.model_revision,
         attn_implementation=model_args.attn_implementation,
         place=place,
+        quantization_config=quantisation_config(model_args, dtype),
     )
+    if peft_config is not None and model_args.model_revision != "main":  # TRL's default
+        peft_config.revision = model_args.model_revision  # of the base, which an export may load again
     return model, peft_config
 
 
@@ -270,7 +275,11 @@ def model_dtype(name: str) -> torch.dtype:
 
 
 def save_hardened(trainer: Any, tokenizer: Any, target: Path) -> None:
-    """Write the trained policy as a full model, adapters merged in float32, and the adapter next to it."""
+    """Write the trained policy as a full model, adapters merged in float32, and the adapter next to it.
+
+    Adapters that were trained on 4 bits are merged into the weights as they were before: what is measured before and
+    after then differs by the training alone.
+    """
     trainer.accelerator.wait_for_everyone()
     model, first = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.is_main_process
     adapter = target.parent / ADAPTER if hasattr(model, "peft_config") else None
@@ -298,7 +307,8 @@ def save_hardened(trainer: Any, tokenizer: Any, target: Path) -> None:
             with writing(adapter):
                 model.save_pretrained(adapter)
                 sync_tree(adapter)
-            model = merge_layers(model)
+            whole = load_model(str(adapter), dtype=model.dtype, place=False) if is_quantised(model) else None
+            model = whole or merge_layers(model)
         export_model(_plain(model), tokenizer, target)
     log.info("hardened model on %s: %s", default_device(), target)
 

@@ -89,7 +89,7 @@ class SIRLTrainer(Holding, Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
     """GRPO on unlabeled prompts with an entropy reward: r = -mean_t H_t over a response's T tokens, in nats.
 
     As `trl.GRPOTrainer`, but for these: the reward is `args.reward`, so there are no `reward_funcs`; a text is a chat
-    of one user turn (plain text in TRL); no tools, environments, other rollout functions or quantised weights.
+    of one user turn (plain text in TRL); no tools, environments, other rollout functions or quantisation settings.
 
     Args:
         model: a causal LM, or its name, which `load_model` reads, in float32 where all of it is trained.
