@@ -206,16 +206,16 @@ def report(manifest: Manifest) -> dict[str, Any]:
     """`evals.json`, `report.html`, the model's card and `summary.json`, from the files of the other stages."""
     from sirl.report.card import write_card
     from sirl.report.render import render_report
-    from sirl.results.summary import build_summary, summarise_run
+    from sirl.results.summary import summarise_run, summary_of
 
     folder, start = manifest.run_dir, time.monotonic()
-    summary = summarise_run(folder)
+    figures = summarise_run(folder)
     parts = {"overrefusal": "benign", "wrapped": "wrapped", "capability": "capability"}
-    write_json(folder / EVALS, {name: summary[key] for name, key in parts.items()})
+    write_json(folder / EVALS, {name: figures[key] for name, key in parts.items()})
     render_report(folder)
     write_card(folder)
     manifest.add("report", time.monotonic() - start)
-    summary = build_summary(folder)
+    summary = summary_of(folder).to_dict()
     write_json(folder / SUMMARY, summary)
     manifest.finish()
     return summary

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -15,8 +16,11 @@ from sirl.cli.demo import QUICK
 from sirl.config import read_yaml
 from sirl.evals.choices import load_questions
 from sirl.prompts import load_prompts
+from sirl.records import to_json
+from sirl.results.interface import read_summary
 from tiny_models import tiny_model, tiny_tokenizer
 
+SCHEMA = Path(__file__).parent.parent.parent / "docs" / "summary.schema.json"
 SUMMARY = {
     "kinds": {"static": {"attacks": ["direct", "dan"], "dsr_before": 0.5, "dsr_after": 0.9}},
     "dsr_before": 0.5,
@@ -196,4 +200,11 @@ def test_whole_story_with_a_tiny_model(sirl: Any, tmp_path: Path) -> None:
     assert Path(summary["checkpoint"], "model.safetensors").is_file()
     assert Path(summary["base"], "model.safetensors").is_file()
     assert "<html" in Path(summary["report"]).read_text()
+    written = (tmp_path / "run" / "summary.json").read_text()
+    on_disk = json.loads(written)
+    jsonschema.validate(on_disk, json.loads(SCHEMA.read_text()))
+    assert {key: summary[key] for key in on_disk} == on_disk
+    typed = read_summary(tmp_path / "run" / "summary.json")
+    assert to_json(typed.to_dict(), indent=2) + "\n" == written, "in and out again: every key, to the last digit"
     assert sirl("report", tmp_path / "run", "--json").json == {"report": str(tmp_path / "run" / "report.html")}
+    assert (tmp_path / "run" / "summary.json").read_text() == written

@@ -23,11 +23,11 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.records import write_json
     from sirl.report.render import render_report
     from sirl.results.load import load_run
-    from sirl.results.summary import build_summary
+    from sirl.results.summary import summary_of
 
     load_run(args.run_dir)  # says what is wrong with the folder before anything is written into it
     check_writable(args.run_dir, "RUN_DIR")
     with sole_writer(args.run_dir, "RUN_DIR"):
-        write_json(args.run_dir / SUMMARY, build_summary(args.run_dir))
+        write_json(args.run_dir / SUMMARY, summary_of(args.run_dir).to_dict())
         report = render_report(args.run_dir)
     return Outcome({"report": str(report)}, lambda: print(report))

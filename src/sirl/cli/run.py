@@ -17,6 +17,7 @@ from sirl.run_folder import ATTACKS, BENIGN, REPORT, WRAPPED
 
 if TYPE_CHECKING:
     from sirl.config import RunConfig
+    from sirl.results.interface import KindFigures, Summary
 
 GO_ON = "the same command continues from the stage it was in"
 
@@ -52,10 +53,11 @@ def run_config(config: RunConfig, args: argparse.Namespace, forecast: bool = Fal
     """Run every stage of a configuration that is not done yet; `forecast` is as for `run_pipeline`."""
     from sirl.pipeline import run_pipeline
     from sirl.progress import terminal_bar
+    from sirl.results.interface import Summary, made
 
     summary = run_pipeline(config, command=sys.argv, overwrite=args.overwrite, bar=terminal_bar, forecast=forecast)
     document = {"run_dir": str(config.run_dir), "report": str(config.run_dir / REPORT), **summary}
-    return Outcome(document, lambda: show_summary(summary, config.run_dir))
+    return Outcome(document, lambda: show_summary(made(Summary, summary), config.run_dir))
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,38 +83,41 @@ def set_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     return out
 
 
-def show_summary(summary: dict[str, Any], run_dir: Path) -> None:
+def show_summary(summary: Summary, run_dir: Path) -> None:
     """Before and after in one small table."""
-    from sirl.report.wording import ATTACK_NOUNS, count
+    from sirl.report.wording import ATTACK_NOUNS, count, with_ends
 
-    def line(text: str, figures: dict[str, Any], key: str) -> list[str]:
-        return [text, *(percent_cell(figures.get(f"{key}_{phase}")) for phase in ("before", "after"))]
+    def pair(figures: Summary | KindFigures, key: str) -> list[float | None]:
+        return [getattr(figures, f"{key}_{phase}") for phase in ("before", "after")]
+
+    def line(text: str, figures: Summary | KindFigures, key: str) -> list[str]:
+        return [text, *map(percent_cell, pair(figures, key))]
 
     rows = [
-        line(f"defence success rate (mean over {count(len(figures['attacks']), ATTACK_NOUNS[kind])})", figures, "dsr")
-        for kind, figures in summary["kinds"].items()
+        line(f"defence success rate (mean over {count(len(figures.attacks), ATTACK_NOUNS[kind])})", figures, "dsr")
+        for kind, figures in summary.kinds.items()
     ]
     rows.append(line("goals that withstand every attack", summary, "worst_case_dsr"))
     kinds = {
         "plain_refusal": "refusals of plain benign prompts",
         "sounds_harmful_refusal": "refusals of benign prompts that sound harmful",
     }
-    known = [key for key in kinds if any(summary.get(f"{key}_{phase}") is not None for phase in ("before", "after"))]
+    known = [key for key in kinds if any(value is not None for value in pair(summary, key))]
     rows += [line(kinds[key], summary, key) for key in known]
     if len(known) < len(kinds):  # prompts of other categories, or none
         rows.append(line("refusals of all benign prompts", summary, "benign_refusal"))
-    if summary.get("wrapped_refusal_before") is not None or summary.get("wrapped_refusal_after") is not None:
+    if any(value is not None for value in pair(summary, "wrapped_refusal")):
         rows.append(line("refusals of benign prompts in the attacks' wrappings", summary, "wrapped_refusal"))
-    told = [summary.get(f"dprime_{phase}") for phase in ("before", "after")]
+    told = (summary.dprime_before, summary.dprime_after)
     if any(told):
-        words = ["-" if d is None else f"{d['value']:.2f} ({d['low']:.2f} to {d['high']:.2f})" for d in told]
+        words = ["-" if d is None else with_ends(d) for d in told]
         rows.append(["tells harmful from benign in the same wrappings (d')", *words])
     print()
     print_table(["", "before", "after"], rows)
     print_reasons(_reasons(run_dir))
-    seconds = summary.get("seconds") or {}
+    seconds = summary.seconds
     print(f"\ntime    {sum(seconds.values()):.0f} s ({', '.join(f'{k} {v:.0f}' for k, v in seconds.items())})")
-    print(f"model   {summary.get('checkpoint')}")
+    print(f"model   {summary.checkpoint}")
     print(f"report  {run_dir / REPORT}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sirl.report.charts import percent
+from sirl.results.interface import Interval
 
 ATTACK_NOUNS = {"static": "static attack", "reoptimised": "re-optimised attack", "transferred": "transferred attack"}
 KIND_NAMES = {"plain": "plain benign prompts", "sounds_harmful": "benign prompts that sound harmful"}
@@ -15,6 +16,15 @@ def with_interval(rate: Mapping[str, Any], prefix: str = "") -> str:
     """A rate with its 95% interval: `97.1% (95.7 to 98.1)`; with the prefix `partial_` that of partial refusals."""
     value, low, high = (rate[prefix + key] for key in ("rate", "low", "high"))
     return "–" if value is None else f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def with_ends(found: Interval, sign: str = "") -> str:
+    """An estimate with its 95% interval: `1.23 (0.90 to 1.50)`; `sign` "+" shows the sign."""
+    ends = (found.value, found.low, found.high)
+    if any(end is None for end in ends):
+        return "–"
+    value, low, high = (format(end, f"{sign}.2f") for end in ends)
+    return f"{value} ({low} to {high})"
 
 
 def factor(reduction: Mapping[str, Any]) -> str:

@@ -187,7 +187,12 @@ def _number(x: object) -> TypeGuard[float]:
 
 
 def build_summary(run_dir: str | os.PathLike[str]) -> Table:
-    """The content of `summary.json`, see `sirl.results.interface.Summary`."""
+    """The content of `summary.json`: `summary_of` as JSON values."""
+    return summary_of(run_dir).to_dict()
+
+
+def summary_of(run_dir: str | os.PathLike[str]) -> Summary:
+    """The headline figures of a run folder."""
     run = load_run(run_dir)
     summary = summarise(run)
     attack = summary["attack"]
@@ -214,7 +219,7 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
     out["seconds"] = summary["seconds"]
     for key, folder in (("checkpoint", "model"), ("base", "base")):
         out[key] = str((run.path / folder).resolve()) if (run.path / folder).is_dir() else None
-    return made(Summary, out).to_dict()
+    return made(Summary, out)
 
 
 def _means(tables: Mapping[str, Any] | None) -> Table:

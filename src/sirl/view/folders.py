@@ -7,11 +7,12 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sirl.errors import UserError
-from sirl.results.interface import read_summary
+from sirl.results.interface import Summary, read_summary
 from sirl.results.load import Run, load_run
 from sirl.results.summary import summarise
 from sirl.run_folder import ATTACKS, BENIGN, MANIFEST, METRICS, SUMMARY, WRAPPED
@@ -43,13 +44,26 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
             yield from _walk(Path(entry.path), depth - 1)
 
 
-def brief(path: Path) -> dict[str, Any]:
-    """What the table of runs shows, from `manifest.json` and `summary.json` alone; empty where there is none."""
+@dataclass(frozen=True)
+class Brief:
+    """A row of the table of runs. `summary` is None where there is none that can be read."""
+
+    model: str
+    created: str
+    status: str
+    open: list[str]
+    summary: Summary | None
+    has_metrics: bool
+    has_attempts: bool
+
+
+def brief(path: Path) -> Brief:
+    """What the table of runs shows, from `manifest.json` and `summary.json` alone."""
     manifest = _json(path / MANIFEST)
     try:
-        summary = read_summary(path / SUMMARY).to_dict()
+        summary = read_summary(path / SUMMARY)
     except UserError:  # not there yet, or written by something else
-        summary = {}
+        summary = None
     stages = manifest.get("stages")
     running = [
         str(name)
@@ -57,15 +71,15 @@ def brief(path: Path) -> dict[str, Any]:
         if isinstance(stage, Mapping) and stage.get("status") not in (None, "done")
     ]
     config = manifest.get("config")
-    return {
-        "model": str(config.get("model_name_or_path") or "") if isinstance(config, Mapping) else "",
-        "created": str(manifest.get("created") or ""),
-        "status": str(manifest.get("status") or "") or ("done" if summary else "unknown"),
-        "open": running,
-        "summary": summary,
-        "has_metrics": (path / METRICS).is_file(),
-        "has_attempts": any((path / suite.attempts).is_file() for suite in (ATTACKS, BENIGN, WRAPPED)),
-    }
+    return Brief(
+        model=str(config.get("model_name_or_path") or "") if isinstance(config, Mapping) else "",
+        created=str(manifest.get("created") or ""),
+        status=str(manifest.get("status") or "") or ("done" if summary else "unknown"),
+        open=running,
+        summary=summary,
+        has_metrics=(path / METRICS).is_file(),
+        has_attempts=any((path / suite.attempts).is_file() for suite in (ATTACKS, BENIGN, WRAPPED)),
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -35,8 +35,8 @@ def render(template: str, **values: Any) -> str:
 
 def index(root: Path, runs: Mapping[str, Path]) -> str:
     """The table of runs, newest first."""
-    rows = [{"name": name, **brief(path)} for name, path in runs.items()]
-    rows.sort(key=lambda row: row["created"], reverse=True)
+    rows = [(name, brief(path)) for name, path in runs.items()]
+    rows.sort(key=lambda row: row[1].created, reverse=True)
     return render("index.html.j2", title=root.resolve().name or "runs", rows=rows)
 
 
