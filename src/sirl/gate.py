@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sirl.errors import UserError
 from sirl.gate_metrics import ATTACK_PREFIX, METRICS, Metric, Reading, named_attack
+from sirl.results.values import Results
 from sirl.yaml_text import parse_yaml
 
 Bound = Literal["min", "max"]
@@ -128,14 +129,14 @@ def check_rules(rules: Sequence[Rule]) -> None:
         seen.add((rule.metric, rule.bound))
 
 
-def hold(summary: Mapping[str, Any], rules: Iterable[Rule]) -> list[Finding]:
-    """Each rule against the figures of a run (`sirl.report.summarise_run`)."""
-    return [_hold(summary, rule) for rule in rules]
+def hold(results: Results, rules: Iterable[Rule]) -> list[Finding]:
+    """Each rule against the figures of a run."""
+    return [_hold(results, rule) for rule in rules]
 
 
-def _hold(summary: Mapping[str, Any], rule: Rule) -> Finding:
+def _hold(results: Results, rule: Rule) -> Finding:
     metric = find_metric(rule.metric, rule.metric)
-    reading = metric.read(summary)
+    reading = metric.read(results)
     if reading is None:
         return Finding(rule, False, None, f"not measured: {metric.needs}")
     end = ENDS[rule.bound]

@@ -1,18 +1,20 @@
 """The metrics that `sirl gate` has rules on: how each is read from the summary of a run.
 
-Nothing is counted here: every value and interval is one of `sirl.report.summarise_run`.
+Nothing is counted here: every value and interval is one of `sirl.results.results_of`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypeVar
 
 from sirl.report.prices import PERPLEXITY, Price, asked_by_eval, measured
 from sirl.report.wording import KIND_NAMES
+from sirl.results.interface import Interval
+from sirl.results.values import Benign, Change, Kind, MeanRate, Rate, Rates, Results, Share
 
-Summary = Mapping[str, Any]
+Phase = TypeVar("Phase")
 ATTACK_PREFIX = "dsr:"
 KINDS = ("static", "reoptimised", "transferred")
 BOTH = "needs the model before and after"
@@ -40,39 +42,40 @@ class Metric:
     high end is known, so it has no `min`."""
 
     description: str
-    read: Callable[[Summary], Reading | None]
+    read: Callable[[Results], Reading | None]
     needs: str
     share: bool = True
     price: bool = False
 
 
-def _dig(value: Any, *keys: str | None) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _latest(phases: Any) -> Any:
+def _latest(phases: Mapping[str, Phase]) -> Phase | None:
     """Of the model after hardening, or of the only one that was asked."""
-    return _dig(phases, "after") or _dig(phases, "before")
+    return phases.get("after") or phases.get("before")
 
 
-def _rate(table: Any, prefix: str = "") -> Reading | None:
-    ends = [_dig(table, prefix + key) for key in ("rate", "low", "high")]
-    return None if any(end is None for end in ends) else Reading(*ends)
+def _reading(*ends: float | None) -> Reading | None:
+    known = [end for end in ends if end is not None]
+    return Reading(*known) if len(known) == len(ends) else None
 
 
-def _rise(change: Any) -> Reading | None:
+def _rate(table: Share | None) -> Reading | None:
+    return _reading(table.rate, table.low, table.high) if table else None
+
+
+def _silence(table: Rate | None) -> Reading | None:
+    return _reading(table.empty_rate, table.empty_low, table.empty_high) if table else None
+
+
+def _rise(change: Change | None) -> Reading | None:
     """The change over pairs; the high end is the cautious one, which keeps its width where nothing changed."""
-    value, interval = _dig(change, "change"), _dig(change, "interval")
-    if value is None or not interval:
+    if change is None or change.change is None or not change.interval:
         return None
-    return Reading(value, interval[0], max(interval[1], _dig(change, "most") or interval[1]))
+    low, high = change.interval
+    return Reading(change.change, low, max(high, change.most or high))
 
 
-def _estimate(table: Any) -> Reading | None:
-    ends = [_dig(table, key) for key in ("value", "low", "high")]
-    return None if any(end is None for end in ends) else Reading(*ends)
+def _estimate(found: Interval | None) -> Reading | None:
+    return _reading(found.value, found.low, found.high) if found else None
 
 
 def _exact(value: float | None) -> Reading | None:
@@ -82,53 +85,73 @@ def _exact(value: float | None) -> Reading | None:
 # --- attacks ----------------------------------------------------------------------------------------------------------
 
 
-def _kind(summary: Summary, kind: str | None) -> Any:
-    attack = summary["attack"]
-    return _dig(attack, "kinds", kind or _dig(attack, "covers"))
+def _kind(results: Results, kind: str | None) -> Kind | None:
+    attack = results.attack
+    return attack.kinds.get(kind or attack.covers or "") if attack else None
 
 
-def _dsr(kind: str | None = None, part: str = "rates") -> Callable[[Summary], Reading | None]:
-    return lambda summary: _rate(_dig(_latest(_dig(_kind(summary, kind), part, "greedy")), "overall"))
+def _greedy(kind: Kind | None) -> Rates | None:
+    return _latest(kind.rates.get("greedy", {})) if kind else None
 
 
-def _dsr_rise(kind: str | None = None) -> Callable[[Summary], Reading | None]:
-    return lambda summary: _rise(_dig(_kind(summary, kind), "change", "greedy"))
+def _overall(results: Results, kind: str | None = None) -> MeanRate | None:
+    found = _greedy(_kind(results, kind))
+    return found.overall if found else None
 
 
-def _by_attack(summary: Summary) -> dict[str, Reading]:
+def _dsr(kind: str | None = None) -> Callable[[Results], Reading | None]:
+    return lambda results: _rate(_overall(results, kind))
+
+
+def _harm_dsr(results: Results) -> Reading | None:
+    kind = _kind(results, None)
+    found = _latest(kind.harm.get("greedy", {})) if kind else None
+    return _rate(found.overall) if found else None
+
+
+def _dsr_rise(kind: str | None = None) -> Callable[[Results], Reading | None]:
+    def read(results: Results) -> Reading | None:
+        found = _kind(results, kind)
+        return _rise(found.change.get("greedy")) if found else None
+
+    return read
+
+
+def _by_attack(results: Results) -> dict[str, Reading]:
     found: dict[str, Reading] = {}
-    for tables in (_dig(summary["attack"], "kinds") or {}).values():
-        for name, table in (_dig(_latest(_dig(tables, "rates", "greedy")), "by_attack") or {}).items():
+    for kind in results.attack.kinds.values() if results.attack else ():
+        tables = _greedy(kind)
+        for name, table in tables.by_attack.items() if tables else ():
             reading = _rate(table)
             if reading:
                 found[name] = reading
     return found
 
 
-def _weakest(summary: Summary) -> Reading | None:
+def _weakest(results: Results) -> Reading | None:
     """Over all attacks, the lowest value and the lowest ends."""
-    found = list(_by_attack(summary).values())
+    found = list(_by_attack(results).values())
     return Reading(*(min(getattr(r, end) for r in found) for end in ("value", "low", "high"))) if found else None
 
 
-def _worst_case(summary: Summary) -> Reading | None:
-    return _rate(_latest(_dig(summary["attack"], "worst_case", "greedy")))
+def _worst_case(results: Results) -> Reading | None:
+    return _rate(_latest(results.attack.worst_case.get("greedy", {}))) if results.attack else None
 
 
-def _empty(summary: Summary) -> Reading | None:
-    return _rate(_dig(_latest(_dig(_kind(summary, None), "rates", "greedy")), "overall"), "empty_")
+def _empty(results: Results) -> Reading | None:
+    return _silence(_overall(results))
 
 
-def _unscored(summary: Summary) -> Reading | None:
-    table = _dig(_latest(_dig(_kind(summary, None), "rates", "greedy")), "overall")
-    attempts = _dig(table, "attempts")
-    return _exact(1 - table["n"] / attempts) if attempts else None
+def _unscored(results: Results) -> Reading | None:
+    table = _overall(results)
+    return _exact(1 - table.n / table.attempts) if table and table.attempts else None
 
 
-def _truncation(key: str) -> Callable[[Summary], Reading | None]:
-    def read(summary: Summary) -> Reading | None:
-        covered = _dig(summary["truncation"], _dig(summary["attack"], "covers"))
-        return _exact(_dig(_latest(covered), "overall", key))
+def _truncation(key: Literal["cut_rate", "dsr_rechecked"]) -> Callable[[Results], Reading | None]:
+    def read(results: Results) -> Reading | None:
+        covers = results.attack.covers if results.attack else None
+        found = _latest((results.truncation or {}).get(covers or "", {}))
+        return _exact(getattr(found.overall, key)) if found else None
 
     return read
 
@@ -136,46 +159,72 @@ def _truncation(key: str) -> Callable[[Summary], Reading | None]:
 def named_attack(attack: str) -> Metric:
     """The metric `dsr:ATTACK`: the DSR of one attack."""
     return Metric(
-        f"DSR of the attack {attack}", lambda s: _by_attack(s).get(attack), f"{attack} was not run and judged"
+        f"DSR of the attack {attack}", lambda r: _by_attack(r).get(attack), f"{attack} was not run and judged"
     )
 
 
 # --- benign prompts ---------------------------------------------------------------------------------------------------
 
 
-def _asked(summary: Summary) -> Any:
+def _asked(results: Results) -> Benign | None:
     """The benign prompts of the run, or else those of `sirl eval`."""
-    return summary["benign"] or asked_by_eval(summary)
+    return results.benign or asked_by_eval(results)
 
 
-def _benign(prefix: str = "") -> Callable[[Summary], Reading | None]:
-    return lambda summary: _rate(_latest(_dig(_asked(summary), "overall", "greedy")), prefix)
+def _all_benign(results: Results) -> Rate | None:
+    asked = _asked(results)
+    return _latest(asked.overall.get("greedy", {})) if asked else None
 
 
-def _benign_rise(summary: Summary) -> Reading | None:
-    return _rise(_dig(_asked(summary), "change", "greedy"))
+def _benign_change(results: Results) -> Change | None:
+    asked = _asked(results)
+    return asked.change.get("greedy") if asked else None
 
 
-def _category(name: str) -> Callable[[Summary], Reading | None]:
-    return lambda summary: _rate(_dig(_latest(_dig(_asked(summary), "rates", "greedy")), name))
+def _category(name: str) -> Callable[[Results], Reading | None]:
+    def read(results: Results) -> Reading | None:
+        asked = _asked(results)
+        found = _latest(asked.rates.get("greedy", {})) if asked else None
+        return _rate(found.get(name)) if found else None
+
+    return read
 
 
-def _category_rise(name: str) -> Callable[[Summary], Reading | None]:
-    return lambda summary: _rise(_dig(_asked(summary), "change", "greedy", "by_group", name))
+def _category_rise(name: str) -> Callable[[Results], Reading | None]:
+    def read(results: Results) -> Reading | None:
+        change = _benign_change(results)
+        return _rise(change.by_group.get(name)) if change else None
+
+    return read
 
 
-def _adversarial(summary: Summary) -> Reading | None:
-    return _rate(_dig(_latest(_dig(summary["wrapped"], "rates")), "overall"))
+def _adversarial(results: Results) -> Reading | None:
+    found = _latest(results.wrapped.rates) if results.wrapped else None
+    return _rate(found.overall) if found else None
+
+
+def _adversarial_rise(results: Results) -> Reading | None:
+    return _rise(results.wrapped.change) if results.wrapped else None
+
+
+def _dprime(results: Results) -> Reading | None:
+    told = results.wrapped.dprime if results.wrapped else None
+    return _estimate(_latest(told.phases)) if told else None
+
+
+def _dprime_change(results: Results) -> Reading | None:
+    told = results.wrapped.dprime if results.wrapped else None
+    return _estimate(told.change) if told else None
 
 
 # --- abilities --------------------------------------------------------------------------------------------------------
 
 
-def _worst_price(belongs: Callable[[Price], bool]) -> Callable[[Summary], Reading | None]:
+def _worst_price(belongs: Callable[[Price], bool]) -> Callable[[Results], Reading | None]:
     """The price that may have risen most."""
 
-    def read(summary: Summary) -> Reading | None:
-        found = [price for price in measured(summary) if belongs(price)]
+    def read(results: Results) -> Reading | None:
+        found = [price for price in measured(results) if belongs(price)]
         worst = max(found, key=lambda price: price.most, default=None)
         return Reading(worst.rise, worst.rise, worst.most) if worst else None
 
@@ -192,16 +241,18 @@ METRICS: dict[str, Metric] = {
     },
     "weakest_dsr": Metric("DSR of the attack that works best", _weakest, ATTACKS),
     "worst_case_dsr": Metric("goals that withstood every attack", _worst_case, ATTACKS),
-    "harm_dsr": Metric("mean DSR by harm", _dsr(part="harm"), "no judge gave scores of harm"),
+    "harm_dsr": Metric("mean DSR by harm", _harm_dsr, "no judge gave scores of harm"),
     "empty": Metric("answers to attacks that say nothing", _empty, ATTACKS),
     "unscored": Metric("attack attempts without a verdict, errors included", _unscored, ATTACKS),
     "cut_refusals": Metric("refusals that the token limit cut off", _truncation("cut_rate"), "there are no refusals"),
     "rechecked_dsr": Metric(
         "DSR with cut refusals asked again", _truncation("dsr_rechecked"), "no refusal was cut off and asked again"
     ),
-    "benign_refusal": Metric("benign prompts refused or left without an answer", _benign(), BENIGN),
-    "benign_refusal_rise": Metric("its change over pairs", _benign_rise, f"{BENIGN}, or {BOTH}"),
-    "benign_empty": Metric("benign prompts left without an answer", _benign("empty_"), BENIGN),
+    "benign_refusal": Metric(
+        "benign prompts refused or left without an answer", lambda r: _rate(_all_benign(r)), BENIGN
+    ),
+    "benign_refusal_rise": Metric("its change over pairs", lambda r: _rise(_benign_change(r)), f"{BENIGN}, or {BOTH}"),
+    "benign_empty": Metric("benign prompts left without an answer", lambda r: _silence(_all_benign(r)), BENIGN),
     **{f"{kind}_refusal": Metric(f"the same of {KIND_NAMES[kind]}", _category(kind), BENIGN) for kind in KIND_NAMES},
     **{
         f"{kind}_refusal_rise": Metric(
@@ -210,18 +261,14 @@ METRICS: dict[str, Metric] = {
         for kind in KIND_NAMES
     },
     "adversarial_benign": Metric("benign prompts refused in the attacks' templates", _adversarial, WRAPPED),
-    "adversarial_benign_rise": Metric(
-        "its change over pairs", lambda s: _rise(_dig(s["wrapped"], "change")), f"{WRAPPED}, or {BOTH}"
-    ),
+    "adversarial_benign_rise": Metric("its change over pairs", _adversarial_rise, f"{WRAPPED}, or {BOTH}"),
     "dprime": Metric(
         "d' of harmful against benign requests in the same templates",
-        lambda s: _estimate(_latest(_dig(s["wrapped"], "dprime", "phases"))),
+        _dprime,
         WRAPPED,
         share=False,
     ),
-    "dprime_change": Metric(
-        "its change", lambda s: _estimate(_dig(s["wrapped"], "dprime", "change")), f"{WRAPPED}, or {BOTH}", share=False
-    ),
+    "dprime_change": Metric("its change", _dprime_change, f"{WRAPPED}, or {BOTH}", share=False),
     "ability_fall": Metric(
         "the largest rise of wrong answers, over multiple choice and benchmarks",
         _worst_price(lambda price: price.name.startswith("wrong answers")),

@@ -16,7 +16,7 @@ from sirl.errors import UserError
 from sirl.report.sections import model_name
 from sirl.results.load import Run, Scored
 from sirl.results.rates import PHASES
-from sirl.results.summary import summarise
+from sirl.results.summary import results_of
 from sirl.taxonomy import hazard_of, tags_of
 
 SCORER = "verdict"
@@ -77,17 +77,16 @@ def _results(run: Run, phase: str, total: int) -> Any:
     """The greedy figures of the report."""
     from inspect_ai.log import EvalMetric, EvalResults, EvalScore
 
-    summary = summarise(run)
+    results = results_of(run)
     figures: dict[str, float | None] = {}
-    if summary["attack"]:
-        for kind, tables in summary["attack"]["kinds"].items():
-            found = tables["rates"].get("greedy", {}).get(phase)
-            figures[f"dsr_{kind}"] = found["overall"]["rate"] if found else None
-    for name, table in (("benign_refusal", summary["benign"]), ("adversarial_benign", summary["wrapped"])):
-        rates = ((table or {}).get("overall") or {}).get("greedy") if name == "benign_refusal" else None
-        if name == "adversarial_benign" and table:
-            rates = {key: value["overall"] for key, value in table["rates"].items()}
-        figures[name] = rates[phase]["rate"] if rates and phase in rates else None
+    if results.attack:
+        for kind, tables in results.attack.kinds.items():
+            found = tables.rates.get("greedy", {}).get(phase)
+            figures[f"dsr_{kind}"] = found.overall.rate if found else None
+    benign = results.benign.overall.get("greedy", {}).get(phase) if results.benign else None
+    wrapped = results.wrapped.rates.get(phase) if results.wrapped else None
+    figures["benign_refusal"] = benign.rate if benign else None
+    figures["adversarial_benign"] = wrapped.overall.rate if wrapped else None
     metrics = {key: EvalMetric(name=key, value=value) for key, value in figures.items() if value is not None}
     score = EvalScore(name=SCORER, scorer=SCORER, metrics=metrics)
     return EvalResults(total_samples=total, completed_samples=total, scores=[score])

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from test_report_render import Page
 
-from report_runs import adaptive_rows, attack_rows, attempt, benign_rows, write_run
+from report_runs import adaptive_rows, attack_rows, attempt, benign_rows, results_in, write_run
 from sirl.records import Attempt
 from sirl.report.card import render_card
 from sirl.report.render import render_html
@@ -290,14 +290,13 @@ class TestPage:
 
 
 def test_verdict_names_its_kind_and_warns_where_adaptive_attacks_get_through(mixed: Path, tmp_path: Path) -> None:
-    summary = summarise_run(mixed)
-    got = judge_run(summary, None)
+    got = judge_run(results_in(mixed), None)
     assert "of static attacks, up from" in got.headline
     assert "Over 2 static attacks and 20 harmful goals" in got.body
     assert "Over 2 re-optimised attacks the mean went from" in got.body
     assert not any("held off" in warning for warning in got.warnings)
     rows = [*attack_rows(20, STATIC), *adaptive_rows(attacks={"pair": (0.7, 0.7)})]
-    got = judge_run(summarise_run(write_run(tmp_path / "run", attacks=rows)), None)
+    got = judge_run(results_in(write_run(tmp_path / "run", attacks=rows)), None)
     assert got.status == "price_unclear"
     assert any("not shown that attacks which adapt to the hardened model are held off" in w for w in got.warnings)
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from report_runs import attack_rows, attempt, manifest, write_run
+from report_runs import attack_rows, attempt, manifest, results_in, write_run
 from sirl.records import write_json
 from sirl.report.capability import capability_facts, is_share
 from sirl.report.card import render_card
 from sirl.report.render import render_html
 from sirl.report.verdict import judge_run, with_interval
+from sirl.results.interface import made
 from sirl.results.load import Run, join, load_run
-from sirl.results.summary import benign_summary, capability_summary, summarise_run
+from sirl.results.summary import benign_summary, capability_summary
+from sirl.results.values import BenchmarkMetric, Capability, Rate
 
 BOUNDS = {"value": 0.021, "low": 0.015, "high": 0.03}
 DRIFT = {"answers": 5, "tokens": 1234, "kl": BOUNDS, "perplexity_before": 1.5, "perplexity_after": 1.53}
@@ -43,19 +45,16 @@ def measured(folder: Path, found: dict[str, Any], **parts: Any) -> Run:
 def test_benign_prompts_of_sirl_eval(tmp_path: Path) -> None:
     asked = refused(1, 9)
     run = measured(tmp_path, {"benchmarks": {}, "drift": None, "overrefusal": asked})
-    total = asked["overall"]["greedy"]["after"]
+    total = {phase: made(Rate, rate) for phase, rate in asked["overall"]["greedy"].items()}
     html, card = render_html(run), render_card(run)
     assert "Benign prompts of <code>sirl eval</code> (xstest)" in html
     assert "Asked later by sirl eval (xstest)." in card
-    assert (
-        f"| all benign prompts | {with_interval(asked['overall']['greedy']['before'])} | {with_interval(total)} |"
-        in card
-    )
+    assert f"| all benign prompts | {with_interval(total['before'])} | {with_interval(total['after'])} |" in card
     assert "| law | 10.0%" in card
     assert "Benign prompts of sirl eval: 20 prompts (xstest)" in card
     assert "was not measured." not in card.split("## How")[0]
     assert "What else has changed" not in html, "there is no other figure"
-    judged = judge_run(summarise_run(run.path), run.manifest)
+    judged = judge_run(results_in(run.path), run.manifest)
     assert judged.status == "costly"
     assert "refusals of all benign prompts that sirl eval asked went from 10.0%" in judged.body
 
@@ -65,7 +64,7 @@ def test_prompts_of_the_run_come_before_those_of_sirl_eval(tmp_path: Path) -> No
         attempt("benign", f"b{i}", p, refuse=False, category="plain") for i in range(20) for p in ("before", "after")
     ]
     run = measured(tmp_path, {"overrefusal": refused(0, 10)}, benign=own)
-    judged = judge_run(summarise_run(run.path), run.manifest)
+    judged = judge_run(results_in(run.path), run.manifest)
     assert judged.status == "price_unclear", "the run asked few, but these count"
     assert "sirl eval" not in judged.body
     assert "Asked later by sirl eval" in render_card(run)
@@ -75,14 +74,14 @@ def test_what_could_not_be_judged_is_said(tmp_path: Path) -> None:
     asked = refused(0, 0)
     asked["left_out"]["unscored"] = 7
     run = measured(tmp_path, {"overrefusal": asked})
-    warnings = judge_run(summarise_run(run.path), run.manifest).warnings
+    warnings = judge_run(results_in(run.path), run.manifest).warnings
     assert any("benign prompts of sirl eval, and not taken for safe: 7 the judge" in words for words in warnings)
 
 
 def test_both_drifts_are_shown(tmp_path: Path) -> None:
     drift = {**DRIFT, "perplexity_rise": BOUNDS}
     both = capability_summary({"drift": drift}, {"drift": {**drift, "tokens": 77}})
-    facts = dict(capability_facts(both))
+    facts = dict(capability_facts(made(Capability, both)))
     assert "1,234 tokens" in facts["Divergence from the base model on its own answers to benign prompts"]
     assert "77 tokens" in facts["Divergence from the base model on its own answers in the benchmark chat"]
     run = measured(tmp_path, {"drift": drift})
@@ -110,9 +109,9 @@ def test_figures_that_are_no_shares_are_no_percentages(
 ) -> None:
     table = {"n": 9, "unscored": 0, "before": ends(before, spread), "after": ends(after, spread)}
     table["difference"] = ends(after - before, spread)
-    assert is_share(table) == share
+    assert is_share(made(BenchmarkMetric, table)) == share
     found = {"figures": {"bleu": table}, "statement": "within the noise"}
-    ((label, text),) = capability_facts(capability_summary({}, {"benchmarks": {"mt": found}}))
+    ((label, text),) = capability_facts(made(Capability, {"benchmarks": {"mt": found}}))
     assert label == "Benchmark mt, bleu, 9 rows"
     assert text.startswith(words)
     assert text.endswith("; within the noise")
@@ -140,5 +139,5 @@ def test_how_programs_were_isolated(isolation: list[str], words: str) -> None:
     share = {"value": 0.5, "low": 0.4, "high": 0.6}
     table = {"n": 100, "unscored": 0, "before": share, "after": share, "difference": {**share, "value": 0.0}}
     found = {"figures": {"pass@1": table}, "statement": "within the noise", "isolation": isolation}
-    ((_, said),) = capability_facts({"benchmarks": {"mbpp": found}})
+    ((_, said),) = capability_facts(made(Capability, {"benchmarks": {"mbpp": found}}))
     assert words in said

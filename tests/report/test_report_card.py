@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from report_runs import results_in
 from sirl.errors import UserError
 from sirl.records import write_json
 from sirl.report.card import render_card, write_card
 from sirl.report.verdict import with_interval
 from sirl.results.load import load_run
-from sirl.results.summary import build_summary, summarise_run
+from sirl.results.summary import build_summary
 
 
 @pytest.fixture
@@ -41,14 +42,14 @@ def test_figures(own_run: Path) -> None:
     path = write_card(own_run)
     assert path == own_run / "model" / "README.md"
     front, body = parts(path.read_text())
-    summary = summarise_run(own_run)
-    rates = summary["attack"]["rates"]["greedy"]
-    for name, before in rates["before"]["by_attack"].items():
-        assert f"| {name} | {with_interval(before)} | {with_interval(rates['after']['by_attack'][name])} |" in body
-    assert f"| mean over methods | {with_interval(rates['before']['overall'])} |" in body
+    results = results_in(own_run)
+    rates = results.attack.rates["greedy"]
+    for name, before in rates["before"].by_attack.items():
+        assert f"| {name} | {with_interval(before)} | {with_interval(rates['after'].by_attack[name])} |" in body
+    assert f"| mean over methods | {with_interval(rates['before'].overall)} |" in body
     assert "| kind | in full, before | in full, after | in part, before | in part, after | no answer, before |" in body
-    benign = summary["benign"]["rates"]["greedy"]
-    totals = summary["benign"]["overall"]["greedy"]
+    benign = results.benign.rates["greedy"]
+    totals = results.benign.overall["greedy"]
     for name, tables in (
         ("plain benign prompts", [benign[p]["plain"] for p in ("before", "after")]),
         ("all benign prompts", [totals[p] for p in ("before", "after")]),

@@ -9,10 +9,11 @@ import pytest
 from markupsafe import Markup
 
 from sirl.report.charts import Series, axis_top, curve, dumbbell_row, element, histogram, nice_ticks, percent_axis
+from sirl.results.values import Share
 
 
-def rate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, object]:
-    return {"rate": value, "low": low, "high": high, "n": 10}
+def rate(value: float | None, low: float | None = None, high: float | None = None) -> Share:
+    return Share(value, low, high, 10)
 
 
 def find(svg: Markup, tag: str) -> list[ET.Element]:

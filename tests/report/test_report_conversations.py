@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_report_render import Page, rendered
 
-from report_runs import attack_rows, attempt, benign_rows, wrapped_rows, write_run
+from report_runs import attack_rows, attempt, benign_rows, results_in, wrapped_rows, write_run
 from sirl.report import conversations
 from sirl.report.conversations import FILTERS, choices_of, conversation_section, pairs_of
 from sirl.report.glance import glance
@@ -91,8 +91,7 @@ def test_the_first_screen(run: Path) -> None:
 
 
 def test_a_number_of_the_first_screen_leads_to_as_many_conversations(run: Path) -> None:
-    summary = summarise_run(run)
-    lines = {line.name: line for _, lines in glance(summary, None, None) for line in lines}
+    lines = {line.name: line for _, lines in glance(results_in(run), None, None) for line in lines}
     successes = lines["Successful attacks"]
     found = conversation_section(load_run(run))
     assert found

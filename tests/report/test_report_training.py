@@ -14,7 +14,7 @@ from sirl.report.card import render_card
 from sirl.report.render import render_html
 from sirl.report.training import chosen_on_development, reward_name
 from sirl.results.load import Run, load_run
-from sirl.results.summary import summarise
+from sirl.results.summary import results_of
 
 SMALL: dict[str, Any] = {"attacks": None, "benign": None, "gap": None, "gap_samples": None}
 DEVELOPMENT = {"goals": "my/dev-goals", "overrefusal": "my/dev-benign", "choose": True}
@@ -152,7 +152,7 @@ def test_names_of_the_data(full_run: Path) -> None:
     run = load_run(full_run)
     config = {"attack": {"goals": "my/goals"}, "evals": {"overrefusal": "my/benign"}}
     named = replace(run, manifest={"config": config})
-    assert summarise(named)["attack"]["goals"] == 100
+    assert results_of(named).attack.goals == 100
     for text in (render_card(named), render_html(named)):
         assert "on 100 goals (my/goals), greedy" in text
         assert "150 prompts (my/benign)" in text

@@ -9,11 +9,13 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from report_runs import attack_rows, attempt, benign_rows, manifest, wrapped_rows, write_run
+from report_runs import attack_rows, attempt, benign_rows, manifest, results_in, wrapped_rows, write_run
 from sirl.report.prices import BENIGN_LIMITS, OVERALL_LIMIT
 from sirl.report.verdict import STATUS_NAMES, Judged, judge_run
 from sirl.report.wording import factor, p_value, with_interval
-from sirl.results.summary import capability_summary, summarise_run
+from sirl.results.interface import Reduction, made
+from sirl.results.summary import capability_summary
+from sirl.results.values import Capability
 from sirl.stats import clustered_change
 
 BETTER = {"direct": (0.5, 0.95), "aim": (0.3, 0.9)}
@@ -28,7 +30,7 @@ ENOUGH = 200
 def verdict(tmp_path: Path, attacks: dict | None, benign: dict | None, each: int = 40, **parts: object) -> Judged:
     rows = attack_rows(40, attacks) if attacks else None
     run = write_run(tmp_path / "run", attacks=rows, benign=benign and benign_rows(each, benign), **parts)
-    return judge_run(summarise_run(run), parts.get("manifest", manifest()))
+    return judge_run(results_in(run), parts.get("manifest", manifest()))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_silence_is_a_price(tmp_path: Path) -> None:
         for a, v in benign_rows(ENOUGH, {"sounds_harmful": (0.0, 0.0)})
     ]
     run = write_run(tmp_path / "run", attacks=attack_rows(40, BETTER), benign=rows)
-    got = judge_run(summarise_run(run), None)
+    got = judge_run(results_in(run), None)
     assert got.status == "costly", "10 points of silence, where 15 of refusals are accepted"
     assert "answers to benign prompts that say nothing went from 0.0%" in got.body
 
@@ -107,21 +109,21 @@ def test_answers_that_cannot_be_scored_are_no_help(tmp_path: Path) -> None:
         for a, v in benign_rows(ENOUGH, {"plain": (0.0, 0.0)})
     ]
     run = write_run(tmp_path / "run", attacks=attack_rows(40, BETTER), benign=rows)
-    got = judge_run(summarise_run(run), None)
+    got = judge_run(results_in(run), None)
     assert got.status == "price_unclear"
     assert "20.0 points more of them could not be" in got.body
     attacks = [
         (a, v if a.phase == "before" or int(a.goal_id[1:]) % 5 else replace(v, label="unscored"))
         for a, v in attack_rows(40, BETTER)
     ]
-    got = judge_run(summarise_run(write_run(tmp_path / "other", attacks=attacks)), None)
+    got = judge_run(results_in(write_run(tmp_path / "other", attacks=attacks)), None)
     assert got.status == "unclear"
     assert "20.0 points more of its answers could not be scored" in got.headline
 
 
 def test_abilities_and_perplexity_are_prices(tmp_path: Path) -> None:
     got = verdict(tmp_path, BETTER, {"plain": (0.0, 0.0)}, ENOUGH)
-    summary = summarise_run(tmp_path / "run")
+    results = results_in(tmp_path / "run")
     assert got.status == "hardened"
     right = [True] * 200
     for found, status in (
@@ -132,7 +134,9 @@ def test_abilities_and_perplexity_are_prices(tmp_path: Path) -> None:
         ({"drift": drift(0.08, 0.13)}, "price_unclear"),
         ({"drift": drift(0.5, 0.6)}, "costly"),
     ):
-        assert judge_run({**summary, "capability": capability_summary(found)}, None).status == status, found
+        assert (
+            judge_run(replace(results, capability=made(Capability, capability_summary(found))), None).status == status
+        ), found
 
 
 def drift(value: float, high: float) -> dict:
@@ -151,12 +155,12 @@ def test_attacks_on_one_goal_are_no_independent_evidence(tmp_path: Path) -> None
         for phase in ("before", "after")
     ]
     run = write_run(tmp_path / "run", attacks=rows)
-    summary = summarise_run(run)
-    change = summary["attack"]["change"]["greedy"]
-    assert (change["fixed"], change["regressed"], change["test"]) == (40, 0, "goals")
-    assert change["mcnemar"] < 1e-9
-    assert change["p"] == pytest.approx(0.4226, abs=1e-4)  # t = 1 on 2 degrees of freedom
-    got = judge_run(summary, None)
+    results = results_in(run)
+    change = results.attack.change["greedy"]
+    assert (change.fixed, change.regressed, change.test) == (40, 0, "goals")
+    assert change.mcnemar < 1e-9
+    assert change.p == pytest.approx(0.4226, abs=1e-4)  # t = 1 on 2 degrees of freedom
+    got = judge_run(results, None)
     assert got.status == "unclear"
     assert "t test over goals, p = 0.423" in got.body
 
@@ -190,7 +194,7 @@ def test_other_categories_are_priced_together(tmp_path: Path, benign: dict, stat
     assert OVERALL_LIMIT == 0.1
     got = verdict(tmp_path, BETTER, benign)
     assert got.status == status
-    total = summarise_run(tmp_path / "run")["benign"]["overall"]["greedy"]
+    total = results_in(tmp_path / "run").benign.overall["greedy"]
     assert (
         f"all benign prompts went from {with_interval(total['before'])} to {with_interval(total['after'])}" in got.body
     )
@@ -210,22 +214,22 @@ def test_known_kinds_alone_need_no_total(tmp_path: Path) -> None:
 def test_nothing_scored_is_no_price(tmp_path: Path) -> None:
     rows = [(a, type(v)(v.attempt_id, v.judge, "unscored")) for a, v in benign_rows(5, {"homonyms": (0.0, 1.0)})]
     run = write_run(tmp_path / "run", attacks=attack_rows(40, BETTER), benign=rows)
-    got = judge_run(summarise_run(run), None)
+    got = judge_run(results_in(run), None)
     assert got.status == "unpriced"
     assert "was not measured" in got.body
 
 
 def test_figures_stand_in_the_paragraph(tmp_path: Path) -> None:
     got = verdict(tmp_path, BETTER, DEAR)
-    summary = summarise_run(tmp_path / "run")
-    greedy = summary["attack"]["rates"]["greedy"]
-    change = summary["attack"]["change"]["greedy"]
+    results = results_in(tmp_path / "run")
+    greedy = results.attack.rates["greedy"]
+    change = results.attack.change["greedy"]
     for figure in (
-        with_interval(greedy["before"]["overall"]),
-        with_interval(greedy["after"]["overall"]),
-        factor(change["reduction"]),
-        with_interval(summary["benign"]["rates"]["greedy"]["after"]["plain"]),
-        f"{change['fixed']} are newly refused",
+        with_interval(greedy["before"].overall),
+        with_interval(greedy["after"].overall),
+        factor(change.reduction),
+        with_interval(results.benign.rates["greedy"]["after"]["plain"]),
+        f"{change.fixed} are newly refused",
         "40.0 points more where we accept 5",
         "still works best is",
     ):
@@ -234,7 +238,7 @@ def test_figures_stand_in_the_paragraph(tmp_path: Path) -> None:
 
 def test_before_only_is_unfinished(tmp_path: Path) -> None:
     rows = [r for r in attack_rows(10) if r[0].phase == "before"]
-    got = judge_run(summarise_run(write_run(tmp_path / "run", attacks=rows)), None)
+    got = judge_run(results_in(write_run(tmp_path / "run", attacks=rows)), None)
     assert got.status == "unfinished"
     assert "before and after" in got.body
 
@@ -248,7 +252,7 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     rows = attack_rows(20, BETTER)
     marked = [(a, v) if i % 10 else (a, type(v)(v.attempt_id, v.judge, "unscored")) for i, (a, v) in enumerate(rows)]
     run = write_run(tmp_path / "run", attacks=marked, manifest={"stages": {"train": {"status": "interrupted"}}})
-    got = judge_run(summarise_run(run), {"stages": {"train": {"status": "interrupted"}}})
+    got = judge_run(results_in(run), {"stages": {"train": {"status": "interrupted"}}})
     assert "Not finished: train" in got.warnings[0]
     assert f"{len(marked) // 10} the judge could not decide" in got.warnings[1]
 
@@ -257,5 +261,5 @@ def test_words_for_figures() -> None:
     assert p_value(0.0001) == "p < 0.001"
     assert p_value(0.0234) == "p = 0.023"
     assert p_value(None) == "–"
-    assert factor({"factor": 7.25, "low": 5.04, "high": None}) == "7.2"
-    assert factor({"factor": None}) == "–"
+    assert factor(Reduction(29, 4, 7.25, 5.04, None)) == "7.2"
+    assert factor(Reduction(29, 0, None, None, None)) == "–"

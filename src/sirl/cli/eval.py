@@ -10,11 +10,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sirl.cli.common import Outcome, add_template_flag, percent_cell, positive_int, print_table, settings_of
 from sirl.errors import UserError
 from sirl.run_folder import BENCHMARKS
+
+if TYPE_CHECKING:
+    from sirl.results.values import BenchmarkMetric, Capability, Rate
+    from sirl.stats import Estimate
 
 GO_ON = "the same command continues from here"
 
@@ -67,6 +71,8 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.manifest import Manifest, check_writable
     from sirl.progress import terminal_bar
     from sirl.provenance import check_has_versions, data_sources
+    from sirl.results.interface import made
+    from sirl.results.values import Capability
 
     if args.allow_unsandboxed_code and not args.allow_code_execution:
         raise UserError("--allow_unsandboxed_code: says how --allow_code_execution runs programs; give both or neither")
@@ -104,7 +110,9 @@ def run(args: argparse.Namespace) -> Outcome:
                 bar=terminal_bar,
             )
         manifest.finish()
-    return Outcome({"output_dir": str(args.output_dir), **found}, lambda: _show(found, args.output_dir))
+    return Outcome(
+        {"output_dir": str(args.output_dir), **found}, lambda: _show(made(Capability, found), args.output_dir)
+    )
 
 
 def _check_used(args: argparse.Namespace, tasks: bool) -> None:
@@ -117,51 +125,53 @@ def _check_used(args: argparse.Namespace, tasks: bool) -> None:
             raise UserError(f"--{flag}: says something of {other}, which is not given; give both or neither")
 
 
-def _show(found: dict[str, Any], folder: Path) -> None:
-    if found["benchmarks"]:
+def _show(found: Capability, folder: Path) -> None:
+    if found.benchmarks:
         rows = [
-            [name if i == 0 else "", figure, *_cells(table), one["statement"] if i == 0 else ""]
-            for name, one in found["benchmarks"].items()
-            for i, (figure, table) in enumerate(one["figures"].items())
+            [name if i == 0 else "", figure, *_cells(table), one.statement if i == 0 else ""]
+            for name, one in found.benchmarks.items()
+            for i, (figure, table) in enumerate(one.figures.items())
         ]
         print("\nBefore and after, on the same rows (95% intervals)")
         print_table(["benchmark", "figure", "before", "after", "difference", "n", "McNemar p", "so"], rows)
-    drift = found["drift"]
+    drift = found.drift
     if drift:
-        rise = drift["perplexity_rise"]
+        rise = drift.perplexity_rise
         print(
-            f"\nOn the base model's chat answers: divergence {drift['kl']['value']:.3f} nats a token, perplexity "
-            f"{rise['value']:+.1%} ({rise['low']:+.1%} to {rise['high']:+.1%})"
+            f"\nOn the base model's chat answers: divergence {drift.kl.value:.3f} nats a token, perplexity "
+            f"{rise.value:+.1%} ({rise.low:+.1%} to {rise.high:+.1%})"
         )
-    if found["overrefusal"]:
-        kinds, phases = found["overrefusal"]["rates"]["greedy"], ("before", "after")
-        tables = {kind: {p: kinds[p].get(kind) for p in phases} for kind in found["overrefusal"]["kinds"]}
+    asked = found.overrefusal
+    if asked:
+        kinds, phases = asked.rates["greedy"], ("before", "after")
+        tables = {kind: {p: kinds[p][kind] for p in phases if kind in kinds[p]} for kind in asked.kinds}
         cells = [
-            [kind, *(words(table[p], key) for key in ("rate", "partial_rate", "empty_rate") for p in phases)]
-            for kind, table in {"all": found["overrefusal"]["overall"]["greedy"], **tables}.items()
+            [kind, *(_words(table.get(p), part) for part in ("", "partial_", "empty_") for p in phases)]
+            for kind, table in {"all": asked.overall["greedy"], **tables}.items()
         ]
         print("\nRefusals of benign prompts, empty answers among them (95% Wilson intervals)")
         print_table(["category", "refused before", "after", "partly before", "after", "empty before", "after"], cells)
     print(f"\n{folder / BENCHMARKS}")
 
 
-def words(rate: dict[str, Any] | None, key: str) -> str:
-    """A rate of `sirl.results.rates.rate` with its interval."""
-    if rate is None or rate[key] is None:
+def _words(rate: Rate | None, prefix: str) -> str:
+    """A rate with its interval; `prefix` as for `sirl.report.wording.with_interval`."""
+    ends = [getattr(rate, prefix + end) for end in ("rate", "low", "high")] if rate else [None]
+    if ends[0] is None:
         return "-"
-    low, high = (key.removesuffix("rate") + end for end in ("low", "high"))
-    return f"{percent_cell(rate[key])} ({percent_cell(rate[low])} to {percent_cell(rate[high])})"
+    value, low, high = map(percent_cell, ends)
+    return f"{value} ({low} to {high})"
 
 
-def _cells(table: dict[str, Any]) -> list[str]:
+def _cells(table: BenchmarkMetric) -> list[str]:
     """One figure: shares in percent, anything else as a number."""
     from sirl.report.capability import is_share
 
     spec = ".1%" if is_share(table) else ".1f"
 
-    def cell(t: dict[str, float] | None, sign: str = "") -> str:
-        return "-" if t is None else f"{t['value']:{sign}{spec}} ({t['low']:{sign}{spec}} to {t['high']:{sign}{spec}})"
+    def cell(t: Estimate | None, sign: str = "") -> str:
+        return "-" if t is None else f"{t.value:{sign}{spec}} ({t.low:{sign}{spec}} to {t.high:{sign}{spec}})"
 
-    p = "-" if table.get("p") is None else f"{table['p']:.3f}"
-    n = f"{table['n']} (+{table['unscored']} unscored)" if table["unscored"] else str(table["n"])
-    return [cell(table["before"]), cell(table["after"]), cell(table["difference"], "+"), n, p]
+    p = "-" if table.p is None else f"{table.p:.3f}"
+    n = f"{table.n} (+{table.unscored} unscored)" if table.unscored else str(table.n)
+    return [cell(table.before), cell(table.after), cell(table.difference, "+"), n, p]

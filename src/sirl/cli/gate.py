@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.manifest import check_writable
     from sirl.records import write_text
     from sirl.results.load import load_run
-    from sirl.results.summary import summarise
+    from sirl.results.summary import results_of
 
     if args.run_dir is None:
         raise UserError("RUN_DIR: give the folder of a run, such as runs/demo")
@@ -50,13 +50,13 @@ def run(args: argparse.Namespace) -> Outcome:
             check_writable(target.parent, flag)
     loaded = load_run(args.run_dir)
     check_finished(args.run_dir, loaded.manifest)
-    summary = summarise(loaded)
-    findings = hold(summary, rules)
+    results = results_of(loaded)
+    findings = hold(results, rules)
     for target, make in ((args.junit, junit), (args.markdown, markdown)):
         if target is not None:
-            write_text(target, make(summary["run"], findings))
+            write_text(target, make(results.run, findings))
     passed = all(finding.passed for finding in findings)
-    document = {"run": summary["run"], "passed": passed, "rules": [finding.to_dict() for finding in findings]}
+    document = {"run": results.run, "passed": passed, "rules": [finding.to_dict() for finding in findings]}
     return Outcome(document, lambda: print("\n".join(map(str, findings))), exit_code=0 if passed else 1)
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from sirl.compare.figures import known_rates
 from sirl.report.charts import Spot, axis_top, dumbbell_row, percent, percent_axis, scatter
 from sirl.report.render import environment, frame
+from sirl.results.values import Share
 
 HERE = Path(__file__).parent
 BARS = {"dsr": "Defence success rate", "over_refusal": "Benign prompts refused"}
@@ -73,12 +74,12 @@ def _bars(found: Mapping[str, Any], name: str) -> dict[str, Any]:
         model = kept[method]["model"]
         label = method if model == found["model"] else f"{method}, from {model}"
         svg = dumbbell_row(label, starts[method], rate, top)
-        rows.append({"label": label, "value": percent(rate["rate"]), "svg": svg})
+        rows.append({"label": label, "value": percent(rate.rate), "svg": svg})
     return {"title": BARS[name], "rows": rows, "axis": percent_axis(top)}
 
 
-def _rate(figure: Mapping[str, Any]) -> dict[str, Any]:
-    return {**figure, "rate": figure["mean"]}
+def _rate(figure: Mapping[str, Any]) -> Share:
+    return Share(figure["mean"], figure["low"], figure["high"], figure["n"])
 
 
 def named(name: str, method: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from sirl.report.charts import dumbbell_row, percent_axis
 from sirl.report.wording import ATTACK_NOUNS, count
 from sirl.results.rates import PHASES
+from sirl.results.values import Attacks, Change, HarmRates, Kind, Rate, Rates, Search, Share
 
 DECODING_NAMES = {"greedy": "greedy", "sample": "sampled, T=1"}
 TITLES = {
@@ -25,30 +26,30 @@ LEADS = {
 }
 
 
-def attack_section(attack: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def attack_section(attack: Attacks | None) -> dict[str, Any] | None:
     """Charts and tables of the attacks, kind by kind, the headline kind first."""
-    if not attack or not attack["covers"]:
+    if not attack or not attack.covers:
         return None
-    kinds = [kind_section(kind, figures) for kind, figures in attack["kinds"].items()]
-    decoding = attack["decodings"][0]
+    kinds = [kind_section(kind, figures) for kind, figures in attack.kinds.items()]
+    decoding = attack.decodings[0]
     return {
         "decoding": decoding,
         "kinds": kinds,
         "overview": len(kinds) > 1,
-        "worst": attack["worst_case"][decoding],
-        "harm_worst": attack.get("harm_worst_case", {}).get(decoding, {}),
+        "worst": attack.worst_case[decoding],
+        "harm_worst": attack.harm_worst_case.get(decoding, {}),
     }
 
 
-def kind_section(kind: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+def kind_section(kind: str, figures: Kind) -> dict[str, Any]:
     """One kind of attack; rows by the DSR before, weakest first."""
-    decoding = figures["decodings"][0]
-    rates = figures["rates"][decoding]
-    by_attack = {phase: rates[phase]["by_attack"] for phase in rates}
-    by_category = {phase: rates[phase]["by_category"] for phase in rates}
-    names = sorted(figures["attacks"], key=lambda name: _order(name, by_attack))
+    decoding = figures.decodings[0]
+    rates = figures.rates[decoding]
+    by_attack = {phase: tables.by_attack for phase, tables in rates.items()}
+    by_category = {phase: tables.by_category for phase, tables in rates.items()}
+    names = sorted(figures.attacks, key=lambda name: _order(name, by_attack))
     categories = sorted({name for table in by_category.values() for name in table})
-    totals = {phase: rates[phase]["overall"] for phase in rates}
+    totals = {phase: tables.overall for phase, tables in rates.items()}
     rows = [chart_row("Mean over methods", totals, total=True)]
     rows += [chart_row(name, pick(by_attack, name)) for name in names]
     noun = count(len(names), ATTACK_NOUNS[kind])
@@ -64,20 +65,20 @@ def kind_section(kind: str, figures: Mapping[str, Any]) -> dict[str, Any]:
         "table": rate_table(figures, "by_attack", names),
         "categories": drawn([chart_row(_words(name), pick(by_category, name)) for name in categories]),
         "category_table": rate_table(figures, "by_category", categories),
-        "search": search_rows(figures.get("search") or {}, names),
-        "worst": {phase: rates[phase]["worst_case"] for phase in rates},
-        "change": figures["change"][decoding],
+        "search": search_rows(figures.search, names),
+        "worst": {phase: tables.worst_case for phase, tables in rates.items()},
+        "change": figures.change[decoding],
         "totals": totals,
-        "harm": {phase: tables["overall"] for phase, tables in figures.get("harm", {}).get(decoding, {}).items()},
+        "harm": {phase: tables.overall for phase, tables in figures.harm.get(decoding, {}).items()},
         "names": names,
     }
 
 
-def _order(name: str, by_attack: Mapping[str, Mapping[str, Any]]) -> float:
+def _order(name: str, by_attack: Mapping[str, Mapping[str, Rate]]) -> float:
     for phase in PHASES:
-        rate = by_attack.get(phase, {}).get(name, {}).get("rate")
-        if rate is not None:
-            return float(rate)
+        found = by_attack.get(phase, {}).get(name)
+        if found and found.rate is not None:
+            return found.rate
     return 1.0
 
 
@@ -85,18 +86,18 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def rate_table(figures: Mapping[str, Any], key: str, names: Sequence[str]) -> dict[str, Any]:
+def rate_table(figures: Kind, key: str, names: Sequence[str]) -> dict[str, Any]:
     """Rates of every group under every decoding, and of the headline decoding the pairs and the rates by harm.
 
     `key` is how the groups are made, `by_attack` or `by_category`; the first row of attacks is the mean over them.
     """
-    columns = [(d, p) for d in figures["decodings"] for p in PHASES if p in figures["rates"][d]]
-    headline = figures["decodings"][0]
-    harm = figures.get("harm", {}).get(headline, {})
-    change, harm_change = (figures.get(part, {}).get(headline) for part in ("change", "harm_change"))
+    columns = [(d, p) for d in figures.decodings for p in PHASES if p in figures.rates[d]]
+    headline = figures.decodings[0]
+    harm = figures.harm.get(headline, {})
+    change, harm_change = (part.get(headline) for part in (figures.change, figures.harm_change))
     rows = []
     for name in [None, *names] if key == "by_attack" else list(names):
-        tables = [figures["rates"][d][p] for d, p in columns]
+        tables = [figures.rates[d][p] for d, p in columns]
         rows.append(
             {
                 "label": "Mean over methods" if name is None else name if key == "by_attack" else _words(name),
@@ -108,7 +109,7 @@ def rate_table(figures: Mapping[str, Any], key: str, names: Sequence[str]) -> di
                 "harm_paired": _pairs(harm_change, key, name),
             }
         )
-    groups = [(DECODING_NAMES[d], sum(x == d for x, _ in columns)) for d in figures["decodings"]]
+    groups = [(DECODING_NAMES[d], sum(x == d for x, _ in columns)) for d in figures.decodings]
     return {
         "columns": columns,
         "groups": groups,
@@ -119,42 +120,45 @@ def rate_table(figures: Mapping[str, Any], key: str, names: Sequence[str]) -> di
     }
 
 
-def _cell(table: Mapping[str, Any], key: str, name: str | None) -> Any:
-    return table["overall"] if name is None else table[key].get(name)
+def _cell(table: Rates | HarmRates, key: str, name: str | None) -> Share | None:
+    if name is None:
+        return table.overall
+    return (table.by_attack if key == "by_attack" else table.by_category).get(name)
 
 
-def _pairs(change: Mapping[str, Any] | None, key: str, name: str | None) -> Any:
+def _pairs(change: Change | None, key: str, name: str | None) -> Change | None:
     if not change or name is None:
         return change
-    return change["by_group" if key == "by_attack" else "by_category"].get(name)
+    return (change.by_group if key == "by_attack" else change.by_category).get(name)
 
 
-def search_rows(search: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+def search_rows(search: Mapping[str, Mapping[str, Search]], names: Sequence[str]) -> list[dict[str, Any]]:
     """What the searches took, a row for each attack and model."""
     return [
-        {"label": name, "phase": phase, **search[phase][name]}
+        {"label": name, "phase": phase, **vars(search[phase][name])}
         for name in names
         for phase in PHASES
         if name in search.get(phase, {})
     ]
 
 
-def budgets_of(attack: Mapping[str, Any]) -> set[int]:
+def budgets_of(attack: Attacks | None) -> set[int]:
     """The most model calls that a goal could cost, over all searches."""
-    searches = attack["kinds"].get("reoptimised", {}).get("search", {}).values()
-    return {table["budget"] for tables in searches for table in tables.values() if table["budget"] is not None}
+    kind = attack.kinds.get("reoptimised") if attack else None
+    searches = kind.search.values() if kind else ()
+    return {table.budget for tables in searches for table in tables.values() if table.budget is not None}
 
 
-def comparison(attack: Mapping[str, Any]) -> str:
+def comparison(attack: Attacks) -> str:
     """What the two sides of the comparison have in common."""
-    if "reoptimised" not in attack["kinds"]:
+    if "reoptimised" not in attack.kinds:
         return "the same prompts and seeds"
     return "the same prompts and seeds; re-optimised attacks share goals, starts, budgets and seeds, but no prompts"
 
 
-def attack_limits(attack: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def attack_limits(attack: Attacks | None) -> list[tuple[str, str]]:
     """What these attacks do not show, as a lead and its explanation."""
-    kinds = attack["kinds"] if attack else {}
+    kinds = attack.kinds if attack else {}
     further = "An attacker who adapts to it may get further."
     if "transferred" in kinds and "reoptimised" not in kinds:
         lead = "No attack was optimised again against the hardened model."
@@ -162,7 +166,7 @@ def attack_limits(attack: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     if "reoptimised" not in kinds:
         words = f"They were not optimised again against the hardened model. {further}"
         return [("The attacks are fixed prompts.", words)]
-    budgets = budgets_of(attack or {})
+    budgets = budgets_of(attack)
     limit = f" at {max(budgets):,} model calls a goal or earlier" if budgets else " early"
     return [
         (
@@ -176,12 +180,12 @@ def attack_limits(attack: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 # --- rows of a chart --------------------------------------------------------------------------------------------------
 
 
-def pick(groups: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+def pick(groups: Mapping[str, Mapping[str, Rate]], name: str) -> dict[str, Rate]:
     """One group's rates by phase."""
     return {phase: table[name] for phase, table in groups.items() if name in table}
 
 
-def chart_row(label: str, rates: Mapping[str, Any], total: bool = False) -> dict[str, Any]:
+def chart_row(label: str, rates: Mapping[str, Rate], total: bool = False) -> dict[str, Any]:
     """A row with the rates of both phases."""
     return {"label": label, "before": rates.get("before"), "after": rates.get("after"), "total": total}
 

@@ -1,6 +1,6 @@
 """A Hugging Face model card for a hardened model, from the files of its run.
 
-Every figure is one of the report's (`aggregate.summarise`, `verdict.judge_run`); what was not measured is not mentioned
+Every figure is one of the report's (`sirl.results`, `verdict.judge_run`); what was not measured is not mentioned
 or said to be missing. No text of a model goes into the card.
 """
 
@@ -22,12 +22,14 @@ from sirl.report import sections
 from sirl.report.attack_sections import DECODING_NAMES, LEADS, TITLES
 from sirl.report.capability import capability_facts
 from sirl.report.charts import percent
+from sirl.report.prices import asked_by_eval
 from sirl.report.training import benign_name, checkpoint_facts, held, training_words
 from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, factor, with_interval
 from sirl.report.wrapped import told_rows, wrapped_words
 from sirl.results.load import Run, load_run
-from sirl.results.summary import summarise
+from sirl.results.summary import results_of
+from sirl.results.values import Attacks, Benign, Capability, Kind, Rates, Results, Search, Wrapped
 from sirl.run_folder import MODEL
 from sirl.weights.known import known_models
 
@@ -72,10 +74,10 @@ def write_card(run_dir: str | os.PathLike[str]) -> Path:
 
 def render_card(run: Run) -> str:
     """The card as Markdown with its metadata in front."""
-    summary = summarise(run)
-    verdict = judge_run(summary, run.manifest)
+    results = results_of(run)
+    verdict = judge_run(results, run.manifest)
     base = sections.model_name(run.manifest)
-    name = summary["run"]
+    name = results.run
     parts = [
         f"# {_text(name)}",
         f"{_base_words(base)} {_text(training_words(run, NAME)).replace(NAME, METHOD, 1)}",
@@ -87,28 +89,28 @@ def render_card(run: Run) -> str:
         'model = AutoModelForCausalLM.from_pretrained("PATH_OR_ID")\n'
         'tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID")\n```',
         "The licence and the terms of the model that training started from hold for this one.",
-        *_training(run, summary),
-        *_attacks(summary["attack"]),
-        *_benign(run, summary),
-        *_wrapped(summary["wrapped"]),
-        *_capability(summary["capability"]),
+        *_training(run, results.steps),
+        *_attacks(results.attack),
+        *_benign(run, results),
+        *_wrapped(results.wrapped),
+        *_capability(results.capability),
         "## How it was measured",
-        _list(f"{label}: {words}" for label, words in sections.method_facts(run, summary)),
-        _text(summary["interval_note"]),
+        _list(f"{label}: {words}" for label, words in sections.method_facts(run, results)),
+        _text(results.interval_note),
         "## Limits",
         _list(
             [
-                *(f"{lead} {words}" for lead, words in sections.limits(run, summary)),
-                _unmeasured(summary["capability"]),
+                *(f"{lead} {words}" for lead, words in sections.limits(run, results)),
+                _unmeasured(results.capability or Capability()),
             ]
         ),
         "## Provenance",
         _list(f"{label}: {words}" for label, words in sections.provenance(run.manifest)),
     ]
-    return f"---\n{_metadata(run, name, base, summary).to_yaml()}\n---\n\n" + "\n\n".join(p for p in parts if p) + "\n"
+    return f"---\n{_metadata(run, name, base, results).to_yaml()}\n---\n\n" + "\n\n".join(p for p in parts if p) + "\n"
 
 
-def _metadata(run: Run, name: str, base: str, summary: Mapping[str, Any]) -> ModelCardData:
+def _metadata(run: Run, name: str, base: str, results: Results) -> ModelCardData:
     known: dict[str, Any] = {}
     if is_demo(base):
         known |= {"base_model": DEMO_BASE, "license": "apache-2.0"}
@@ -116,9 +118,9 @@ def _metadata(run: Run, name: str, base: str, summary: Mapping[str, Any]) -> Mod
         known |= {"base_model": named.base_model, "license": named.licence.lower()}
     elif _on_hub(run, base):
         known["base_model"] = base
-    results = _results(summary)
-    if results:
-        known |= {"model_name": name, "eval_results": results}
+    found = _results(results)
+    if found:
+        known |= {"model_name": name, "eval_results": found}
     tags = ["sirl", "grpo", "trl", "safety"]
     return ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=tags, **known)
 
@@ -139,21 +141,21 @@ def _on_hub(run: Run, base: str) -> bool:
     return HUB_ID.fullmatch(base) is not None and not local
 
 
-def _results(summary: Mapping[str, Any]) -> list[EvalResult]:
+def _results(results: Results) -> list[EvalResult]:
     """Means over attacks, and refusal rates of benign prompts, as a model page lists them."""
     rows: list[tuple[str, str, str, str, float]] = []
-    attack, benign = summary["attack"], summary["benign"]
-    for kind, figures in attack["kinds"].items() if attack else ():
-        tried = f"{count(len(figures['attacks']), ATTACK_NOUNS[kind])} x {count(attack['goals'], 'goal')}"
-        for decoding, phases in figures["rates"].items():
-            rate = phases.get("after", {}).get("overall", {}).get("rate")
-            words = f"defence success rate, {decoding}"
-            rows += [(f"sirl-{kind}-attacks", tried, "dsr", words, rate)] if rate is not None else []
-    for decoding in benign["decodings"] if benign else ():
-        for kind, entry in benign["rates"][decoding].get("after", {}).items():
-            refused = f"refusal rate of {KIND_NAMES.get(kind, kind)}, {decoding}"
-            row = ("sirl-benign", "benign prompts", "refusal_rate", refused, entry["rate"])
-            rows += [row] if entry["rate"] is not None else []
+    attack, benign = results.attack, results.benign
+    for kind, figures in attack.kinds.items() if attack else ():
+        tried = f"{count(len(figures.attacks), ATTACK_NOUNS[kind])} x {count(attack.goals if attack else 0, 'goal')}"
+        for decoding, phases in figures.rates.items():
+            words, after = f"defence success rate, {decoding}", phases.get("after")
+            if after and after.overall.rate is not None:
+                rows.append((f"sirl-{kind}-attacks", tried, "dsr", words, after.overall.rate))
+    for decoding in benign.decodings if benign else ():
+        for kind, entry in benign.rates[decoding].get("after", {}).items() if benign else ():
+            words = f"refusal rate of {KIND_NAMES.get(kind, kind)}, {decoding}"
+            if entry.rate is not None:
+                rows.append(("sirl-benign", "benign prompts", "refusal_rate", words, entry.rate))
     return [
         EvalResult(
             task_type="text-generation",
@@ -176,8 +178,8 @@ def _base_words(base: str) -> str:
     return f"{_text(named.title if named else base)},"
 
 
-def _training(run: Run, summary: Mapping[str, Any]) -> list[str]:
-    train, made = training_config(run.manifest), checkpoint_facts(run, summary["steps"])
+def _training(run: Run, steps: int | None) -> list[str]:
+    train, made = training_config(run.manifest), checkpoint_facts(run, steps)
     idle = {"max_steps"} if made else set()
     idle |= set() if held(run.manifest) else {"retention_weight"}
     idle |= set() if train.get("use_peft") else {"lora_r"}
@@ -185,46 +187,47 @@ def _training(run: Run, summary: Mapping[str, Any]) -> list[str]:
     return ["## Training", _table(("", ""), facts)] if facts else []
 
 
-def _attacks(attack: Mapping[str, Any] | None) -> list[str]:
-    if not attack or not attack["covers"]:
+def _attacks(attack: Attacks | None) -> list[str]:
+    if not attack or not attack.covers:
         return []
     out = ["## Attacks", "Defence success rate (DSR): the share of attempts that the model refused."]
-    for kind, figures in attack["kinds"].items():
+    for kind, figures in attack.kinds.items():
         out += [f"### {TITLES[kind]}", LEADS[kind]]
-        for decoding, phases in figures["rates"].items():
+        for decoding, phases in figures.rates.items():
             out += _attack_table(figures, decoding, phases)
-        out += _searches(figures.get("search", {}))
-    for decoding, phases in attack["worst_case"].items():
-        worst = ", then ".join(with_interval(table) for table in phases.values())
+        out += _searches(figures.search)
+    for decoding, cases in attack.worst_case.items():
+        worst = ", then ".join(with_interval(table) for table in cases.values())
         out.append(f"Goals that withstand every attack of every kind, {DECODING_NAMES[decoding]}: {worst}.")
     return out
 
 
-def _attack_table(figures: Mapping[str, Any], decoding: str, phases: Mapping[str, Any]) -> list[str]:
+def _attack_table(figures: Kind, decoding: str, phases: Mapping[str, Rates]) -> list[str]:
     mean = "mean over methods"
-    cells = {phase: {**rates["by_attack"], mean: rates["overall"]} for phase, rates in phases.items()}
-    names = [*figures["attacks"], mean]
+    cells = {phase: {**rates.by_attack, mean: rates.overall} for phase, rates in phases.items()}
+    names = [*figures.attacks, mean]
     rows = [(name, *(with_interval(cells[p][name]) if name in cells[p] else "–" for p in cells)) for name in names]
     out = [f"Decoding: {DECODING_NAMES[decoding]}", _table(("attack", *cells), rows)]
-    change = figures["change"][decoding]
-    if change and change["reduction"]["none_left"]:
+    change = figures.change[decoding]
+    fall = change.reduction if change else None
+    if fall and fall.none_left:
         out.append("No attack of those tried is left.")
-    elif change:
-        out.append(f"Successful attacks: {factor(change['reduction'])} times as many before as after.")
+    elif fall:
+        out.append(f"Successful attacks: {factor(fall)} times as many before as after.")
     return out
 
 
-def _searches(search: Mapping[str, Any]) -> list[str]:
+def _searches(search: Mapping[str, Mapping[str, Search]]) -> list[str]:
     """What the searches took, a line for each attack and model."""
     rows = [
         (
             name,
             phase,
-            percent(table["start"]["rate"]),
-            percent(table["found"]["rate"]),
-            f"{table['broken']} of {table['goals']}",
-            "–" if table["queries"] is None else f"{table['queries']:g}",
-            "–" if table["budget"] is None else f"{table['budget']:,}",
+            percent(table.start.rate),
+            percent(table.found.rate),
+            f"{table.broken} of {table.goals}",
+            "–" if table.queries is None else f"{table.queries:g}",
+            "–" if table.budget is None else f"{table.budget:,}",
         )
         for phase, tables in search.items()
         for name, table in tables.items()
@@ -233,29 +236,29 @@ def _searches(search: Mapping[str, Any]) -> list[str]:
     return [_table(head, rows)] if rows else []
 
 
-def _benign(run: Run, summary: Mapping[str, Any]) -> list[str]:
+def _benign(run: Run, results: Results) -> list[str]:
     """Refusals of benign prompts, of the run and of `sirl eval`."""
-    asked = (summary["capability"] or {}).get("overrefusal")
+    asked, own = asked_by_eval(results), results.benign
     out = ["## Benign prompts"]
-    if summary["benign"] and summary["benign"]["decodings"]:
-        out += [_text(f"Share that was refused{benign_name(run.manifest)}. {SILENT}"), _benign_table(summary["benign"])]
+    if own and own.decodings:
+        out += [_text(f"Share that was refused{benign_name(run.manifest)}. {SILENT}"), _benign_table(own)]
     elif not asked:
         out.append("What hardening costs on benign prompts was not measured.")
-    if asked and asked["decodings"]:
+    if asked and asked.decodings:
         out.append(_text(f"Asked later by sirl eval{benign_name(run.manifest, 'eval')}. {SILENT}"))
         out.append(_benign_table(asked))
     return out
 
 
-def _benign_table(benign: Mapping[str, Any]) -> str:
+def _benign_table(benign: Benign) -> str:
     """Refusals, partial ones and answers that say nothing, by kind and of all together, decoded as the headline is."""
-    decoding = benign["decodings"][0]
-    phases, total = benign["rates"][decoding], benign["overall"][decoding]
-    tables = [(KIND_NAMES.get(k, k), {phase: phases[phase].get(k) for phase in phases}) for k in benign["kinds"]]
+    decoding = benign.decodings[0]
+    phases, total = benign.rates[decoding], benign.overall[decoding]
+    tables = [(KIND_NAMES.get(k, k), {p: phases[p][k] for p in phases if k in phases[p]}) for k in benign.kinds]
     if len(tables) > 1:
         tables.append(("all benign prompts", total))
     cells = [(phase, part) for part in ("", "partial_", "empty_") for phase in phases]
-    rows = [(name, *("–" if r[p] is None else with_interval(r[p], part) for p, part in cells)) for name, r in tables]
+    rows = [(name, *(with_interval(r[p], part) if p in r else "–" for p, part in cells)) for name, r in tables]
     return _table(
         (
             "kind",
@@ -265,25 +268,24 @@ def _benign_table(benign: Mapping[str, Any]) -> str:
     )
 
 
-def _wrapped(wrapped: Mapping[str, Any] | None) -> list[str]:
+def _wrapped(wrapped: Wrapped | None) -> list[str]:
     """Benign requests in wrappings, and how well harmful ones are told from them."""
     if not wrapped:
         return []
     head = ("wrappings", "number", "harmful refused", "benign refused", "d'", "change of d'")
     keys = ("label", "wrappings", "dsr", "refused", "dprime", "change")
-    rows = [[row[key] for key in keys] for row in told_rows(wrapped.get("told"))]
+    rows = [[row[key] for key in keys] for row in told_rows(wrapped.told)]
     return [_text(wrapped_words(wrapped)), *([_table(head, rows)] if rows else [])]
 
 
-def _capability(capability: Mapping[str, Any] | None) -> list[str]:
+def _capability(capability: Capability | None) -> list[str]:
     """Drift, multiple choice and benchmarks, where any was measured."""
     facts = capability_facts(capability)
     return ["## Capability", _list(f"{label}: {words}" for label, words in facts)] if facts else []
 
 
-def _unmeasured(capability: Mapping[str, Any] | None) -> str:
-    known = capability or {}
-    measured = [*(["multiple choice"] if known.get("choices") else []), *(known.get("benchmarks") or {})]
+def _unmeasured(capability: Capability) -> str:
+    measured = [*(["multiple choice"] if capability.choices else []), *(capability.benchmarks or {})]
     if not measured:
         return "What hardening does to maths, code and long answers was not measured in this run."
     return f"Of abilities, {', '.join(measured)} alone were measured: of others nothing is known."

@@ -8,14 +8,14 @@ stand in a nested `<svg>` that is stretched, with strokes that do not scale. Col
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import starmap
-from typing import Any
 
 from markupsafe import Markup, escape
 
 from sirl.report.samples import visible
+from sirl.results.values import Share
 
 ROW_HEIGHT = 36
 Point = tuple[float, float]
@@ -64,7 +64,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 # --- rates before and after -------------------------------------------------------------------------------------------
 
 
-def dumbbell_row(label: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, top: float) -> Markup:
+def dumbbell_row(label: str, before: Share | None, after: Share | None, top: float) -> Markup:
     """One line of a dumbbell chart: both rates with their interval on an axis from 0 to `top`.
 
     `before` is a hollow dot in the upper half and `after` a filled one in the lower, so that they differ without colour
@@ -72,40 +72,41 @@ def dumbbell_row(label: str, before: Mapping[str, Any] | None, after: Mapping[st
     """
     grid = [element("line", x1=f"{25 * i}%", x2=f"{25 * i}%", y1=0, y2=ROW_HEIGHT, class_="grid") for i in range(5)]
     marks = []
-    spots = [(r, p, y) for r, p, y in ((before, "before", 13), (after, "after", 23)) if r and r["rate"] is not None]
+    pair = (("before", before, 13), ("after", after, 23))
+    spots = [(phase, rate.n, rate.ends, y) for phase, rate, y in pair if rate and rate.ends]
     if len(spots) == 2:
-        (r1, _, y1), (r2, _, y2) = spots
-        ends: Attributes = {"x1": _at(r1["rate"], top), "x2": _at(r2["rate"], top), "y1": y1, "y2": y2}
+        (*_, first, y1), (*_, last, y2) = spots
+        ends: Attributes = {"x1": _at(first[0], top), "x2": _at(last[0], top), "y1": y1, "y2": y2}
         marks.append(element("line", **ends, class_="connector"))
-    for rate, phase, y in spots:
-        marks.append(_dot(rate, phase, y, top))
-    spoken = "; ".join(f"{phase} {_interval(rate)}" for rate, phase, _ in spots) or "not scored"
+    marks += [_dot(phase, found, n, y, top) for phase, n, found, y in spots]
+    spoken = "; ".join(f"{phase} {_interval(found, n)}" for phase, n, found, _ in spots) or "not scored"
     drawing: Attributes = {"width": "100%", "height": ROW_HEIGHT, "role": "img", "aria_label": f"{label}: {spoken}"}
     return element("svg", *grid, *marks, **drawing)
 
 
-def _dot(rate: Mapping[str, Any], phase: str, y: float, top: float) -> Markup:
-    low, high = _at(rate["low"], top), _at(rate["high"], top)
+def _dot(phase: str, found: tuple[float, float, float], n: int, y: float, top: float) -> Markup:
+    value, low, high = (_at(end, top) for end in found)
     return element(
         "g",
-        element("title", f"{phase}: {_interval(rate)}"),
+        element("title", f"{phase}: {_interval(found, n)}"),
         element("line", x1=low, x2=high, y1=y, y2=y, class_="whisker"),
-        element("circle", cx=_at(rate["rate"], top), cy=y, r=5, class_="dot"),
+        element("circle", cx=value, cy=y, r=5, class_="dot"),
         class_=phase,
     )
 
 
-def _interval(rate: Mapping[str, Any]) -> str:
-    return f"{percent(rate['rate'])} ({percent(rate['low'])} to {percent(rate['high'])}, n={rate['n']})"
+def _interval(found: tuple[float, float, float], n: int) -> str:
+    value, low, high = map(percent, found)
+    return f"{value} ({low} to {high}, n={n})"
 
 
 def _at(value: float, top: float) -> str:
     return f"{_number(100 * min(value, top) / top)}%"
 
 
-def axis_top(rates: Sequence[Mapping[str, Any] | None]) -> float:
+def axis_top(rates: Sequence[Share | None]) -> float:
     """End of the axis for some rates: 100%, or less where all intervals are short of it, so that small rates show."""
-    highest = max((r["high"] for r in rates if r and r["high"] is not None), default=1.0)
+    highest = max((r.high for r in rates if r and r.high is not None), default=1.0)
     return next((t for t in (0.1, 0.2, 0.4, 0.6, 0.8) if highest <= t), 1.0)
 
 

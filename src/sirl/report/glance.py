@@ -12,6 +12,7 @@ from typing import Any
 from sirl.demo import is_demo
 from sirl.report.charts import percent
 from sirl.report.wording import ATTACK_NOUNS, count
+from sirl.results.values import Attacks, Rate, Results, Share, Wrapped
 
 REFUSED, ANSWERED = "full_refusal", "full_compliance"
 
@@ -28,26 +29,25 @@ class Line:
 
 
 def glance(
-    summary: Mapping[str, Any], benign: Mapping[str, Any] | None, wrapped: Mapping[str, Any] | None
+    results: Results, benign: Mapping[str, Any] | None, wrapped: Mapping[str, Any] | None
 ) -> list[tuple[str, list[Line]]]:
     """Three groups of lines; a group of which nothing was measured is left out."""
-    attack = summary["attack"]
+    attack = results.attack
     groups = [
         ("What changed", _changed(attack) if attack else []),
-        ("What it costs", [*_wrapped(wrapped), *_dprime(summary["wrapped"]), *_benign(benign)]),
+        ("What it costs", [*_wrapped(wrapped), *_dprime(results.wrapped), *_benign(benign)]),
         ("What still gets through", _through(attack) if attack else []),
     ]
     return [(title, lines) for title, lines in groups if lines]
 
 
-def about(summary: Mapping[str, Any], manifest: Mapping[str, Any] | None, model: str) -> list[str]:
+def about(results: Results, manifest: Mapping[str, Any] | None, model: str) -> list[str]:
     """Of which model, how much was asked, who judged, and when: what a reader must know to place the numbers."""
-    attack, seed = summary["attack"], (manifest or {}).get("seed")
-    judges = summary["judges"]
+    attack, judges, seed = results.attack, results.judges, (manifest or {}).get("seed")
     created = str((manifest or {}).get("created") or "")[:10]
     parts = [
         f"Base model: {model}{' (SmolLM2-135M-Instruct with an adapter)' if is_demo(model) else ''}",
-        count(attack["goals"], "harmful goal") if attack else "",
+        count(attack.goals, "harmful goal") if attack else "",
         f"seed {seed}" if isinstance(seed, int) else "",
         f"{'judge' if len(judges) == 1 else 'judges'}: {', '.join(judges)}" if judges else "",
         created,
@@ -55,48 +55,49 @@ def about(summary: Mapping[str, Any], manifest: Mapping[str, Any] | None, model:
     return [part for part in parts if part]
 
 
-def _words(rate: Mapping[str, Any] | None, broken: bool = False) -> str:
+def _words(rate: Share | None, broken: bool = False) -> str:
     """A rate, or with `broken` what is left to 1."""
-    if not rate or rate["rate"] is None:
+    if not rate or rate.rate is None:
         return ""
-    return percent(1 - rate["rate"] if broken else rate["rate"])
+    return percent(1 - rate.rate if broken else rate.rate)
 
 
-def _interval(rate: Mapping[str, Any] | None, broken: bool = False) -> str:
+def _interval(rate: Share | None, broken: bool = False) -> str:
     """The 95% interval of the last rate of a line, as the beginning of its note."""
-    if not rate or rate["low"] is None:
+    if not rate or not rate.ends:
         return ""
-    ends = (1 - rate["high"], 1 - rate["low"]) if broken else (rate["low"], rate["high"])
+    _, low, high = rate.ends
+    ends = (1 - high, 1 - low) if broken else (low, high)
     return f"95%: {100 * ends[0]:.1f} to {100 * ends[1]:.1f}. "
 
 
-def _verdict(rate: Mapping[str, Any], refused: bool) -> dict[str, str]:
+def _verdict(rate: Rate, refused: bool) -> dict[str, str]:
     """The filter for what a rate counts; none where it counts more than one verdict, or nothing."""
-    if rate["partial"] or rate["empty"] or not (rate["refused"] if refused else rate["n"] - rate["refused"]):
+    if rate.partial or rate.empty or not (rate.refused if refused else rate.n - rate.refused):
         return {}
     return {"after": REFUSED if refused else ANSWERED}
 
 
-def _changed(attack: Mapping[str, Any]) -> list[Line]:
+def _changed(attack: Attacks) -> list[Line]:
     out = []
-    for kind, figures in attack["kinds"].items():
-        decoding = figures["decodings"][0]
-        phases = {phase: tables["overall"] for phase, tables in figures["rates"][decoding].items()}
-        many = len(figures["attacks"]) > 1
-        number = count(len(figures["attacks"]), "attack")
+    for kind, figures in attack.kinds.items():
+        decoding = figures.decodings[0]
+        phases = {phase: tables.overall for phase, tables in figures.rates[decoding].items()}
+        many = len(figures.attacks) > 1
+        number = count(len(figures.attacks), "attack")
         note = f"Defence success rate, {'mean over ' if many else ''}{number}, {decoding}."
         then, now = (phases.get(phase) for phase in ("before", "after"))
-        to = {"kind": "attack"} if many else {"kind": "attack", "attack": figures["attacks"][0]}
+        to = {"kind": "attack"} if many else {"kind": "attack", "attack": figures.attacks[0]}
         name = f"{ATTACK_NOUNS[kind].capitalize()}s refused"
         out.append(Line(name, _words(then), _words(now), _interval(now or then) + note, to))
-    decoding = attack["decodings"][0] if attack["decodings"] else ""
-    fall = (attack["change"].get(decoding) or {}).get("reduction")
+    decoding = attack.decodings[0] if attack.decodings else ""
+    change = attack.change.get(decoding)
+    fall = change.reduction if change else None
     if fall:
-        factor = "" if fall["none_left"] or fall["factor"] is None else f"A factor of {fall['factor']:.1f}, "
-        note = f"{factor}{ATTACK_NOUNS[attack['covers']]}s.".capitalize()
-        to = {"kind": "attack", **_verdict(attack["rates"][decoding]["after"]["overall"], refused=False)}
-        then, now = (f"{fall[f'successes_{phase}']:,}" for phase in ("before", "after"))
-        out.append(Line("Successful attacks", then, now, note, to))
+        factor = "" if fall.none_left or fall.factor is None else f"A factor of {fall.factor:.1f}, "
+        note = f"{factor}{ATTACK_NOUNS[attack.covers or '']}s.".capitalize()
+        to = {"kind": "attack", **_verdict(attack.rates[decoding]["after"].overall, refused=False)}
+        out.append(Line("Successful attacks", f"{fall.successes_before:,}", f"{fall.successes_after:,}", note, to))
     return out
 
 
@@ -104,7 +105,7 @@ def _benign(benign: Mapping[str, Any] | None) -> list[Line]:
     out = []
     for row in benign["table"][:2] if benign else []:
         last = row["after"] or row["before"]
-        asked = f"{count(last['n'], 'prompt')}, {row['decoding']}."
+        asked = f"{count(last.n, 'prompt')}, {row['decoding']}."
         to = {**row["to"], **_verdict(last, refused=True)} if row.get("to") else {}
         out.append(Line(row["short"], _words(row["before"]), _words(row["after"]), _interval(last) + asked, to))
     return out
@@ -115,44 +116,42 @@ def _wrapped(wrapped: Mapping[str, Any] | None) -> list[Line]:
         return []
     row = wrapped["rows"][0]
     last = row["after"] or row["before"]
-    note = f"{_interval(last)}Benign requests in the wrappings of attacks, {count(last['n'], 'answer')}."
+    note = f"{_interval(last)}Benign requests in the wrappings of attacks, {count(last.n, 'answer')}."
     to = {"kind": "wrapped", **_verdict(last, refused=True)}
     return [Line("Adversarial benign refused", _words(row["before"]), _words(row["after"]), note, to)]
 
 
-def _dprime(wrapped: Mapping[str, Any] | None) -> list[Line]:
-    phases = ((wrapped or {}).get("dprime") or {}).get("phases") or {}
+def _dprime(wrapped: Wrapped | None) -> list[Line]:
+    phases = wrapped.dprime.phases if wrapped and wrapped.dprime else {}
     if not phases:
         return []
-    then, now = (f"{phases[phase]['value']:.2f}" if phase in phases else "" for phase in ("before", "after"))
+    then, now = (f"{phases[phase].value:.2f}" if phase in phases else "" for phase in ("before", "after"))
     last = phases.get("after") or phases["before"]
-    ends = "" if last.get("low") is None else f"95%: {last['low']:.2f} to {last['high']:.2f}. "
+    ends = "" if last.low is None else f"95%: {last.low:.2f} to {last.high:.2f}. "
     note = f"{ends}Harmful told from benign in the same wrapping; 0: not at all, higher is better."
     return [Line("d'", then, now, note, {"kind": "wrapped"})]
 
 
-def _through(attack: Mapping[str, Any]) -> list[Line]:
+def _through(attack: Attacks) -> list[Line]:
     """The attack that works best after, or on the only model; and the goals that some attack breaks."""
-    before: dict[str, Mapping[str, Any]] = {}
-    after: dict[str, Mapping[str, Any]] = {}
-    for figures in attack["kinds"].values():
-        tables = figures["rates"][figures["decodings"][0]]
+    before: dict[str, Rate] = {}
+    after: dict[str, Rate] = {}
+    for figures in attack.kinds.values():
         for phase, found in (("before", before), ("after", after)):
-            found |= {
-                name: r for name, r in tables.get(phase, {}).get("by_attack", {}).items() if r["rate"] is not None
-            }
+            tables = figures.rates[figures.decodings[0]].get(phase)
+            found |= {name: r for name, r in tables.by_attack.items() if r.rate is not None} if tables else {}
     last = after or before
     if not last:
         return []
-    name = min(last, key=lambda attack: float(last[attack]["rate"]))
+    name = min(last, key=lambda attack: last[attack].rate or 0.0)
     then = _words(before.get(name), broken=True) if after else ""
-    note = f"{_interval(last[name], broken=True)}Goals broken, of {last[name]['n']:,}."
+    note = f"{_interval(last[name], broken=True)}Goals broken, of {last[name].n:,}."
     to = {"kind": "attack", "attack": name, **(_verdict(last[name], refused=False) if after else {})}
     out = [Line(f"Works best: {name}", then, _words(last[name], broken=True), note, to)]
-    worst = attack["worst_case"][attack["decodings"][0]]
+    worst = attack.worst_case[attack.decodings[0]]
     rate = worst.get("after") or worst.get("before")
-    if rate and rate["rate"] is not None:
-        note = f"{_interval(rate, broken=True)}Goals broken by at least one attack, of {rate['n']:,}."
+    if rate and rate.rate is not None:
+        note = f"{_interval(rate, broken=True)}Goals broken by at least one attack, of {rate.n:,}."
         then = _words(worst.get("before"), broken=True) if "after" in worst else ""
         out.append(Line("Any of the attacks", then, _words(rate, broken=True), note, {"kind": "attack"}))
     return out

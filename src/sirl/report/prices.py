@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sirl.report.charts import percent
 from sirl.report.wording import KIND_NAMES, with_interval
 from sirl.results.rates import PHASES
 from sirl.results.summary import BENIGN_KINDS
+from sirl.results.values import Attacks, Benign, Capability, Change, Rate, Results, Wrapped
 from sirl.stats import paired_difference
 
 # By how much the refusal rate of each kind of benign prompt may rise before the report calls the price too high. A
@@ -72,103 +72,107 @@ class Price:
         return f"{text} where we accept {100 * self.limit:.0f}" if self.open else text
 
 
-def measured(summary: Mapping[str, Any]) -> list[Price]:
+def measured(results: Results) -> list[Price]:
     """Every price that was measured before and after: refusals of benign prompts (those of the run, or where it asked
     none, those of `sirl eval`), as they are and in wrappings, silence, abilities, perplexity."""
-    own = _benign(summary["benign"]) or _benign(asked_by_eval(summary), " that sirl eval asked")
-    return [*own, *_wrapped(summary["wrapped"]), *_abilities(summary["capability"])]
+    own = _benign(results.benign) or _benign(asked_by_eval(results), " that sirl eval asked")
+    return [*own, *_wrapped(results.wrapped), *_abilities(results.capability or Capability())]
 
 
-def refusals_measured(summary: Mapping[str, Any]) -> bool:
+def refusals_measured(results: Results) -> bool:
     """Whether benign prompts were asked before and after, as they are."""
-    return bool(_benign(summary["benign"]) or _benign(asked_by_eval(summary)))
+    return bool(_benign(results.benign) or _benign(asked_by_eval(results)))
 
 
-def unmeasured(summary: Mapping[str, Any]) -> list[str]:
+def unmeasured(results: Results) -> list[str]:
     """Names of what was not measured and could have been."""
-    found = summary["capability"] or {}
-    static = ((summary["attack"] or {}).get("kinds") or {}).get("static") or {"attacks": []}
+    found = results.capability or Capability()
     known = {
-        WRAPPED: bool(_wrapped(summary["wrapped"])) or not set(static["attacks"]) - {"direct"},
-        ABILITIES: bool(found.get("choices") or found.get("benchmarks")),
-        PERPLEXITY: bool(found.get("drift") or found.get("chat_drift")),
+        WRAPPED: bool(_wrapped(results.wrapped)) or not wrapped_attacks(results.attack),
+        ABILITIES: bool(found.choices or found.benchmarks),
+        PERPLEXITY: bool(found.drift or found.chat_drift),
     }
     return [name for name, was in known.items() if not was]
 
 
-def asked_by_eval(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def wrapped_attacks(attack: Attacks | None) -> set[str]:
+    """Static attacks that put the request in a wrapping."""
+    static = attack.kinds.get("static") if attack else None
+    return set(static.attacks) - {"direct"} if static else set()
+
+
+def asked_by_eval(results: Results) -> Benign | None:
     """Refusals of the benign prompts that `sirl eval` asked."""
-    found: Mapping[str, Any] | None = (summary["capability"] or {}).get("overrefusal")
-    return found
+    return results.capability.overrefusal if results.capability else None
 
 
-def unscored_share(rates: Mapping[str, Any]) -> float:
+def unscored_share(rates: Mapping[str, Rate]) -> float:
     """By how much the share of attempts without a score rose between the phases of a table of rates."""
-    before, after = (1 - t["n"] / t["attempts"] if t and t["attempts"] else 0.0 for t in map(rates.get, PHASES))
+    before, after = (1 - t.n / t.attempts if t and t.attempts else 0.0 for t in map(rates.get, PHASES))
     return after - before
 
 
-def _benign(benign: Mapping[str, Any] | None, whose: str = "") -> list[Price]:
+def _benign(benign: Benign | None, whose: str = "") -> list[Price]:
     """By kind; all prompts together where not all are of these kinds; silence where there is any afterwards."""
-    if not benign or not benign["decodings"]:
+    if not benign or not benign.decodings:
         return []
-    decoding = benign["decodings"][0]
-    change = benign["change"][decoding]
+    decoding = benign.decodings[0]
+    change = benign.change[decoding]
     if not change:
         return []
-    rates, total = benign["rates"][decoding], benign["overall"][decoding]
+    rates, total = benign.rates[decoding], benign.overall[decoding]
     out = []
     for kind in BENIGN_KINDS:
-        tables = {phase: rates[phase].get(kind) for phase in rates}
-        out += _refusals(KIND_NAMES[kind] + whose, tables, change["by_group"].get(kind), BENIGN_LIMITS[kind])
-    if set(benign["kinds"]) - set(BENIGN_KINDS):
+        tables = {phase: rates[phase][kind] for phase in rates if kind in rates[phase]}
+        out += _refusals(KIND_NAMES[kind] + whose, tables, change.by_group.get(kind), BENIGN_LIMITS[kind])
+    if set(benign.kinds) - set(BENIGN_KINDS):
         out += _refusals("all benign prompts" + whose, total, change, OVERALL_LIMIT)
-    silent = (benign.get("silence") or {}).get(decoding)
-    if silent and silent["pairs"] and total["after"]["empty"]:
+    silent = benign.silence.get(decoding)
+    if silent and silent.change is not None and total["after"].empty:
         words = f"from {with_interval(total['before'], 'empty_')} to {with_interval(total['after'], 'empty_')}"
         name = f"answers to benign prompts{whose} that say nothing"
-        out.append(Price(name, words, silent["change"], silent["most"], EMPTY_LIMIT))
+        out.append(Price(name, words, silent.change, _most(silent), EMPTY_LIMIT))
     return out
 
 
-def _refusals(name: str, rates: Mapping[str, Any], change: Mapping[str, Any] | None, limit: float) -> list[Price]:
+def _refusals(name: str, rates: Mapping[str, Rate], change: Change | None, limit: float) -> list[Price]:
     """The price in refusals; none where no pair was scored."""
-    if not change or not change["pairs"]:
+    if not change or change.change is None:
         return []
     words = f"from {with_interval(rates['before'])} to {with_interval(rates['after'])}"
     left_out = unscored_share(rates)
-    return [Price(f"refusals of {name}", words, change["change"], _most(change), limit, left_out=left_out)]
+    return [Price(f"refusals of {name}", words, change.change, _most(change), limit, left_out=left_out)]
 
 
-def _most(change: Mapping[str, Any]) -> float:
-    """The upper end of the change; summaries from before there was one have no say on it."""
-    return float(change.get("most", 1.0))
+def _most(change: Change) -> float:
+    """The upper end of the change; files from before there was one have no say on it."""
+    return 1.0 if change.most is None else change.most
 
 
-def _wrapped(wrapped: Mapping[str, Any] | None) -> list[Price]:
-    if not wrapped or not wrapped["change"]:
+def _wrapped(wrapped: Wrapped | None) -> list[Price]:
+    if not wrapped:
         return []
-    rates = {phase: tables["overall"] for phase, tables in wrapped["rates"].items()}
-    return _refusals(WRAPPED, rates, wrapped["change"], WRAPPED_LIMIT)
+    rates = {phase: tables.overall for phase, tables in wrapped.rates.items()}
+    return _refusals(WRAPPED, rates, wrapped.change, WRAPPED_LIMIT)
 
 
-def _abilities(capability: Mapping[str, Any] | None) -> list[Price]:
+def _abilities(capability: Capability) -> list[Price]:
     out = []
-    choices = (capability or {}).get("choices")
-    if choices:
-        fall = paired_difference(choices["gained"], choices["lost"], choices["questions"])
-        words = f"from {percent(1 - choices['before']['rate'])} to {percent(1 - choices['after']['rate'])}"
+    choices = capability.choices
+    if choices and choices.before.rate is not None and choices.after.rate is not None:
+        fall = paired_difference(choices.gained, choices.lost, choices.questions)
+        words = f"from {percent(1 - choices.before.rate)} to {percent(1 - choices.after.rate)}"
         out.append(Price("wrong answers to multiple choice", words, fall.value, fall.high, ABILITY_LIMIT))
-    for name, found in ((capability or {}).get("benchmarks") or {}).items():
-        table = next(iter(found["figures"].values()))
+    for name, found in (capability.benchmarks or {}).items():
+        table = next(iter(found.figures.values()))
+        before, after, gap = table.before, table.after, table.difference
         # of open answers there is no right one, and what was beyond the start cannot get worse
-        if found.get("chance") is not None and found["able"] and "lost" in table:
-            words = f"from {percent(1 - table['before']['value'])} to {percent(1 - table['after']['value'])}"
-            gap = table["difference"]
-            out.append(Price(f"wrong answers to {name}", words, -gap["value"], -gap["low"], ABILITY_LIMIT))
-    drifts = [(capability or {}).get(key) for key in ("drift", "chat_drift")]
-    for drift in [drift for drift in drifts if drift][:1]:
-        rise = drift["perplexity_rise"]
-        words = f"from {drift['perplexity_before']:.3f} to {drift['perplexity_after']:.3f}"
-        out.append(Price(PERPLEXITY, words, rise["value"], rise["high"], PERPLEXITY_LIMIT, "%"))
+        if found.chance is not None and found.able and table.lost is not None and before and after and gap:
+            words = f"from {percent(1 - before.value)} to {percent(1 - after.value)}"
+            out.append(Price(f"wrong answers to {name}", words, -gap.value, -gap.low, ABILITY_LIMIT))
+    drift = capability.drift or capability.chat_drift
+    if drift:
+        rise = drift.perplexity_rise
+        words = f"from {drift.perplexity_before:.3f} to {drift.perplexity_after:.3f}"
+        out.append(Price(PERPLEXITY, words, rise.value, rise.high, PERPLEXITY_LIMIT, "%"))
     return out

@@ -27,6 +27,7 @@ from sirl.report.capability import capability_facts
 from sirl.report.charts import element, join, percent
 from sirl.report.conversations import conversation_section
 from sirl.report.glance import about, glance
+from sirl.report.prices import asked_by_eval
 from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
 from sirl.report.training import benign_name, reward_name
 from sirl.report.truncated import truncation_rows
@@ -34,7 +35,7 @@ from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import KIND_NAMES, count, factor, p_value, with_interval
 from sirl.report.wrapped import wrapped_section
 from sirl.results.load import Run, load_run
-from sirl.results.summary import summarise
+from sirl.results.summary import results_of
 from sirl.run_folder import REPORT
 
 HERE = Path(__file__).parent
@@ -82,32 +83,32 @@ def _finalize(value: Any) -> Any:
 
 def context(run: Run) -> dict[str, Any]:
     """All that the template needs."""
-    summary = summarise(run)
-    benign, wrapped = sections.benign_section(summary["benign"]), wrapped_section(summary["wrapped"])
+    results = results_of(run)
+    benign, wrapped = sections.benign_section(results.benign), wrapped_section(results.wrapped)
     return {
-        "summary": summary,
+        "results": results,
         "manifest": run.manifest or {},
-        "run_name": summary["run"],
+        "run_name": results.run,
         "model_name": sections.model_name(run.manifest),
-        "verdict": judge_run(summary, run.manifest),
+        "verdict": judge_run(results, run.manifest),
         "status_names": STATUS_NAMES,
         "kind_names": KIND_NAMES,
-        "attack": attack_section(summary["attack"]),
-        "truncation": truncation_rows(summary["truncation"]),
+        "attack": attack_section(results.attack),
+        "truncation": truncation_rows(results.truncation),
         "benign": benign,
         "wrapped": wrapped,
-        "about": about(summary, run.manifest, sections.model_name(run.manifest)),
-        "glance": glance(summary, benign, wrapped),
-        "asked": sections.benign_section((summary["capability"] or {}).get("overrefusal"), linked=False),
+        "about": about(results, run.manifest, sections.model_name(run.manifest)),
+        "glance": glance(results, benign, wrapped),
+        "asked": sections.benign_section(asked_by_eval(results), linked=False),
         "asked_name": benign_name(run.manifest, "eval"),
-        "capability": capability_facts(summary["capability"]),
+        "capability": capability_facts(results.capability),
         "gap": sections.gap_section(run.gap, run.gap_samples),
         "curves": sections.training_section(run.metrics, reward_name(run.manifest)),
         "development": sections.development_section(run.development, run.chosen),
         "conversations": conversation_section(run),
         "legend": legend(),
-        "facts": sections.method_facts(run, summary),
-        "limits": sections.limits(run, summary),
+        "facts": sections.method_facts(run, results),
+        "limits": sections.limits(run, results),
         "config": flatten((run.manifest or {}).get("config") or {}),
         "provenance": sections.provenance(run.manifest),
         **frame(),

@@ -13,12 +13,14 @@ from sirl.judges.measured import errors_in_words
 from sirl.provenance import source_words
 from sirl.report.attack_sections import DECODING_NAMES, attack_limits, budgets_of, chart_row, comparison, drawn, pick
 from sirl.report.charts import Series, axis_top, curve, histogram, percent_axis, trail
+from sirl.report.prices import asked_by_eval
 from sirl.report.training import ENTROPY_NOTES, REWARD_NOTES, benign_name, choice_facts, dig, goal_names
 from sirl.report.truncated import truncation_limits
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, p_value
 from sirl.report.wrapped import wrapped_limits
 from sirl.results.load import Run
 from sirl.results.rates import PHASES
+from sirl.results.values import Benign, Results
 
 SHORT_KINDS = {"plain": "Plain prompts refused", "sounds_harmful": "“Sounds harmful” refused"}
 FEW_KINDS = 4
@@ -73,32 +75,32 @@ def model_name(manifest: Mapping[str, Any] | None) -> str:
 # --- benign prompts ---------------------------------------------------------------------------------------------------
 
 
-def benign_section(benign: Mapping[str, Any] | None, linked: bool = True) -> dict[str, Any] | None:
+def benign_section(benign: Benign | None, linked: bool = True) -> dict[str, Any] | None:
     """Chart and tables of refusals of benign prompts, by kind and decoding. Of more than `FEW_KINDS` kinds the chart
     and the first table show all together, and `details` has each. `linked`: the report has their conversations."""
-    if not benign or not benign["decodings"]:
+    if not benign or not benign.decodings:
         return None
     kinds: list[dict[str, Any]] = []
     totals: list[dict[str, Any]] = []
-    for decoding in benign["decodings"]:
-        shown = linked and decoding == benign["decodings"][0]
-        change = benign["change"][decoding] or {"by_group": {}}
-        for kind in benign["kinds"]:
+    for decoding in benign.decodings:
+        shown = linked and decoding == benign.decodings[0]
+        change = benign.change[decoding]
+        for kind in benign.kinds:
             name = KIND_NAMES.get(kind, kind.replace("_", " "))
-            row = chart_row(name[:1].upper() + name[1:], pick(benign["rates"][decoding], kind))
+            row = chart_row(name[:1].upper() + name[1:], pick(benign.rates[decoding], kind))
             row["short"] = SHORT_KINDS.get(kind, f"{name} refused")
             row["to"] = {"kind": "benign", "category": kind} if shown else None
-            kinds.append({**row, **_decoded(decoding), "paired": change["by_group"].get(kind)})
-        row = chart_row("All benign prompts", benign["overall"][decoding], total=True)
+            kinds.append({**row, **_decoded(decoding), "paired": change.by_group.get(kind) if change else None})
+        row = chart_row("All benign prompts", benign.overall[decoding], total=True)
         row["short"] = "Benign refused"
         row["to"] = {"kind": "benign"} if shown else None
-        totals.append({**row, **_decoded(decoding), "paired": change if "fixed" in change else None})
-    many, single = len(benign["kinds"]) > FEW_KINDS, len(benign["kinds"]) == 1
+        totals.append({**row, **_decoded(decoding), "paired": change})
+    many, single = len(benign.kinds) > FEW_KINDS, len(benign.kinds) == 1
     table = totals if many else kinds if single else [*kinds, *totals]
-    charted = [row for row in (totals if many else kinds) if row["decoding"] == benign["decodings"][0]]
+    charted = [row for row in (totals if many else kinds) if row["decoding"] == benign.decodings[0]]
     top = axis_top([row[phase] for row in charted for phase in PHASES])
     return {
-        "decoding": benign["decodings"][0],
+        "decoding": benign.decodings[0],
         "rows": drawn([chart_row(row["label"], row) for row in charted], top),
         "axis": percent_axis(top),
         "top": top,
@@ -281,19 +283,19 @@ def _cell(value: Any, form: str) -> str:
 # --- conversations, method and provenance -----------------------------------------------------------------------------
 
 
-def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def method_facts(run: Run, results: Results) -> list[tuple[str, str]]:
     """How it was measured, as label and words."""
     config = (run.manifest or {}).get("config") or {}
-    attack, benign = summary["attack"], summary["benign"]
-    facts = [("Judge", ", ".join(summary["judges"]) or "none yet")]
-    for pair in summary["agreement"]:
-        kappa = "undefined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
-        words = f"kappa {kappa} on {pair['on']}, {count(pair['n'], 'attempt')}"
-        facts.append((f"Agreement of {' and '.join(pair['judges'])}", words))
+    attack, benign = results.attack, results.benign
+    facts = [("Judge", ", ".join(results.judges) or "none yet")]
+    for pair in results.agreement:
+        kappa = "undefined" if pair.kappa is None else f"{pair.kappa:.2f}"
+        words = f"kappa {kappa} on {pair.on}, {count(pair.n, 'attempt')}"
+        facts.append((f"Agreement of {' and '.join(pair.judges)}", words))
     if attack:
-        decodings = " and ".join(DECODING_NAMES[d] for d in attack["decodings"])
-        kinds = ", ".join(count(len(k["attacks"]), ATTACK_NOUNS[kind]) for kind, k in attack["kinds"].items())
-        facts.append(("Attacks", f"{kinds} on {count(attack['goals'], 'goal')}{goal_names(run.manifest)}, {decodings}"))
+        decodings = " and ".join(DECODING_NAMES[d] for d in attack.decodings)
+        kinds = ", ".join(count(len(k.attacks), ATTACK_NOUNS[kind]) for kind, k in attack.kinds.items())
+        facts.append(("Attacks", f"{kinds} on {count(attack.goals, 'goal')}{goal_names(run.manifest)}, {decodings}"))
         facts.append(("Before and after", comparison(attack)))
         budgets = sorted(budgets_of(attack))
         if budgets:
@@ -302,10 +304,10 @@ def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if benign:
         scored = {r.attempt.goal_id for r in run.benign or []}
         facts.append(("Benign prompts", count(len(scored), "prompt") + benign_name(run.manifest)))
-    asked = dig(summary["capability"], "overrefusal")
-    if asked and asked["decodings"]:
-        overall = asked["overall"][asked["decodings"][0]]
-        most = max(rate["attempts"] for rate in overall.values())
+    asked = asked_by_eval(results)
+    if asked and asked.decodings:
+        overall = asked.overall[asked.decodings[0]]
+        most = max(rate.attempts for rate in overall.values())
         facts.append(("Benign prompts of sirl eval", count(most, "prompt") + benign_name(run.manifest, "eval")))
     facts += choice_facts(run)
     seeds = sorted({r.attempt.seed for r in [*(run.attacks or []), *(run.benign or [])]})
@@ -318,9 +320,9 @@ def method_facts(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def limits(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def limits(run: Run, results: Results) -> list[tuple[str, str]]:
     """What the figures do not show, each as a lead and its explanation."""
-    out = attack_limits(summary["attack"]) + truncation_limits(summary["truncation"]) + wrapped_limits(summary)
+    out = attack_limits(results.attack) + truncation_limits(results.truncation) + wrapped_limits(results)
     if run.metrics and not run.development:
         out.append(
             (
@@ -329,7 +331,7 @@ def limits(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
                 "update may be as safe and refuse fewer benign prompts.",
             )
         )
-    if "refusal" in summary["judges"] or not summary["judges"]:
+    if "refusal" in results.judges or not results.judges:
         out.append(
             (
                 "The judge goes by rules.",

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from sirl.report.charts import percent
-from sirl.results.interface import Interval
+from sirl.results.interface import Interval, Reduction
+from sirl.results.values import Change, Share
+from sirl.stats import Estimate
 
 ATTACK_NOUNS = {"static": "static attack", "reoptimised": "re-optimised attack", "transferred": "transferred attack"}
 KIND_NAMES = {"plain": "plain benign prompts", "sounds_harmful": "benign prompts that sound harmful"}
 
 
-def with_interval(rate: Mapping[str, Any], prefix: str = "") -> str:
+def with_interval(rate: Share, prefix: str = "") -> str:
     """A rate with its 95% interval: `97.1% (95.7 to 98.1)`; with the prefix `partial_` that of partial refusals."""
-    value, low, high = (rate[prefix + key] for key in ("rate", "low", "high"))
+    value, low, high = (getattr(rate, prefix + key) for key in ("rate", "low", "high"))
     return "–" if value is None else f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def with_ends(found: Interval, sign: str = "") -> str:
+def with_ends(found: Interval | Estimate, sign: str = "") -> str:
     """An estimate with its 95% interval: `1.23 (0.90 to 1.50)`; `sign` "+" shows the sign."""
     ends = (found.value, found.low, found.high)
     if any(end is None for end in ends):
@@ -27,13 +26,13 @@ def with_ends(found: Interval, sign: str = "") -> str:
     return f"{value} ({low} to {high})"
 
 
-def factor(reduction: Mapping[str, Any]) -> str:
+def factor(reduction: Reduction) -> str:
     """A reduction factor with its interval: `13.6 (9.0 to 20.4)`; without one where it is not finite."""
-    if reduction["factor"] is None:
+    if reduction.factor is None:
         return "–"
-    text = f"{reduction['factor']:.1f}"
-    if reduction["low"] is not None and reduction["high"] is not None:
-        text += f" ({reduction['low']:.1f} to {reduction['high']:.1f})"
+    text = f"{reduction.factor:.1f}"
+    if reduction.low is not None and reduction.high is not None:
+        text += f" ({reduction.low:.1f} to {reduction.high:.1f})"
     return text
 
 
@@ -49,16 +48,16 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def change_words(change: Mapping[str, Any], drawn: str) -> str:
+def change_words(change: Change, drawn: str) -> str:
     """The interval of a change, as the end of a sentence; `drawn` is what it goes by."""
-    if not change["interval"]:
+    if not change.interval:
         return ""
-    low, high = (f"{100 * x:+.1f}" for x in change["interval"])
+    low, high = (f"{100 * x:+.1f}" for x in change.interval)
     return f"; the change lies between {low} and {high} points (95%, over {drawn})"
 
 
-def p_words(change: Mapping[str, Any]) -> str:
+def p_words(change: Change) -> str:
     """Which test a change was put to, with its p: McNemar's where each goal has one pair, else over goals."""
-    if change["test"] is None:
+    if change.test is None:
         return "no test: a single goal"
-    return f"{'exact McNemar test' if change['test'] == 'mcnemar' else 't test over goals'}, {p_value(change['p'])}"
+    return f"{'exact McNemar test' if change.test == 'mcnemar' else 't test over goals'}, {p_value(change.p)}"

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -199,39 +200,50 @@ def read_summary(path: str | os.PathLike[str]) -> Summary:
     return made(Summary, data, where)
 
 
-def made(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """A dataclass of this module from plain values. Unknown keys are left out, since later versions add some.
+def made(cls: type[T], data: Mapping[str, Any], where: str = "", mend: str = "give the summary.json of a run") -> T:
+    """A frozen value from plain ones. Unknown keys are left out, since later versions add some.
 
     Raises:
         UserError: a value is of another type than its field.
     """
-    hints = typing.get_type_hints(cls)
-    values = {f.name: _as(hints[f.name], data[f.name], f"{where}{f.name}") for f in fields(cls) if f.name in data}  # type: ignore[arg-type]
+    hints = _hints(cls)  # type: ignore[arg-type]
+    values = {
+        f.name: _as(hints[f.name], data[f.name], f"{where}{f.name}", mend)
+        for f in fields(cls)  # type: ignore[arg-type]
+        if f.name in data
+    }
     missing = [
         f.name
         for f in fields(cls)  # type: ignore[arg-type]
         if f.name not in values and f.default is MISSING and f.default_factory is MISSING
     ]
     if missing:
-        raise UserError(f"{where}{missing[0]} is missing; give the summary.json of a run")
+        raise UserError(f"{where}{missing[0]} is missing; {mend}")
     return cls(**values)
 
 
-def _as(hint: Any, value: Any, where: str) -> Any:
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _as(hint: Any, value: Any, where: str, mend: str) -> Any:
+    if hint is Any:
+        return value
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         (kind,) = (option for option in options if option is not type(None))
-        return None if value is None else _as(kind, value, where)
+        return None if value is None else _as(kind, value, where, mend)
     if is_dataclass(hint) and isinstance(value, dict):
-        return made(typing.cast(Any, hint), value, f"{where}.")
+        return made(typing.cast(Any, hint), value, f"{where}.", mend)
     if origin is list and isinstance(value, list):
-        return [_as(options[0], v, where) for v in value]
+        return [_as(options[0], v, where, mend) for v in value]
     if origin is dict and isinstance(value, dict):
-        return {key: _as(options[1], v, f"{where}.{key}") for key, v in value.items()}
+        return {key: _as(options[1], v, f"{where}.{key}", mend) for key, v in value.items()}
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if (hint is float and number) or (hint in (int, str, bool) and type(value) is hint):
         return value
-    raise UserError(f"{where}: {value!r} is no {getattr(hint, '__name__', hint)}; give the summary.json of a run")
+    raise UserError(f"{where}: {value!r} is no {getattr(hint, '__name__', hint)}; {mend}")
 
 
 def schema() -> dict[str, Any]:

@@ -45,6 +45,7 @@ from sirl.results.rates import (
     silence,
 )
 from sirl.results.truncated import truncation_summary
+from sirl.results.values import Results
 from sirl.stats import mcnemar
 
 KIND_CHANGE = ("pairs", "fixed", "regressed", "change", "interval", "p", "test", "mcnemar", "reduction")
@@ -143,11 +144,19 @@ def _attack(row: Scored) -> str:
 
 def summarise_run(run_dir: str | os.PathLike[str]) -> Table:
     """All figures of a run folder as JSON values; the section of a stage that was not run is None."""
-    return summarise(load_run(run_dir))
+    return _tables(load_run(run_dir))
 
 
-def summarise(run: Run) -> Table:
-    """`summarise_run` for a run already loaded."""
+def results_of(run: Run) -> Results:
+    """All figures of a run.
+
+    Raises:
+        UserError: a file that another stage left holds something else than its figures.
+    """
+    return made(Results, _tables(run), f"{run.path}: ", "run its stage again")
+
+
+def _tables(run: Run) -> Table:
     return {
         "run": run.path.resolve().name,
         "judges": list(run.judges),
@@ -194,7 +203,7 @@ def build_summary(run_dir: str | os.PathLike[str]) -> Table:
 def summary_of(run_dir: str | os.PathLike[str]) -> Summary:
     """The headline figures of a run folder."""
     run = load_run(run_dir)
-    summary = summarise(run)
+    summary = _tables(run)
     attack = summary["attack"]
     out: Table = {"version": VERSION, **_means(attack), "dsr_covers": _dig(attack, "covers")}
     for phase in PHASES:

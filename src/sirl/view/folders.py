@@ -14,7 +14,8 @@ from typing import Any
 from sirl.errors import UserError
 from sirl.results.interface import Summary, read_summary
 from sirl.results.load import Run, load_run
-from sirl.results.summary import summarise
+from sirl.results.summary import results_of
+from sirl.results.values import Results
 from sirl.run_folder import ATTACKS, BENIGN, MANIFEST, METRICS, SUMMARY, WRAPPED
 
 SIGNS = (MANIFEST, ATTACKS.attempts, METRICS)
@@ -91,14 +92,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 class Cache:
-    """Loaded runs with their summaries; read again when a file of the folder has changed. Safe between threads."""
+    """Loaded runs with their results; read again when a file of the folder has changed. Safe between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: OrderedDict[Path, tuple[object, Run, dict[str, Any]]] = OrderedDict()
+        self._held: OrderedDict[Path, tuple[object, Run, Results]] = OrderedDict()
 
-    def get(self, path: Path) -> tuple[Run, dict[str, Any]]:
-        """A run and its summary.
+    def get(self, path: Path) -> tuple[Run, Results]:
+        """A run and its results.
 
         Raises:
             UserError: a file of the folder cannot be read.
@@ -108,7 +109,7 @@ class Cache:
             held = self._held.pop(path, None)
             if held is None or held[0] != signature:
                 run = load_run(path)
-                held = (signature, run, summarise(run))
+                held = (signature, run, results_of(run))
             self._held[path] = held
             while len(self._held) > KEPT:
                 self._held.popitem(last=False)

@@ -16,6 +16,7 @@ from sirl.report.samples import sample_of, visible
 from sirl.report.sections import development_section, training_section
 from sirl.report.training import reward_name
 from sirl.results.load import Run
+from sirl.results.values import Results
 from sirl.view.folders import brief
 
 HERE = Path(__file__).parent
@@ -40,11 +41,11 @@ def index(root: Path, runs: Mapping[str, Path]) -> str:
     return render("index.html.j2", title=root.resolve().name or "runs", rows=rows)
 
 
-def compare(names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> str:
+def compare(names: Sequence[str], results: Sequence[Results]) -> str:
     """The metrics of `sirl gate` side by side, a column for each run; metrics that none has are left out."""
     rows = []
     for name, metric in METRICS.items():
-        readings = [metric.read(summary) for summary in summaries]
+        readings = [metric.read(one) for one in results]
         if any(readings):
             cells = [_cell(reading, metric.share) for reading in readings]
             rows.append({"name": name, "description": metric.description, "cells": cells})
