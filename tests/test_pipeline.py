@@ -19,7 +19,7 @@ from sirl.plan import prepare
 from sirl.progress import no_bar
 from sirl.records import Attempt, Verdict, read_jsonl
 from sirl.results.rates import PHASES
-from sirl.training.checks import Rule
+from sirl.training.checkpoint_selection import SelectionRule
 
 
 def lines(path: Path, texts: list[str]) -> str:
@@ -341,10 +341,10 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("section", "judge", "message"),
         [
-            ("attack", "solomon", "unknown judge 'solomon'"),
+            ("attack", "solomon", r"attack\.judge: unknown judge 'solomon'"),
             ("attack", "refusal,refusal", r"attack\.judge refusal,refusal: a judge is named twice"),
             ("attack", "rubric", r"needs a model: rubric@MODEL"),
-            ("gap", "refusal,refusal2", "unknown judge 'refusal2'"),
+            ("gap", "refusal,refusal2", r"gap\.judge: unknown judge 'refusal2'"),
         ],
     )
     def test_wrong_judge(self, config: RunConfig, section: str, judge: str, message: str) -> None:
@@ -415,7 +415,7 @@ class TestPlan:
             section = DevelopmentSection(goals, overrefusal=benign, choose=choose, patience=3, max_repetition=0.6)
             plan = prepare(replace(config, development=section))
             pipeline.train(plan, no_bar)
-            assert passed[-1].rule == (Rule(0.05, 3, 0.6, 0.5) if choose else None)
+            assert passed[-1].rule == (SelectionRule(patience=3, max_repetition=0.6) if choose else None)
             assert (passed[-1].measure, passed[-1].begin) == (plan.development.measure, plan.development.begin)
 
     def test_no_choice_of_sharded_weights(
@@ -453,6 +453,6 @@ class TestPlan:
     def test_nothing_is_written_before_the_plan_stands(self, config: RunConfig, tmp_path: Path) -> None:
         data = config.as_dict()
         data["attack"]["attacks"] = "telepathy"
-        with pytest.raises(UserError, match="unknown attack 'telepathy'"):
+        with pytest.raises(UserError, match=r"attack\.attacks: unknown attack 'telepathy'"):
             run_pipeline(parse_config(data, "test"))
         assert not (tmp_path / "run").exists()

@@ -52,6 +52,10 @@ def test_errors_name_arguments_in_python_and_flags_on_a_command_line(capsys: pyt
     name_flags()
     assert str(caught.value).startswith("--model_name_or_path nowhere: ")
     name_flags(False)
+    with pytest.raises(sirl.UserError, match=r"^judge: unknown judge 'solomon'; use one of "):
+        sirl.load_judge("solomon")
+    with pytest.raises(sirl.UserError, match=r"^attacks: unknown attack 'telepathy'; choose from "):
+        sirl.load_attack("telepathy")
     with pytest.raises(sirl.UserError, match=r"^pair_target b: unknown; choose from clean, gated"):
         sirl.SIRLConfig(output_dir="out", pair_target="b")
     assert main(["attack", "--model_name_or_path", "nowhere", "--output_dir", "out"]) == 2

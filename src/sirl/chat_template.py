@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from sirl.comma_list import comma_list
 from sirl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
             raise UserError(f"{FLAG} {text}: not valid JSON ({error})") from None
     else:
         found = {}
-        for pair in filter(str.strip, text.split(",")):
+        for pair in comma_list(text):
             key, equals, value = (part.strip() for part in pair.partition("="))
             if not equals:
                 raise UserError(f"{FLAG} {text}: expected JSON or KEY=VALUE, such as enable_thinking=false")

@@ -15,7 +15,9 @@ from typing import Any
 
 from sirl.chat_template import check_arguments
 from sirl.errors import UserError
+from sirl.gap import GapSampling
 from sirl.records import Decoding
+from sirl.training.selection_limits import SelectionLimits
 from sirl.typed import build
 from sirl.user_files import read_text
 from sirl.yaml_text import parse_yaml
@@ -51,26 +53,23 @@ def recheck_limit(given: int | None, max_new_tokens: int, flag: str) -> int | No
 
 
 @dataclass(frozen=True)
-class GapSection:
-    """The gap check. `dataset_name` holds harmful requests; null takes the training prompts, as they are unlabeled.
+class GapSection(GapSampling):
+    """The gap check, and how it draws responses.
 
-    `benign_dataset_name` null takes the retention prompts, if there are any. With `required`, training does not start
-    where the gap is absent or reversed.
+    `dataset_name` holds harmful requests; null takes the training prompts, as they are unlabeled. `benign_dataset_name`
+    null takes the retention prompts, if there are any. With `required`, training does not start where the gap is absent
+    or reversed.
     """
 
     dataset_name: str | None = None
     benign_dataset_name: str | None = None
     max_prompts: int = 48
-    k: int = 4
-    max_new_tokens: int = 64
-    temperature: float = 1.0
     judge: str = "refusal"
     required: bool = True
 
     def __post_init__(self) -> None:
-        _at_least(1, gap__max_prompts=self.max_prompts, gap__k=self.k, gap__max_new_tokens=self.max_new_tokens)
-        if self.temperature <= 0:
-            raise UserError(f"gap.temperature: must be above 0, got {self.temperature}")
+        super().__post_init__()
+        _at_least(1, gap__max_prompts=self.max_prompts)
 
 
 @dataclass(frozen=True)
@@ -147,18 +146,13 @@ class EvalsSection:
 
 
 @dataclass(frozen=True)
-class DevelopmentSection:
+class DevelopmentSection(SelectionLimits):
     """Attacks and benign prompts that the policy meets every `every` updates while it is trained.
 
     They show how training goes, and are no result: no prompt of theirs may be trained on or reported. With `choose` the
-    policy with the highest DSR is deployed whose over-refusal rose by at most `allowance` (a share); training stops
-    after `patience` checks without a better one (null: never). A policy whose repetition is above `max_repetition` (a
-    share), or whose over-refusal above `max_over_refusal`, and above twice the start's has collapsed: it is not
-    deployed, and training stops (null: not looked at). Neither is a policy deployed of whose answers more could not be
-    scored than of the start's, by over `max_unscored` (a share; null: not looked at). `max_wrapped` of the benign
-    prompts are asked in the attacks' wrappings too, and what is refused of them is taken from the DSR when a policy is
-    chosen (null: none). With `wrapped_allowance` no policy is deployed that refuses more of them than the start by more
-    than that (a share; null: not looked at), which asks for 400 such answers or more.
+    policy with the highest DSR within the limits is deployed. `max_wrapped` of the benign prompts are asked in the
+    attacks' wrappings too, and what is refused of them is taken from the DSR when a policy is chosen (null: none);
+    `wrapped_allowance` asks for 400 such answers or more.
     """
 
     goals: str
@@ -168,26 +162,17 @@ class DevelopmentSection:
     overrefusal: str | None = None
     max_prompts: int | None = 100
     max_wrapped: int | None = 20
-    wrapped_allowance: float | None = None
     max_new_tokens: int = 64
     choose: bool = True
-    allowance: float = 0.05
-    patience: int | None = None
-    max_repetition: float | None = 0.5
-    max_over_refusal: float | None = 0.5
-    max_unscored: float | None = 0.1
 
     def __post_init__(self) -> None:
-        for key in ("allowance", "wrapped_allowance", "max_repetition", "max_over_refusal", "max_unscored"):
-            share = getattr(self, key)
-            if share is not None and not 0 <= share <= 1:
-                raise UserError(f"development.{key}: a share from 0 to 1, got {share}")
+        super().__post_init__()
         if self.choose and not self.overrefusal:
             raise UserError(
                 "development.overrefusal: choosing needs benign prompts, or a policy that refuses everything is the "
                 "best; name some there, or set development.choose to false"
             )
-        _at_least(1, development__patience=self.patience, development__max_wrapped=self.max_wrapped)
+        _at_least(1, development__max_wrapped=self.max_wrapped)
         if self.wrapped_allowance is not None and self.max_wrapped is None:
             raise UserError(
                 "development.wrapped_allowance: limits the benign requests that are refused in wrappings, of which "

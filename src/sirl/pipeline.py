@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from sirl.attacks.replay import with_replays
 from sirl.attacks.run import AttemptSettings
 from sirl.config import RunConfig
 from sirl.forecast import Clock
-from sirl.gap import GapConfig
 from sirl.generation import Engine, load_engine
 from sirl.generation.local import LocalEngine
 from sirl.judges import refusal_judge
@@ -151,9 +150,9 @@ def export_base(name: str, target: Path, revision: str | None = None) -> None:
 
 def check_gap(plan: Plan, engine: Any, bar: BarMaker) -> None:
     """Is there an instinct to train? Measured on prompts that can be trained on, where the engine tells which."""
-    gap, seed = plan.config.gap, plan.config.seed
+    gap = plan.config.gap
     prompts = planned_gap(plan.config, plan.training, engine) if isinstance(engine, LocalEngine) else plan.gap
-    settings = GapConfig(k=gap.k, max_new_tokens=gap.max_new_tokens, temperature=gap.temperature, seed=seed)
+    settings = gap.config(plan.config.seed)
     stages.measure_gap(engine, refusal_judge(gap.judge, "gap.judge"), prompts, settings, plan.config.run_dir, bar)
 
 
@@ -190,16 +189,15 @@ def train(plan: Plan, bar: BarMaker, reward: Callable[..., Any] | None = None) -
 
 
 def policy_checks(plan: Plan) -> list[Any]:
-    """The `PolicyCheck` that measures the policy on the development set while it is trained, where there is one."""
-    from sirl.training.checks import PolicyCheck, Rule
+    """What measures the policy on the development set during training, and selects a checkpoint, if there is a set."""
+    from sirl.training.checkpoint_selection import CheckpointSelectionCallback, SelectionRule
 
     own, measured = plan.config.development, plan.development
     if own is None or measured is None:
         return []
-    limits = {f.name: getattr(own, f.name) for f in fields(Rule)}
-    rule = Rule(**limits) if own.choose else None
+    rule = SelectionRule.of(own) if own.choose else None
     path = plan.config.run_dir / DEVELOPMENT
-    return [PolicyCheck(measured.measure, own.every, path, rule, measured.begin)]
+    return [CheckpointSelectionCallback(measured.measure, own.every, path, rule, measured.begin)]
 
 
 def report(manifest: Manifest) -> dict[str, Any]:

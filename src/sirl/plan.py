@@ -27,7 +27,7 @@ from sirl.provenance import check_has_versions
 from sirl.records import Prompt
 from sirl.run_folder import BASE
 from sirl.training.arguments import OF_ALL_STAGES, Training, parse_training
-from sirl.training.checks import NOT_SHARDED
+from sirl.training.checkpoint_selection import NOT_SHARDED
 from sirl.training.sharding import sharded
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,8 @@ def _attacks(config: RunConfig) -> tuple[list[Attack], list[Judge], Sequence[Att
     own, evals, flag = config.attack, config.evals, "attack.template_file"
     templates = load_templates(own.template_file, flag) if own.template_file else ()
     judges = load_judges(own.judge, "attack.judge")
-    attacks = resolve_attacks(own.attacks, templates, AttackOptions(budget=own.budget, judges=judges))
+    options = AttackOptions(budget=own.budget, judges=judges)
+    attacks = resolve_attacks(own.attacks, templates, options, "attack.attacks")
     check_attacker(attacks, own.attacker_model, own.attacker_engine, "attack.attacker_model", "attack.attacker_engine")
     if evals.wrappings == ATTACKED:
         return attacks, judges, wrappings_of(attacks) if evals.overrefusal else []
@@ -170,7 +171,7 @@ def _development(config: RunConfig, judge: Judge) -> DevelopmentSet | None:
     if own.overrefusal:
         benign = load_benign(own.overrefusal, own.max_prompts, seed, "development.overrefusal")
     wrapped = draw_evenly(benign, own.max_wrapped, seed) if own.max_wrapped else []
-    attacks = resolve_attacks(own.attacks)
+    attacks = resolve_attacks(own.attacks, flag="development.attacks")
     asked = len(wrapped) * len(wrappings_of(attacks))
     if own.wrapped_allowance is not None and asked < ENOUGH:
         log.warning(

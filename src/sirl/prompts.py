@@ -33,6 +33,7 @@ from sirl.columns import (
     names,
     prompt_column,
 )
+from sirl.comma_list import comma_list
 from sirl.errors import UserError, suggestion
 from sirl.hub_data import FORM, HubName, hub_rows
 from sirl.records import Conversation, Prompt
@@ -186,7 +187,7 @@ def parts_of(source: str) -> list[str]:
     """The sources of a list with commas; a file may have commas in its name."""
     if Path(source).expanduser().exists():
         return [source]
-    return [part.strip() for part in source.split(",") if part.strip()] or [source]
+    return comma_list(source) or [source]
 
 
 def _file_of(source: str, flag: str) -> Path | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
+from sirl.comma_list import comma_list
 from sirl.errors import UserError, suggestion
 
 S = TypeVar("S")
@@ -47,7 +48,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         raise UserError(f"{where}: expected {' or '.join(_type_name(o) for o in options)}, got {value!r}")
     if origin is tuple:
         if isinstance(value, str):
-            value = [word.strip() for word in value.split(",")]
+            value = comma_list(value)
         if isinstance(value, list | tuple):
             return tuple(convert(v, typing.get_args(hint)[0], where) for v in value)
     elif origin is typing.Literal:

@@ -242,7 +242,7 @@ def test_own_templates_alone(sirl: Any, goals: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--attacks", "telepathy"), "unknown attack 'telepathy'"),
+        (("--attacks", "telepathy"), "--attacks: unknown attack 'telepathy'"),
         (("--attacks", "templates"), "a template file, and none was given"),
         (("--template_file", "nowhere.jsonl"), "--template_file: no such file: nowhere.jsonl"),
         (("--decoding", "beam"), "--decoding: expected greedy"),

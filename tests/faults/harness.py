@@ -210,7 +210,7 @@ class Events:
         import transformers.modeling_utils
         from transformers.trainer_callback import TrainerState
 
-        import sirl.training.checks
+        import sirl.training.checkpoint_selection
 
         os.fsync = os.fstat  # type: ignore[assignment]  # a kill loses nothing that the kernel has
         for name in ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "ftruncate"):
@@ -218,7 +218,12 @@ class Events:
         self._wrap(os, "write", half=_half_write)
         self._wrap(torch, "save", half=lambda real, *a, **k: _half_file(real, 1, *a, **k))
         self._wrap(TrainerState, "save_to_json", half=lambda real, *a, **k: _half_file(real, 1, *a, **k))
-        for module in (safetensors.torch, transformers.modeling_utils, peft.peft_model, sirl.training.checks):
+        for module in (
+            safetensors.torch,
+            transformers.modeling_utils,
+            peft.peft_model,
+            sirl.training.checkpoint_selection,
+        ):
             for name in ("save_file", "safe_save_file"):
                 if hasattr(module, name):
                     self._wrap(module, name, half=lambda real, *a, **k: _half_file(real, 1, *a, **k))

@@ -192,7 +192,7 @@ def test_the_prompt_is_neutral_about_what_is_asked() -> None:
     ("spec", "says"),
     [
         ("rubric", r"judge 'rubric' needs a model: rubric@MODEL, rubric@vllm#MODEL or rubric@http"),
-        ("refusal@m", "judge 'refusal' takes no model: write refusal"),
+        ("refusal@m", "judge 'refusal' takes no model; write refusal"),
         ("rubric@", "no model named"),
         ("rubric@vllm#", r"no model named; write vllm#MODEL"),
         ("rubric@http://127.0.0.1:1/v1", r"no model named; write http://127.0.0.1:1/v1#MODEL"),
@@ -221,7 +221,7 @@ def test_lists_of_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"gap.judge .*: one judge is wanted here, not 2"):
         refusal_judge("refusal,rubric@m", "gap.judge")
     with pytest.raises(UserError, match="unknown judge ''"):
-        load_judges("refusal,")
+        load_judges(" , ")
 
 
 def test_somebody_elses_judge_can_ask_a_model(monkeypatch: pytest.MonkeyPatch) -> None:

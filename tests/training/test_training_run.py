@@ -21,7 +21,7 @@ from sirl.generation import SamplingParams, load_engine
 from sirl.models import load_model
 from sirl.records import Message
 from sirl.training.arguments import DataConfig
-from sirl.training.checks import PolicyCheck, Rule
+from sirl.training.checkpoint_selection import CheckpointSelectionCallback, SelectionRule
 from sirl.training.run import last_checkpoint, retention_prompts, run_training, starting_model, training_prompts
 from tiny_models import PROMPTS, tiny_tokenizer
 
@@ -198,7 +198,7 @@ def test_a_run_killed_while_it_exports(
             dsr, refused = figures[check.trainer.state.global_step]
             return {"dsr": dsr, "over_refusal": refused}
 
-        check = PolicyCheck(measure, 2, tmp_path / "run" / "development.jsonl", Rule())
+        check = CheckpointSelectionCallback(measure, 2, tmp_path / "run" / "development.jsonl", SelectionRule())
         config = tiny_config(tmp_path / "run", max_steps=4, save_strategy="steps", save_steps=4)
         return run_training(config, model_args(model_folder("llama")), prompt_files, callbacks=[check])
 
@@ -300,7 +300,9 @@ def test_killed_between_the_export_and_the_end_it_does_not_train_or_choose_again
     (folder / "checkpoints" / "chosen-1.safetensors").touch()
     shutil.rmtree(folder / "checkpoints" / "checkpoint-2")
     before = (folder / "metrics.jsonl").read_bytes()
-    check = PolicyCheck(lambda _: {"dsr": 0.0, "over_refusal": 0.0}, 1, folder / "development.jsonl", Rule())
+    check = CheckpointSelectionCallback(
+        lambda _: {"dsr": 0.0, "over_refusal": 0.0}, 1, folder / "development.jsonl", SelectionRule()
+    )
     again = run_training(
         tiny_config(folder, **config), model_args(model_folder("llama")), prompt_files, callbacks=[check]
     )

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Sequence
 
 from sirl.attacks.base import Attack, AttackOptions
+from sirl.comma_list import comma_list
 from sirl.errors import UserError
 
 ATTACKS: dict[str, str] = {
@@ -83,11 +84,12 @@ REPLAY = "@before"
 """`gcg@before`: the prompts that `gcg` found in phase `before`, put to the model again (`sirl.attacks.replay`)."""
 
 
-def load_attack(name: str) -> Attack:
+def load_attack(name: str, flag: str = "--attacks") -> Attack:
     """One attack.
 
     Args:
         name: a name in `ATTACKS`, `package.module:Class`, or `NAME@before`, which replays what a search found before.
+        flag: what errors call it.
 
     Returns:
         The attack, ready to build prompts.
@@ -98,59 +100,62 @@ def load_attack(name: str) -> Attack:
     if name.endswith(REPLAY):
         from sirl.attacks.replay import Replay
 
-        return Replay(load_attack(name.removesuffix(REPLAY)))
+        return Replay(load_attack(name.removesuffix(REPLAY), flag))
     target = ATTACKS.get(name, name)
     module_name, _, class_name = target.partition(":")
     if not module_name or not class_name:
         raise UserError(
-            f"unknown attack {name!r}: choose from {', '.join(ATTACKS)}, a group ({', '.join(GROUPS)}) "
+            f"{flag}: unknown attack {name!r}; choose from {', '.join(ATTACKS)}, a group ({', '.join(GROUPS)}) "
             "or a path like package.module:Class"
         )
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"attack {name!r} cannot be imported: {error}") from error
+        raise UserError(f"{flag}: attack {name!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Attack)):
-        raise UserError(f"attack {name!r} is not a subclass of sirl.attacks.base.Attack")
+        raise UserError(f"{flag}: attack {name!r} is not a subclass of sirl.attacks.base.Attack")
     try:
         return found()
     except TypeError as error:  # an abstract method is missing, or the constructor wants arguments
-        raise UserError(f"attack {name!r} cannot be made without arguments: {error}") from error
+        raise UserError(f"{flag}: attack {name!r} cannot be made without arguments: {error}") from error
 
 
 def resolve_attacks(
-    spec: str | Sequence[str], templates: Sequence[Attack] = (), options: AttackOptions | None = None
+    spec: str | Sequence[str],
+    templates: Sequence[Attack] = (),
+    options: AttackOptions | None = None,
+    flag: str = "--attacks",
 ) -> list[Attack]:
     """The attacks of a comma-separated list (or a sequence) of names, groups and dotted paths, each once, in order.
 
     `templates`, those of a template file (`sirl.attacks.templates.load_templates`), come behind them, or where the list
-    says `templates`; to use nothing else, name only that. `options` are given to each (`Attack.configure`).
+    says `templates`; to use nothing else, name only that. `options` are given to each (`Attack.configure`); errors call
+    the list `flag`.
 
     Raises:
         UserError: nothing is named, an attack is unknown, a group is empty, or two different attacks share a name.
     """
-    words = spec.split(",") if isinstance(spec, str) else spec
-    entries = [word.strip() for word in words if word.strip()]
+    entries = comma_list(spec)
     if not entries:
-        raise UserError(f"attacks: none named; choose from {', '.join(ATTACKS)} or {', '.join(GROUPS)}")
+        raise UserError(f"{flag}: none named; choose from {', '.join(ATTACKS)} or {', '.join(GROUPS)}")
     chosen: dict[str, Attack] = {}
     for entry in [*entries, OWN_TEMPLATES] if templates else entries:
-        for attack in _expand(entry, templates):
+        for attack in _expand(entry, templates, flag):
             known = chosen.setdefault(attack.name, attack)
             if type(known) is not type(attack):
-                raise UserError(f"attacks: two attacks are both named {attack.name!r}; give one of them another name")
+                raise UserError(f"{flag}: two attacks are both named {attack.name!r}; give one of them another name")
     return [attack.configure(options or AttackOptions()) for attack in chosen.values()]
 
 
-def _expand(entry: str, templates: Sequence[Attack]) -> Sequence[Attack]:
+def _expand(entry: str, templates: Sequence[Attack], flag: str) -> Sequence[Attack]:
     if entry == OWN_TEMPLATES:
         if not templates:
-            raise UserError(f"attacks: {OWN_TEMPLATES!r} stands for the attacks of a template file, and none was given")
+            raise UserError(f"{flag}: {OWN_TEMPLATES!r} stands for the attacks of a template file, and none was given")
         return templates
     if entry not in GROUPS:
-        return [load_attack(entry)]
+        return [load_attack(entry, flag)]
     members = [load_attack(name) for name in ATTACKS]
     members = [attack for attack in members if entry in ("all", attack.kind)]
     if not members:
-        raise UserError(f"attacks: there is no {entry} attack yet; known ones: {', '.join(ATTACKS)}")
+        raise UserError(f"{flag}: there is no {entry} attack yet; known ones: {', '.join(ATTACKS)}")
     return members

@@ -21,6 +21,7 @@ from sirl.cli.common import (
     positive_int,
     settings_of,
 )
+from sirl.comma_list import comma_list
 from sirl.errors import UserError
 from sirl.run_folder import ATTACKS, WRAPPED
 
@@ -209,7 +210,7 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[s
     options = AttackOptions(None, args.attack_budget, args.attack_seconds, judges)
     attacks = resolve_attacks(args.attacks, templates, options)
     check_attacker(attacks, args.attacker_model, args.attacker_engine, "--attacker_model", "--attacker_engine")
-    decodings = _words(args.decoding)
+    decodings = comma_list(args.decoding)
     if not decodings or not set(decodings) <= {"greedy", "sample"}:
         raise UserError(f"--decoding: expected greedy, sample or greedy,sample, got {args.decoding!r}")
     goals = load_prompts(
@@ -286,7 +287,7 @@ def _check_other_phase(
         if flag not in old:  # a folder of an older version: nothing was asked in wrappings
             continue
         theirs, ours = old.get(flag), settings[flag]
-        if theirs != ours and not (flag == "decoding" and set(_words(theirs)) == set(_words(ours))):
+        if theirs != ours and not (flag == "decoding" and set(comma_list(str(theirs))) == set(comma_list(str(ours)))):
             raise UserError(
                 f"--{flag}: {_shown(ours)} here, but {_shown(theirs)} in phase {other} of {folder}, with which it is "
                 "compared; give the same, or another --output_dir"
@@ -299,10 +300,6 @@ def _check_other_phase(
             f"--goals {settings['goals']}: holds other requests than in phase {other} of {folder}, with which it is "
             f"compared ({other_goals[0]} for one); give what it was then{was}, or another --output_dir"
         )
-
-
-def _words(decoding: object) -> list[str]:
-    return [word.strip() for word in str(decoding).split(",") if word.strip()]
 
 
 def _shown(value: object) -> str:

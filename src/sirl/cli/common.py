@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -51,14 +50,6 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
     return value
-
-
-def comma_list(words: Sequence[str]) -> list[str]:
-    """The parts of words with commas, where blanks divide as well: `a,b c`. What is there as a file stays whole."""
-    found = []
-    for word in words:
-        found += [word] if os.path.isfile(word) else [part.strip() for part in word.split(",") if part.strip()]
-    return found
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sirl.cli.common import Outcome, add_template_flag, comma_list, percent_cell, print_table
+from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_table
+from sirl.comma_list import comma_list
 from sirl.errors import UserError
 
 GO_ON = "the same command continues from the run and stage it was in"
@@ -49,11 +50,11 @@ def run(args: argparse.Namespace) -> Outcome:
 
     given = {"chat_template_kwargs": args.chat_template_kwargs} if args.chat_template_kwargs else {}
     named = args.methods or ("none,sirl" if args.variants else "all")
-    methods = list(METHODS) if named == "all" else comma_list([named])
+    methods = list(METHODS) if named == "all" else comma_list(named)
     jobs = plan_jobs(
         args.config,
         methods=methods,
-        variants=comma_list(args.variants),
+        variants=comma_list(args.variants, files=True),
         seeds=_seeds(args.seeds),
         folder=args.output_dir,
         sets={**set_pairs(args.set), **given},
@@ -66,8 +67,12 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _seeds(text: str | None) -> list[int]:
-    words = [word.strip() for word in text.split(",")] if text is not None else []
-    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+    words = comma_list(text or "")
+    if (
+        (text is not None and not words)
+        or not all(word.isdecimal() for word in words)
+        or len(set(map(int, words))) < len(words)
+    ):
         raise UserError(f"--seeds {text}: expected whole numbers with commas, each once, such as 0,1,2")
     return [int(word) for word in words]
 

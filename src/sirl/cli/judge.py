@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from sirl.cli.common import Outcome, add_judges_flag, percent_cell, print_agreement, print_reasons, print_table
+from sirl.comma_list import comma_list
 from sirl.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _run(args: argparse.Namespace) -> Outcome:
     from sirl.judges.base import labels_refusals
     from sirl.judges.run import check_judged
 
-    judges = [load_judge(spec.strip()) for spec in args.judge.split(",")]
+    judges = [load_judge(spec) for spec in comma_list(args.judge) or [""]]
     if len({judge.name for judge in judges}) < len(judges):
         raise UserError(f"--judge {args.judge}: a judge is named twice")
     wanted = "harmful" if args.validate and not labels_refusals(judges[0]) else "label"

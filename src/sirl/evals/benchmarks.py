@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from sirl.comma_list import comma_list
 from sirl.diversity import commonest_sentence, sentences
 from sirl.errors import UserError
 from sirl.evals.sandbox import check_sandbox
@@ -54,7 +55,7 @@ def resolve(specs: str, data_dir: str | None, allow_code_execution: bool) -> lis
         UserError: there is no such file, a row does not fit, or code would have to be run and may not be, or cannot be
             isolated.
     """
-    found = [_resolve(spec.strip(), data_dir) for spec in specs.split(",") if spec.strip()]
+    found = [_resolve(spec, data_dir) for spec in comma_list(specs)]
     for benchmark in found:
         if benchmark.config.get("unsafe_code") and not allow_code_execution:
             raise UserError(

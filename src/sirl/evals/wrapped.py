@@ -16,6 +16,7 @@ from itertools import zip_longest
 from sirl.attacks import OWN_TEMPLATES, resolve_attacks
 from sirl.attacks.base import Attack, StaticAttack
 from sirl.attacks.direct import Direct
+from sirl.comma_list import comma_list
 from sirl.errors import UserError
 from sirl.records import Prompt
 
@@ -37,16 +38,12 @@ def resolve_wrappings(
     Raises:
         UserError: none is named, or one is unknown, adaptive or `direct`.
     """
-    words = [word.strip() for word in (spec.split(",") if isinstance(spec, str) else spec)]
-    words = [word for word in words if word]
+    words = comma_list(spec)
     if not words:
         raise UserError(f"{flag}: name at least one static attack, static for all of them, or null for none")
     if Direct.name in words:
         raise UserError(f"{flag}: {Direct.name} wraps nothing; evals.overrefusal asks benign requests as they are")
-    try:
-        attacks = resolve_attacks(words, templates if OWN_TEMPLATES in words else ())
-    except UserError as error:
-        raise UserError(f"{flag}: {error}") from error
+    attacks = resolve_attacks(words, templates if OWN_TEMPLATES in words else (), flag=flag)
     adaptive = [attack.name for attack in attacks if not isinstance(attack, StaticAttack)]
     if adaptive:
         shown = ", ".join(adaptive[:3]) + (" ..." if len(adaptive) > 3 else "")

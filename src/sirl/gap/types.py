@@ -17,12 +17,31 @@ Basis = Literal["within", "between"]
 
 
 @dataclass(frozen=True)
-class GapConfig:
-    """How to measure: `k` responses a prompt of at most `max_new_tokens`, and how to compare them."""
+class GapSampling:
+    """How responses are drawn: `k` to a prompt, of at most `max_new_tokens`. In a run's file, keys of section `gap`."""
 
     k: int = 4
     max_new_tokens: int = 64
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("k", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"gap.{name}: must be 1 or more, got {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise UserError(
+                f"gap.temperature: must be above 0 (responses are drawn, not decoded), got {self.temperature}"
+            )
+
+    def config(self, seed: int) -> GapConfig:
+        """The settings of a measurement that draws like this."""
+        return GapConfig(self.k, self.max_new_tokens, self.temperature, seed)
+
+
+@dataclass(frozen=True)
+class GapConfig(GapSampling):
+    """How to measure the gap: how responses are drawn, and how they are compared."""
+
     seed: int = 0
     min_per_class: int = 10
     prefix_tokens: int = 16
@@ -30,15 +49,12 @@ class GapConfig:
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        for name in ("k", "max_new_tokens", "min_per_class", "prefix_tokens", "n_bootstrap"):
+        super().__post_init__()
+        for name in ("min_per_class", "prefix_tokens", "n_bootstrap"):
             if getattr(self, name) < 1:
-                raise UserError(f"gap: {name} must be 1 or more, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise UserError(
-                f"gap: temperature must be above 0 (responses are drawn, not decoded), got {self.temperature}"
-            )
+                raise UserError(f"gap.{name}: must be 1 or more, got {getattr(self, name)}")
         if not 0 < self.level < 1:
-            raise UserError(f"gap: level must be between 0 and 1, such as 0.95, got {self.level}")
+            raise UserError(f"gap.level: must be between 0 and 1, such as 0.95, got {self.level}")
 
 
 @dataclass(frozen=True)

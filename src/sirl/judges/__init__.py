@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, cast
 
+from sirl.comma_list import comma_list
 from sirl.errors import UserError
 from sirl.judges.base import Judge, JudgeItem, Judgement, labels_refusals
 
@@ -24,7 +25,7 @@ JUDGES: dict[str, str] = {
 }
 
 
-def judge_class(name: str) -> Any:
+def judge_class(name: str, flag: str = "--judge") -> Any:
     """What makes the judge of that name in `JUDGES`, or the class at the dotted path `package.module:Class`.
 
     Raises:
@@ -33,18 +34,21 @@ def judge_class(name: str) -> Any:
     path = JUDGES.get(name, name)
     module_name, colon, class_name = path.partition(":")
     if not (colon and module_name and class_name):
-        raise UserError(f"unknown judge {name!r}: use one of {', '.join(sorted(JUDGES))}, or package.module:Class")
+        raise UserError(
+            f"{flag}: unknown judge {name!r}; use one of {', '.join(sorted(JUDGES))}, or package.module:Class"
+        )
     try:
         return getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(f"judge {name!r} cannot be imported ({error}): use package.module:Class") from error
+        raise UserError(f"{flag}: judge {name!r} cannot be imported ({error}); use package.module:Class") from error
 
 
-def load_judge(spec: str) -> Judge:
+def load_judge(spec: str, flag: str = "--judge") -> Judge:
     """The judge of that name.
 
     Args:
         spec: a name in `JUDGES`, `NAME@MODEL` for one that asks a model, or `package.module:Class`; see docs/judge.md.
+        flag: what errors call it.
 
     Returns:
         A judge: `judge(items)` gives one `Judgement` an item.
@@ -53,12 +57,12 @@ def load_judge(spec: str) -> Judge:
         UserError: the name is unknown, the path leads to no judge, or a model is missing, too much or out of reach.
     """
     name, at, where = spec.partition("@")
-    factory = judge_class(name)
+    factory = judge_class(name, flag)
     if getattr(factory, "needs_model", False) != bool(at):
         raise UserError(
-            f"judge {name!r} takes no model: write {name}"
+            f"{flag}: judge {name!r} takes no model; write {name}"
             if at
-            else f"judge {name!r} needs a model: {name}@MODEL, {name}@vllm#MODEL or {name}@http://HOST:PORT/v1#MODEL"
+            else f"{flag}: judge {name!r} needs a model: {name}@MODEL, {name}@vllm#MODEL or {name}@http://HOST:PORT/v1#MODEL"
         )
     arguments: list[Any] = []
     if at:
@@ -69,9 +73,9 @@ def load_judge(spec: str) -> Judge:
         judge = factory(*arguments)
     except Exception as error:
         how = "on an engine" if at else "without arguments"
-        raise UserError(f"judge {name!r} cannot be made {how}: {error}") from error
+        raise UserError(f"{flag}: judge {name!r} cannot be made {how}: {error}") from error
     if not callable(getattr(judge, "judge", None)) or not isinstance(getattr(judge, "name", None), str):
-        raise UserError(f"{name!r} is not a judge: it needs a `name` and a method `judge(items)`")
+        raise UserError(f"{flag}: {name!r} is not a judge: it needs a `name` and a method `judge(items)`")
     return cast(Judge, judge)
 
 
@@ -81,8 +85,8 @@ def load_judges(specs: str, flag: str = "--judge") -> list[Judge]:
     Raises:
         UserError: as `load_judge`; or a judge is named twice, or the first one does not tell refusals.
     """
-    named = [word.strip() for word in specs.split(",")]
-    judges = [load_judge(word) for word in named]
+    named = comma_list(specs) or [""]
+    judges = [load_judge(word, flag) for word in named]
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
         raise UserError(f"{flag} {specs}: a judge is named twice")

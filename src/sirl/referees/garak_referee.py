@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from sirl.comma_list import comma_list
 from sirl.errors import UserError
 from sirl.records import iter_json_lines, write_json
 from sirl.referees import PARALLEL, Finding, Referee, Served, last_line
@@ -92,7 +93,7 @@ class Garak(Referee):
 
 
 def _names(text: str, flag: str) -> list[str]:
-    named = [name.strip().removeprefix(f"{flag}.") for name in text.split(",") if name.strip()]
+    named = [name.removeprefix(f"{flag}.") for name in comma_list(text)]
     if not named:
         raise UserError(f"--{flag}: none named; garak --list_{flag} lists them")
     return named

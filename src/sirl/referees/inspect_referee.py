@@ -29,7 +29,7 @@ class Inspect(Referee):
     install = "pip install 'sirl[inspect]'"
 
     def __init__(self, probes: str | None, goals: Sequence[Prompt], grader: str | None) -> None:
-        attacks = resolve_attacks(probes or "static")
+        attacks = resolve_attacks(probes or "static", flag="--probes")
         adaptive = [attack.name for attack in attacks if not isinstance(attack, StaticAttack)]
         if adaptive:
             raise UserError(f"--probes: {', '.join(adaptive)} ask the model while they search; name static attacks")

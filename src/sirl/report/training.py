@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sirl.comma_list import comma_list
 from sirl.manifest import run_config, training_config
 from sirl.results.load import Run
 
@@ -87,7 +88,7 @@ def chosen_on_development(run: Run) -> bool:
 
 def choosing_judge(manifest: Mapping[str, Any] | None) -> str:
     """The judge of the development set: the first of those of the attacks."""
-    return str(dig(run_config(manifest), "attack", "judge") or "refusal").split(",")[0].strip()
+    return comma_list(str(dig(run_config(manifest), "attack", "judge") or "refusal"))[0]
 
 
 def checkpoint_facts(run: Run, steps: int | None) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ from sirl.models import default_device, load_model, load_tokenizer, model_contex
 from sirl.prompts import load_prompts
 from sirl.records import Prompt, ends_in_prefill
 from sirl.run_folder import ADAPTER, CHECKPOINTS, METRICS, MODEL
-from sirl.training.checks import PolicyCheck
+from sirl.training.checkpoint_selection import CheckpointSelectionCallback
 from sirl.training.config import SIRLConfig
 from sirl.training.metrics import MetricsFile, Watch
 from sirl.training.quantised import check_quantised, is_quantised, quantisation_config
@@ -71,10 +71,15 @@ def run_training(
     trainer = build_trainer(config, model_args, tokenizer, prompts, retention, pairs, watching, reward, watch)
     if callbacks:
         trainer.remove_callback(PrinterCallback)  # prints every log line in full; the caller shows progress its own way
-    return fit(trainer, tokenizer, run_dir, [callback for callback in callbacks if isinstance(callback, PolicyCheck)])
+    return fit(
+        trainer,
+        tokenizer,
+        run_dir,
+        [callback for callback in callbacks if isinstance(callback, CheckpointSelectionCallback)],
+    )
 
 
-def fit(trainer: Any, tokenizer: Any, run_dir: Path, checks: Sequence[PolicyCheck] = ()) -> Path:
+def fit(trainer: Any, tokenizer: Any, run_dir: Path, checks: Sequence[CheckpointSelectionCallback] = ()) -> Path:
     """Train, or go on from the last checkpoint, and write `model/` with the policy that the checks choose, or the last.
 
     The trainer is a `sirl.training.watched.Watched` that has the checks among its callbacks.

@@ -1,4 +1,4 @@
-"""What `PolicyCheck` needs of a trainer, for TRL's trainers of any kind."""
+"""What `CheckpointSelectionCallback` needs of a trainer, for TRL's trainers of any kind."""
 
 from __future__ import annotations
 

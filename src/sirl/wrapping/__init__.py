@@ -16,6 +16,7 @@ from importlib import resources
 
 import yaml
 
+from sirl.comma_list import comma_list
 from sirl.errors import UserError
 from sirl.records import Conversation, Message, Prompt, user_turn
 
@@ -51,9 +52,8 @@ def resolve_families(spec: str | Sequence[str]) -> list[Family]:
         UserError: a name is unknown, or no family is left.
     """
     known = wrapping_families()
-    words = [word.strip() for word in (spec.split(",") if isinstance(spec, str) else spec) if word.strip()]
     chosen: dict[str, Family] = {}
-    for word in words:
+    for word in comma_list(spec):
         name = word.removeprefix("-")
         if name != "all" and name not in known:
             raise UserError(f"--wrapping_families: {name!r} is unknown; choose from all, {', '.join(known)}")

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.records import iter_json_lines, user_turn, write_jsonl
-from sirl.training.checks import PolicyCheck, Rule
+from sirl.training.checkpoint_selection import CheckpointSelectionCallback, SelectionRule
 
 
 class Watch:
@@ -29,8 +29,8 @@ class Watch:
         return {"entropy": sum(answer.entropies) / len(answer.entropies)}
 
 
-def checked(folder: Path, model: Path, steps: int, **settings: Any) -> tuple[Any, PolicyCheck]:
-    check = PolicyCheck(Watch(), 2, folder / "development.jsonl")
+def checked(folder: Path, model: Path, steps: int, **settings: Any) -> tuple[Any, CheckpointSelectionCallback]:
+    check = CheckpointSelectionCallback(Watch(), 2, folder / "development.jsonl")
     trainer = tiny_trainer(folder, model, callbacks=[check], max_steps=steps, **settings)
     check.trainer = trainer
     return trainer, check
@@ -73,6 +73,11 @@ def row(step: int, dsr: float | None, over_refusal: float | None = 0.0, **more: 
     return {key: value for key, value in figures.items() if value is not None}
 
 
+def rule(**limits: Any) -> SelectionRule:
+    """A rule without a limit on collapse, but for those that are given."""
+    return SelectionRule(**{"max_repetition": None, "max_over_refusal": None, **limits})
+
+
 @pytest.mark.parametrize(
     ("rows", "chosen"),
     [
@@ -88,13 +93,13 @@ def row(step: int, dsr: float | None, over_refusal: float | None = 0.0, **more: 
     ],
 )
 def test_rule(rows: list[dict[str, Any]], chosen: int) -> None:
-    assert Rule(allowance=0.05, max_repetition=0.5).choose(rows)["step"] == chosen
+    assert rule(allowance=0.05, max_repetition=0.5).choose(rows)["step"] == chosen
 
 
 def test_a_policy_that_refuses_wrappings_is_not_deployed_where_that_is_limited() -> None:
     rows = [row(0, 0.3, wrapped=0.1), row(5, 0.99, wrapped=0.2), row(10, 0.7, wrapped=0.14)]
-    assert Rule().choose(rows)["step"] == 5
-    limited = Rule(wrapped_allowance=0.05)
+    assert rule().choose(rows)["step"] == 5
+    limited = rule(wrapped_allowance=0.05)
     assert limited.choose(rows)["step"] == 10
     assert "5 points more than it of those in wrappings" in str(limited)
     assert limited.choose([row(0, 0.3), row(5, 0.9)])["step"] == 5, "none were asked"
@@ -102,39 +107,41 @@ def test_a_policy_that_refuses_wrappings_is_not_deployed_where_that_is_limited()
 
 def test_giving_no_answer_is_not_the_way_to_be_chosen() -> None:
     silent = [row(0, 0.5, 0.02), row(8, 1.0, 0.0, unscored=150)]
-    assert Rule().choose(silent)["step"] == 0, "of how many answers is not known"
+    assert rule().choose(silent)["step"] == 0, "of how many answers is not known"
     asked = [
         row(0, 0.5, asked=200, unscored=20),
         row(8, 1.0, asked=200, unscored=40),
         row(9, 1.0, asked=200, unscored=41),
     ]
-    assert Rule().choose(asked)["step"] == 8
-    assert Rule().choose([asked[0], asked[2]])["step"] == 0
-    assert Rule(max_unscored=0.0).choose(asked)["step"] == 0
-    assert Rule(max_unscored=None).choose(silent)["step"] == 8
-    assert "10 points" in str(Rule())
-    assert "unscored" not in str(Rule(max_unscored=None))
+    assert rule().choose(asked)["step"] == 8
+    assert rule().choose([asked[0], asked[2]])["step"] == 0
+    assert rule(max_unscored=0.0).choose(asked)["step"] == 0
+    assert rule(max_unscored=None).choose(silent)["step"] == 8
+    assert "10 points" in str(rule())
+    assert "unscored" not in str(rule(max_unscored=None))
 
 
 def test_what_ends_training() -> None:
     rows = [row(0, 0.5), row(5, 0.9), row(10, 0.8), row(15, 0.7, repetition=0.9)]
-    assert Rule(patience=2).ended_by(rows[:3]) is None
-    assert Rule(patience=2).ended_by(rows) == "patience"
-    assert Rule(patience=2, max_repetition=0.5).ended_by(rows) == "max_repetition"
-    assert Rule().ended_by(rows) is None
+    assert rule(patience=2).ended_by(rows[:3]) is None
+    assert rule(patience=2).ended_by(rows) == "patience"
+    assert rule(patience=2, max_repetition=0.5).ended_by(rows) == "max_repetition"
+    assert rule().ended_by(rows) is None
     refusing = [row(0, 0.5, 0.1), row(5, 0.9, 0.5), row(10, 1.0, 0.51)]
-    assert Rule(max_over_refusal=0.5).ended_by(refusing[:2]) is None
-    assert Rule(max_over_refusal=0.5).ended_by(refusing) == "max_over_refusal"
-    assert Rule(max_over_refusal=0.5).ended_by([row(0, 0.5, 0.3), row(5, 0.9, 0.6)]) is None, "not twice the start's"
-    assert Rule(max_over_refusal=0.5).ended_by([row(0, 0.5), row(5, 0.9, None)]) is None
-    assert "50%" in str(Rule(max_repetition=0.5))
-    assert "repetition" not in str(Rule())
+    assert rule(max_over_refusal=0.5).ended_by(refusing[:2]) is None
+    assert rule(max_over_refusal=0.5).ended_by(refusing) == "max_over_refusal"
+    assert rule(max_over_refusal=0.5).ended_by([row(0, 0.5, 0.3), row(5, 0.9, 0.6)]) is None, "not twice the start's"
+    assert rule(max_over_refusal=0.5).ended_by([row(0, 0.5), row(5, 0.9, None)]) is None
+    assert "50%" in str(rule(max_repetition=0.5))
+    assert "repetition" not in str(rule())
 
 
 Figures = dict[int, dict[str, Any]]
 
 
-def scripted(folder: Path, model: Path, figures: Figures, **settings: Any) -> tuple[Any, PolicyCheck, Any]:
+def scripted(
+    folder: Path, model: Path, figures: Figures, **settings: Any
+) -> tuple[Any, CheckpointSelectionCallback, Any]:
     """A run whose policy has these figures at these updates; also the trained weights at each."""
     seen: dict[int, Any] = {}
 
@@ -143,9 +150,9 @@ def scripted(folder: Path, model: Path, figures: Figures, **settings: Any) -> tu
         seen[step] = trainable(trainer)
         return {key: value for key, value in figures[step].items() if key != "step"}
 
-    rule = Rule(patience=settings.pop("patience", None), max_repetition=0.5)
+    chosen_by = rule(patience=settings.pop("patience", None), max_repetition=0.5)
     callbacks = settings.pop("callbacks", [])
-    check = PolicyCheck(measure, 2, folder / "development.jsonl", rule)
+    check = CheckpointSelectionCallback(measure, 2, folder / "development.jsonl", chosen_by)
     trainer = tiny_trainer(folder, model, callbacks=[check, *callbacks], max_steps=max(figures), **settings)
     check.trainer = trainer
     return trainer, check, seen
@@ -318,7 +325,7 @@ def test_the_start_is_shown_before_a_resumed_run_loads_its_checkpoint(tmp_path: 
 
     watch, settings = Watch(), {"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "learning_rate": 0.1}
     for checkpoint in (None, str(tmp_path / "checkpoint-2")):
-        check = PolicyCheck(Watch(), 2, tmp_path / "development.jsonl", None, begin)
+        check = CheckpointSelectionCallback(Watch(), 2, tmp_path / "development.jsonl", None, begin)
         trainer = tiny_trainer(tmp_path, model_folder("llama"), callbacks=[check], **settings)
         check.prepare(trainer, checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint)

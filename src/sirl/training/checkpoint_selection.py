@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sirl.errors import UserError
 from sirl.generation.base import Engine
 from sirl.records import append_jsonl, iter_json_lines, write_json, write_jsonl
 from sirl.run_folder import CHOSEN
+from sirl.training.selection_limits import SelectionLimits
 from sirl.training.sharding import holds_shares
 
 log = logging.getLogger(__name__)
@@ -38,28 +39,19 @@ ANEW = "--overwrite trains again"
 NOT_SHARDED = "development.choose: not with weights in shares (FSDP, DeepSpeed ZeRO-3); set it to false"
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Which of the measured policies is deployed, and when to stop looking for a better one.
+@dataclass(frozen=True, kw_only=True)
+class SelectionRule(SelectionLimits):
+    """Which of the measured policies is deployed: the highest `score` within the limits; of equals the earliest.
 
-    The highest `score` among those whose `over_refusal` rose by no more than `allowance` over the start's and that have
-    not collapsed; of equals the earliest. The start itself takes part: where training only costs, it stays. A policy
-    has collapsed whose `repetition` is above `max_repetition`, or whose `over_refusal` above `max_over_refusal`, and
-    above twice the base model's (None: none ever). Training stops at a collapse, and after `patience` checks without a
-    better policy (None: never).
-
-    Nor is a policy deployed that refuses more benign requests in the attacks' wrappings (`wrapped`) than the start by
-    over `wrapped_allowance` (a share; None: not looked at), or of whose answers more could not be scored than of the
-    start's, by over `max_unscored` (a share; None: not looked at): it may have learnt to give none that count. Where
-    rows do not say of how many answers (`asked`, which older files lack), any more are too many.
+    The base model itself takes part: where training only costs, it stays. A policy of whose answers more could not be
+    scored may have learnt to give none that count; where rows do not say of how many answers (`asked`, which older
+    files lack), any more are too many.
     """
 
-    allowance: float = 0.05
-    patience: int | None = None
-    max_repetition: float | None = None
-    max_over_refusal: float | None = None
-    max_unscored: float | None = 0.1
-    wrapped_allowance: float | None = None
+    @classmethod
+    def of(cls, limits: SelectionLimits) -> SelectionRule:
+        """The rule with these limits."""
+        return cls(**{field.name: getattr(limits, field.name) for field in fields(SelectionLimits)})
 
     def allows(self, row: Row, start: Row) -> bool:
         """Whether this policy may be deployed: never where one of its rates could not be scored."""
@@ -125,7 +117,7 @@ def score(row: Row) -> float:
     return float((row.get("dsr") or 0.0) - (row.get("wrapped") or 0.0))
 
 
-class PolicyCheck(TrainerCallback):  # type: ignore[misc]
+class CheckpointSelectionCallback(TrainerCallback):  # type: ignore[misc]
     """Appends `measure(policy)` to a file before the first update, after every `every` updates and after the last.
 
     A row has `step` (updates made), `prompts` (training prompts seen) and `seconds` (what measuring took). On resume,
@@ -141,7 +133,7 @@ class PolicyCheck(TrainerCallback):  # type: ignore[misc]
         measure: Measure,
         every: int,
         path: str | os.PathLike[str],
-        rule: Rule | None = None,
+        rule: SelectionRule | None = None,
         begin: Callable[[Engine], None] | None = None,
     ) -> None:
         self.measure, self.every, self.path, self.rule, self.begin = measure, every, Path(path), rule, begin
