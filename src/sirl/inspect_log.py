@@ -7,7 +7,9 @@ One log for each phase: a sample for each attempt, scored by the label of the ru
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,21 @@ def _log(run: Run, phase: str, rows: list[tuple[str, Scored]]) -> Any:
         packages={"sirl": str((manifest.get("versions") or {}).get("sirl", ""))},
         metadata={"phase": phase, "judges": list(run.judges)},
     )
-    return EvalLog(status="success", eval=spec, results=_results(run, phase, len(samples)), samples=samples)
+    stats, results = _stats(manifest, phase, spec.created), _results(run, phase, len(samples))
+    return EvalLog(status="success", eval=spec, stats=stats, results=results, samples=samples)
+
+
+def _stats(manifest: Mapping[str, Any], phase: str, created: str) -> Any:
+    """When the attacks of a phase ran: `inspect view` shows how long a log took. Not known: no time at all."""
+    from inspect_ai.log import EvalStats
+
+    stage = (manifest.get("stages") or {}).get(f"attack_{phase}") or {}
+    try:
+        started = datetime.fromisoformat(stage.get("started") or created)
+        ended = started + timedelta(seconds=float(stage.get("seconds") or 0))
+    except ValueError:  # a date that nothing of ours has written
+        return EvalStats(started_at=created, completed_at=created)
+    return EvalStats(started_at=started.isoformat(), completed_at=ended.isoformat())
 
 
 def _results(run: Run, phase: str, total: int) -> Any:

@@ -52,6 +52,10 @@ def write_lm_eval(run_dir: Path, folder: Path) -> list[Path]:
             {
                 "results": results,
                 "group_subtasks": {name: [] for name in results},
+                "configs": {},
+                "versions": {},
+                "n-shot": {},
+                "higher_is_better": {},
                 "n-samples": counts,
                 "config": {"model": "sirl", "model_args": {"pretrained": model}, "bootstrap_iters": 0},
                 "date": made.timestamp(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ def test_inspect_reads_the_logs(sirl: Any, run: Path, tmp_path: Path) -> None:
     assert [Path(path).name for path in made] == ["mine-before.eval", "mine-after.eval"]
     assert sorted(path.name for path in out.iterdir()) == ["mine-after.eval", "mine-before.eval"]
     summary = summarise_run(run)
+    stage = json.loads((run / "manifest.json").read_text())["stages"]["attack_before"]
     for path, phase in zip(made, ("before", "after"), strict=True):
         log = read_eval_log(path)
         assert log.samples is not None
+        taken = [datetime.fromisoformat(end) for end in (log.stats.started_at, log.stats.completed_at)]
+        if phase == "before":
+            assert (taken[1] - taken[0]).total_seconds() == pytest.approx(stage.get("seconds", 0))
         assert len(log.samples) == 2 * 3 * 2 + 2 * 2 * 2 + 3 * 2
         (score,) = log.results.scores
         rate = summary["attack"]["rates"]["greedy"][phase]["overall"]["rate"]
@@ -55,7 +60,9 @@ def test_inspect_reads_the_logs(sirl: Any, run: Path, tmp_path: Path) -> None:
         assert {s.scores["verdict"].value for s in log.samples} <= {"full_refusal", "full_compliance"}
 
 
-def test_benchmarks_as_files_of_the_harness(sirl: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A run with one benchmark."""
     rows = [
         {"id": f"arc/{i}", "figures": {"acc": float(i < 3)}, "chance": 0.25, "prompt": f"question {i}", "response": ""}
         for i in range(4)
@@ -67,7 +74,11 @@ def test_benchmarks_as_files_of_the_harness(sirl: Any, tmp_path: Path) -> None:
     figures = {"acc": {"n": 4, "before": {"value": 0.75, "low": 0.3, "high": 0.95}, "after": None}}
     models = {"before": "org/base", "after": str(run / "model")}
     (run / "benchmarks.json").write_text(json.dumps({"models": models, "benchmarks": {"arc": {"figures": figures}}}))
-    made = sirl("export", run, "--lm_eval", "--output_dir", tmp_path / "out", "--json").json["lm_eval"]
+    return run
+
+
+def test_benchmarks_as_files_of_the_harness(sirl: Any, measured: Path, tmp_path: Path) -> None:
+    made = sirl("export", measured, "--lm_eval", "--output_dir", tmp_path / "out", "--json").json["lm_eval"]
     assert len(made) == 4
     (before,) = (tmp_path / "out" / "org__base").glob("results_*.json")
     found = json.loads(before.read_text())
@@ -77,6 +88,21 @@ def test_benchmarks_as_files_of_the_harness(sirl: Any, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     assert [line["acc"] for line in lines] == [1.0, 1.0, 1.0, 0.0]
     assert samples.stem.partition("arc_")[2] == before.stem.partition("results_")[2]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs the extra `eval`")
+def test_the_harness_reads_its_files(sirl: Any, measured: Path, tmp_path: Path) -> None:
+    from lm_eval import utils
+
+    made = sirl("export", measured, "--lm_eval", "--output_dir", tmp_path / "out", "--json").json["lm_eval"]
+    results, samples = utils.get_results_filenames(made), utils.get_sample_results_filenames(made)
+    assert len(results) == len(samples) == 2
+    latest = utils.get_latest_filename([path for path in samples if "org__base" in path])
+    assert utils.get_file_datetime(latest) in "".join(results)
+    found = json.loads(Path(next(path for path in results if "org__base" in path)).read_text())
+    table = utils.make_table(found)
+    assert "arc" in table
+    assert "0.75" in table
 
 
 def test_without_benchmarks_there_is_nothing_for_the_harness(sirl: Any, run: Path) -> None:
