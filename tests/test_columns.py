@@ -70,6 +70,34 @@ def test_harmbench_with_images_is_refused(tmp_path: Path) -> None:
         load_prompts(csv(tmp_path, content))
 
 
+def test_harmbench_as_the_hub_has_it(tmp_path: Path) -> None:
+    row = {"prompt": "Name the author", "category": "copyright"}
+    assert only(jsonl(tmp_path, {**row, "context": "A poem of four lines"})).text == JOINED
+    for other in (None, "", float("nan"), {"title": ["x"]}):
+        assert only(jsonl(tmp_path, {**row, "context": other})).text == "Name the author"
+
+
+@pytest.mark.parametrize("name", ["messages", "conversations", "prompt"])
+def test_turns_in_a_cell_of_a_table(tmp_path: Path, name: str) -> None:
+    """A table holds text alone: pandas writes turns as Python prints them, others as JSON."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    turns.append({"role": "user", "content": "Name a river"})
+    frame = pd.DataFrame({name: [json.dumps(turns)], "category": ["x"]})
+    frame.to_csv(tmp_path / "set.csv", index=False)
+    read = only(str(tmp_path / "set.csv"))
+    assert read.text == "Name a river"
+    assert [turn["content"] for turn in read.messages] == ["Hi", "Yes?", "Name a river"]
+    frame[name] = [str(turns)]
+    frame.to_csv(tmp_path / "set.csv", index=False)
+    with pytest.raises(UserError, match=r"row 1.*a list of turns as text that is no JSON"):
+        only(str(tmp_path / "set.csv"))
+
+
+def test_text_in_brackets_is_text(tmp_path: Path) -> None:
+    for text in ("[{x: 1}] sort this", "[role] you are a pirate", '{"role": "user"} is JSON; explain it'):
+        assert only(jsonl(tmp_path, {"prompt": text})).text == text
+
+
 def test_alpaca_and_dolly(tmp_path: Path) -> None:
     rows = [{"instruction": "Sort these.", "input": "b, a", "output": "a, b"}, {"instruction": "Sing.", "input": ""}]
     assert [p.text for p in load_prompts(jsonl(tmp_path, *rows))] == ["Sort these.\n\nb, a", "Sing."]

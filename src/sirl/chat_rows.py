@@ -5,6 +5,8 @@ Turns are OpenAI's (`role`, `content`) or ShareGPT's (`from`, `value`); a conten
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from sirl.records import Conversation, Message
 
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 """Other words for a role, ShareGPT's first. Any other stays as it is: chat templates know more than these."""
+_WRITTEN_TURNS = re.compile(r"""\s*+\[\s*+\{\s*+["'](?:role|from|content|value)["']\s*+:""")
+"""A list of turns in a cell of a table, which holds text alone."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -30,7 +34,7 @@ def read_conversation(value: Any, prefill: bool) -> tuple[str, Conversation]:
     if isinstance(value, str):
         if not value.strip():
             raise NoPromptError("blank prompt")
-        return value, ()
+        return read_conversation(_unwritten(value), prefill) if _WRITTEN_TURNS.match(value) else (value, ())
     if not isinstance(value, Sequence) or not value:
         raise NoPromptError(f"no prompt but {'nothing' if value == [] else type(value).__name__}")
     if all(isinstance(part, Mapping) and "type" in part and not {"role", "from"} & set(part) for part in value):
@@ -45,6 +49,13 @@ def read_conversation(value: Any, prefill: bool) -> tuple[str, Conversation]:
     if not prefill:
         turns = turns[: asked[-1] + 1]
     return text, tuple(turns) if len(turns) > 1 else ()
+
+
+def _unwritten(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise NoPromptError("no prompt but a list of turns as text that is no JSON") from None
 
 
 def _turn(turn: Any, place: str) -> Message:

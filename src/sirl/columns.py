@@ -33,8 +33,8 @@ PROMPT_COLUMNS = (
 
 ID_COLUMNS = ("id", "behavior_id", "prompt_id", "question_id")
 CATEGORY_COLUMNS = ("category", "semantic_category", "harm_category")
-CONTEXT = "context_string"
-"""HarmBench's: a text that the request is about, put before it."""
+CONTEXTS = ("context_string", "context")
+"""HarmBench's, in its file and on the hub: a text that the request is about, put before it."""
 INPUTS = {"instruction": ("input", "context")}
 """What an instruction (Alpaca, Dolly) is to be applied to, put behind it."""
 IMAGE = "image_file_name"
@@ -71,7 +71,7 @@ class Columns:
             value = row[self.instead]
         if self.image is not None and not _is_blank(row[self.image]):
             raise ValueError(f"asks about an image ({self.image}); only text is read")
-        if self.before is not None and not _is_blank(row[self.before]):
+        if self.before is not None and isinstance(row[self.before], str) and not _is_blank(row[self.before]):
             value = _joined(row[self.before], "\n\n---\n\n", value)
         if self.behind is not None and not _is_blank(row[self.behind]):
             value = _joined(value, "\n\n", row[self.behind])
@@ -112,11 +112,13 @@ def choose_columns(
         return None
 
     key = _key(prompt)
+    behind = find(*INPUTS[key]) if key in INPUTS else None
+    before = find(*CONTEXTS[: 1 if find("input") else 2])  # beside an `input` it is an instruction's
     return Columns(
         prompt,
         instead=find(_INSTEAD[key]) if key in _INSTEAD and not named else None,
-        before=find(CONTEXT),
-        behind=find(*INPUTS[key]) if key in INPUTS else None,
+        before=before if before != behind else None,
+        behind=behind,
         image=find(IMAGE),
         id=find(*ID_COLUMNS),
         category=find(*CATEGORY_COLUMNS) if with_category else None,
