@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 
 from sirl.generation.base import SamplingParams
 from sirl.judges.base import EMPTY, JudgeItem
 from sirl.judges.refusal import judge_response
 from sirl.judges.rubric import RubricJudge
 from sirl.records import Completion, Conversation
-from sirl.thoughts import NOT_BEGUN, answer_of
+from sirl.thoughts import NOT_BEGUN, answer_of, answer_reader
+from tiny_models import tiny_tokenizer
 
 THOUGHT = (
     "Okay, the user wants to know how a door lock is opened. A pin tumbler lock has a plug, pins and springs, and a "
@@ -35,6 +38,10 @@ MARKERS = [
     ("◁think▷", "◁/think▷"),
     ("<unused94>thought\n", "<unused95>"),
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("<|channel>thought\n", "<channel|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<mm:think>", "</mm:think>"),
     ("analysis", "assistantfinal"),
 ]
 every_family = pytest.mark.parametrize(("opening", "closing"), MARKERS, ids=[opening.strip() for opening, _ in MARKERS])
@@ -60,6 +67,26 @@ def test_the_closing_marker_alone(opening: str, closing: str) -> None:
     if opening != "analysis":
         assert judge_response(THOUGHT + closing + REFUSAL).label == "full_refusal"
         assert judge_response(THOUGHT + closing + ANSWER).label == "full_compliance"
+
+
+@every_family
+def test_markers_that_are_special_tokens_stay_in_the_text(opening: str, closing: str) -> None:
+    """Decoding leaves special tokens out, and thoughts and answer would run into each other."""
+    names = re.findall(r"<[^>]+>|\[/?THINK\]|◁[^▷]+▷", opening + closing)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in names], special_tokens=True)
+    ids = tokenizer(opening + THOUGHT + closing + REFUSAL + "<|end|>", add_special_tokens=False)["input_ids"]
+    text = answer_reader(tokenizer)(ids)
+    assert "<|end|>" not in text
+    assert judge_response(text).label == "full_refusal"
+    cut = tokenizer(opening + THOUGHT, add_special_tokens=False)["input_ids"]
+    assert judge_response(answer_reader(tokenizer)(cut)).reason == NOT_BEGUN
+
+
+def test_a_text_without_markers_is_decoded_as_ever(tokenizer: Any) -> None:
+    ids = tokenizer(f"{ANSWER}<|end|>")["input_ids"]
+    assert answer_reader(tokenizer)(ids) == tokenizer.decode(ids, skip_special_tokens=True)
+    assert answer_reader(tokenizer)([]) == ""
 
 
 def test_a_long_thought_does_not_hide_the_answer() -> None:

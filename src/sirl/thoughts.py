@@ -9,22 +9,27 @@ deliberation, so that an answer cannot be hidden by closing a thought that was n
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 NOT_BEGUN = "the answer had not begun"
 """The reason of an `unscored` verdict on a response that was cut inside its thoughts."""
 
-_NAMES = r"think|thinking|thoughts?|reason|reasoning|seed:think"
+_NAMES = r"think|thinking|thoughts?|reason|reasoning|seed:think|mm:think|longcat_think"
 _OPENING = (
-    rf"<(?:{_NAMES})>"  # Qwen3, DeepSeek-R1, Seed-OSS
+    rf"<(?:{_NAMES})>"  # Qwen3, DeepSeek-R1, Seed-OSS, MiniMax, LongCat
     r"|<\|begin_of_thought\|>|<\|start_thinking\|>"  # Sky-T1, Command A
     r"|\[think\]|◁think▷|<unused94>"  # Magistral, Kimi, MedGemma
     r"|<\|channel\|>(?:analysis|commentary)\b[^<\n]{0,80}<\|message\|>"  # gpt-oss
+    r"|<\|channel>(?:thought\b)?|<\|inner_prefix\|>"  # Gemma 4, Apertus
 )
 _CLOSING = (
     rf"</(?:{_NAMES})>|<\|end_of_thought\|>|<\|end_thinking\|>|\[/think\]|◁/think▷|<unused95>"
-    r"|<\|channel\|>final\b[^<\n]{0,80}<\|message\|>"
+    r"|<\|channel\|>final\b[^<\n]{0,80}<\|message\|>|<channel\|>|<\|inner_suffix\|>"
 )
 _MARKER = re.compile(rf"(?P<opening>{_OPENING})|{_CLOSING}", re.IGNORECASE)
+_PARTS = ("<|channel|>", "<|message|>")
+"""Of gpt-oss: tokens that make a marker together with words between them."""
 _BARE_CHANNEL = re.compile(r"\s*+analysis(?=[A-Z])")
 """How gpt-oss begins where its control tokens were left out in decoding; `_BARE_FINAL` begins its answer."""
 _BARE_FINAL = "assistantfinal"
@@ -67,7 +72,32 @@ def answer_of(response: str) -> str | None:
 def _may_think(response: str) -> bool:
     """Whether there can be a marker; much faster than to look for one."""
     lower = response.lower()
-    return any(word in lower for word in ("think", "thought", "reason", "<unused9", "channel", "analysis"))
+    return any(word in lower for word in ("think", "thought", "reason", "<unused9", "channel", "analysis", "<|inner_"))
+
+
+def answer_reader(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """What turns the ids of an answer into text: without special tokens, but for those that mark thoughts.
+
+    In many families these are special tokens, and a text without them would be one of thoughts and answer together.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    markers = {
+        token_id: str(token.content)
+        for token_id, token in added.items()
+        if token.special and (_MARKER.fullmatch(token.content) or token.content in _PARTS)
+    }
+
+    def plain(token_ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def read(token_ids: Sequence[int]) -> str:
+        text, start = "", 0
+        for place in [place for place, token in enumerate(token_ids) if token in markers]:
+            text += plain(token_ids[start:place]) + markers[token_ids[place]]
+            start = place + 1
+        return text + plain(token_ids[start:])
+
+    return read
 
 
 def last_marker_opens(text: str) -> bool | None:

@@ -28,6 +28,7 @@ from sirl.plan import Plan
 from sirl.progress import BarMaker, counted
 from sirl.records import Conversation, Message, Prompt, append_jsonl, iter_json_lines, user_turn
 from sirl.run_folder import DRAWS
+from sirl.thoughts import answer_reader
 from sirl.training.rewards import RewardFunction
 from sirl.training.run import retention_prompts, training_prompts
 
@@ -54,9 +55,10 @@ def train_grpo_judge(plan: Plan, bar: BarMaker) -> None:
 
 def judge_reward(judge: Judge, tokenizer: Any) -> RewardFunction:
     """1 for a completion that the judge calls a full refusal, 0 for any other, None where it cannot tell."""
+    read = answer_reader(tokenizer)
 
     def reward(prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float | None]:
-        texts = tokenizer.batch_decode([list(ids) for ids in completion_ids], skip_special_tokens=True)
+        texts = [read(ids) for ids in completion_ids]
         items = [JudgeItem(_asked(p), text) for p, text in zip(prompts, texts, strict=True)]
         labels = [judgement.label for judgement in judge.judge(items)]
         return [None if label == "unscored" else float(label == "full_refusal") for label in labels]

@@ -38,6 +38,7 @@ from sirl.generation.scoring import (
 )
 from sirl.models import contiguous_head
 from sirl.records import Completion, Conversation
+from sirl.thoughts import answer_reader
 
 MAX_ROWS = 256
 
@@ -71,6 +72,7 @@ class LocalEngine:
         self.eos_ids = eos_token_ids(model, tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self._pieces: dict[int, str] = {}
+        self._read = answer_reader(tokenizer)
         self._printable: dict[int, str] | None = None
         self._fused = fused(model)
 
@@ -273,7 +275,7 @@ class LocalEngine:
         if not all(map(math.isfinite, rollout.entropies)):
             return Completion.failed("the model's output is not finite: it overflows in this dtype, or its weights do")
         return Completion(
-            text=self.tokenizer.decode(rollout.token_ids, skip_special_tokens=True),
+            text=self._read(rollout.token_ids),
             token_ids=tuple(rollout.token_ids),
             tokens=tuple(self._piece(t) for t in rollout.token_ids),
             entropies=tuple(round(h, 5) for h in rollout.entropies),
