@@ -13,7 +13,7 @@ from openai_server import Reply, Server, choice
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine
 from sirl.generation.base import served_completion
-from sirl.generation.replies import Refusal, match_model, model_ids, read_error, refused_parameter
+from sirl.generation.replies import Refusal, match_model, model_ids, read_answers, read_error, refused_parameter
 from sirl.records import Completion, user_turn
 
 SAID = {"role": "assistant", "content": "Hello there."}
@@ -42,8 +42,11 @@ INSTEAD = {
     "message null": (choice(None), "choice without a message"),
     "error in a choice": (choice(SAID, "error", error={"message": "GPU lost"}), "GPU lost"),
     "content null": (choice({"content": None}, None), "message without content"),
+    "content of another kind": (choice({"content": 5}, "stop"), "content that is no text"),
+    "content without text": (choice({"content": [{"type": "image", "image": "x"}]}, "stop"), "content that is no text"),
     "thoughts": (choice({"content": None, "reasoning_content": "Hm."}, "length"), r"thoughts .* give --max_new_tokens"),
     "thoughts, over": (choice({"content": "", "reasoning": "Hm."}, "stop"), "thoughts .* and no answer$"),
+    "thoughts as a part": (choice({"content": [{"type": "thinking", "thinking": []}]}, "length"), "thoughts .* give"),
     "tool calls": (choice({"content": None, "tool_calls": [{"id": "1"}]}, "stop"), "tool calls and no text"),
     "cut off": (Reply('{"choices": [{"message": {"content": "He'), "broken or cut off"),
     "stream": (Reply('data: {"choices": []}\n\ndata: [DONE]\n\n', content_type="text/event-stream"), "event stream"),
@@ -115,6 +118,19 @@ def test_an_unknown_end_without_text_is_an_error(server: Server) -> None:
         "the server ended the answer with no text and no reason",
     )
     assert served_completion("", "stop", "x").error is None, "a model that says nothing has answered"
+
+
+@pytest.mark.parametrize("content", ["", [], [{"type": "text", "text": ""}], [""]])
+def test_a_model_that_says_nothing_has_answered(content: Any) -> None:
+    body = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}]})
+    (answer,) = read_answers(body)
+    assert (answer.error, answer.text, answer.finish_reason) == (None, "", "stop")
+
+
+def test_answers_are_in_the_order_of_their_index() -> None:
+    choices = [{"index": i, "message": {"content": f"answer {i}"}, "finish_reason": "stop"} for i in (2, 0, 1)]
+    answers = read_answers(json.dumps({"choices": choices}))
+    assert [answer.text for answer in answers] == ["answer 0", "answer 1", "answer 2"]
 
 
 @pytest.mark.parametrize("inside", [True, False])

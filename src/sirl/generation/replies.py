@@ -66,7 +66,7 @@ def read_answers(text: str, content_type: str = "") -> list[Completion] | Refusa
         return Refusal(f"the server sent a JSON {type(body).__name__} instead of an object with choices")
     choices = body.get("choices")
     if isinstance(choices, list) and choices:
-        return [_answer(choice) for choice in choices]
+        return [_answer(choice) for choice in sorted(choices, key=_index)]
     if body.get("error") or _message(body):
         return read_error(body)
     return Refusal("the server gave fewer answers than asked for" if choices == [] else "the server sent no choices")
@@ -104,6 +104,12 @@ def _message(error: Any) -> str:
     return ""
 
 
+def _index(choice: Any) -> int:
+    """Which of the answers it is, by which it is kept and asked for again; servers send them as they end."""
+    index = choice.get("index") if isinstance(choice, Mapping) else None
+    return index if isinstance(index, int) else 0
+
+
 def _answer(choice: Any) -> Completion:
     """One choice, of chat completions or of completions."""
     if not isinstance(choice, Mapping):
@@ -119,6 +125,8 @@ def _answer(choice: Any) -> Completion:
             return Completion.failed(missing)
         if not text and ended is None and message.get("content") is None:
             return Completion.failed("the server sent a message without content")
+        if not text and not _may_be_blank(message.get("content")):
+            return Completion.failed("the server sent a content that is no text")
     elif message is None and "text" in choice:
         text = _text(choice["text"])
     else:
@@ -138,11 +146,21 @@ def _text(content: Any) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
+def _may_be_blank(content: Any) -> bool:
+    """Whether a content without text is a model that says nothing, rather than something else than text."""
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        return not content or any(isinstance(p, str) or (isinstance(p, Mapping) and "text" in p) for p in content)
+    return content is None or isinstance(content, str) or (isinstance(content, Mapping) and "text" in content)
+
+
 def _instead(message: Mapping[str, Any], ended: str | None) -> str | None:
     """What a message without text holds instead of it."""
     if message.get("tool_calls") or message.get("function_call"):
         return "the server sent tool calls and no text"
-    thoughts = next((k for k in ("reasoning_content", "reasoning", "thinking") if message.get(k)), None)
+    names = ("reasoning_content", "reasoning", "thinking")
+    parts = message.get("content")
+    kinds = [p.get("type") for p in parts if isinstance(p, Mapping)] if isinstance(parts, list) else []  # Mistral's
+    thoughts = next((name for name in names if message.get(name) or name in kinds), None)
     if thoughts is None:
         return None
     way_out = "; give --max_new_tokens for thoughts and answer" if ended != "stop" else ""
