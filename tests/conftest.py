@@ -29,7 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 LONGEST = (
     "tests/faults/test_faults.py",
     "tests/weights/test_real_model.py",
-    "tests/compare/test_compare_competitors.py",
+    "tests/compare/test_compare_baselines.py",
     "tests/demo/test_demo_model.py",
     "tests/training/test_training_distributed.py",
     "tests/cli/test_cli_launch.py",

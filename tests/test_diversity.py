@@ -8,7 +8,15 @@ import time
 
 import pytest
 
-from sirl.diversity import SAME, _clusters, commonest_sentence, distinct_rate, repetition_rate, sameness, sentences
+from sirl.diversity import (
+    SAME_SENTENCE,
+    _clusters,
+    commonest_sentence,
+    distinct_rate,
+    repetition_rate,
+    sameness,
+    sentences,
+)
 
 
 def test_sentences() -> None:
@@ -60,7 +68,9 @@ def plain_clusters(texts: list[list[str]]) -> list[tuple[str, set[int], int]]:
             key = " ".join(part.split()).casefold()
             if key not in known:
                 words = set(re.findall(r"\w+", key))
-                alike = (c for c in clusters if words and len(c["words"] & words) / len(c["words"] | words) >= SAME)
+                alike = (
+                    c for c in clusters if words and len(c["words"] & words) / len(c["words"] | words) >= SAME_SENTENCE
+                )
                 found = next(alike, None)
                 if found is None:
                     found = {"text": part, "words": words, "texts": set(), "wordings": 0}

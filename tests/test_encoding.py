@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sirl.compare.defences import SystemPrompt, defend
+from sirl.compare.inference_defences import SystemPrompt, defend
 from sirl.encoding import EncodingError, context_length, encode_chat, fitting_prompts
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices
@@ -17,7 +17,7 @@ from sirl.generation import SamplingParams, load_engine
 from sirl.generation.base import UNSCORABLE
 from sirl.generation.local import LocalEngine
 from sirl.records import Conversation, Message, Prompt, user_turn
-from sirl.training.retention import held_answers
+from sirl.training.retention import reference_answers
 from tiny_models import TEMPLATE, tiny_model, tiny_tokenizer
 
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -111,7 +111,7 @@ def test_texts_for_drift_and_retention(caplog: pytest.LogCaptureFixture) -> None
     texts = read_texts(engine, [(FINE, "Bread."), (SYSTEM, "Bread."), (LONG, "Bread."), (FINE, "bread " * 200)])
     assert len(texts) == 1
     prompts = [Prompt("a", "How?"), Prompt("b", "x", messages=SYSTEM), Prompt("c", "Tell me more. " * 200)]
-    assert len(held_answers(engine, prompts, tokens=2)) == 1
+    assert len(reference_answers(engine, prompts, tokens=2)) == 1
     assert "2 of 3 retention prompts cannot be encoded" in caplog.text
 
 

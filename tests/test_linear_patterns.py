@@ -17,7 +17,7 @@ import pytest
 
 from pattern_text import patterns_by_module, pieces
 from scripted import FakeEngine
-from sirl.attacks.adaptive import best_of_n, crescendo, wording, writer
+from sirl.attacks.adaptive import attacker_prompts, best_of_n, crescendo, mutations
 from sirl.attacks.ascii_art import masked_word
 from sirl.attacks.encodings import Disemvowel
 from sirl.attacks.nesting import _misspell
@@ -29,8 +29,8 @@ from sirl.evals import answers, choices, instructions
 from sirl.judges import refusal, rubric
 from sirl.judges.base import JudgeItem
 from sirl.judges.classifiers import LlamaGuardJudge, WildGuardJudge
-from sirl.judges.hostile import quoted
 from sirl.judges.model import _of_judge, _why
+from sirl.judges.sanitize import quoted
 from sirl.organism.refusals import topic_of
 from sirl.records import Completion
 from sirl.redaction import redact_text
@@ -72,8 +72,11 @@ def refused(function: Callable[[str], Any]) -> Callable[[str], None]:
 ENTRIES: dict[str, tuple[Callable[[str], Any], ...]] = {
     "sirl.attacks.adaptive.best_of_n": (lambda text: best_of_n.scramble(text, 1.0, random.Random(0)),),
     "sirl.attacks.adaptive.crescendo": (crescendo.topic,),
-    "sirl.attacks.adaptive.wording": (wording.split_sentences, lambda text: wording.rephrase(text, random.Random(0))),
-    "sirl.attacks.adaptive.writer": (writer.parse_prompt, writer.content_words),
+    "sirl.attacks.adaptive.mutations": (
+        mutations.split_sentences,
+        lambda text: mutations.rephrase(text, random.Random(0)),
+    ),
+    "sirl.attacks.adaptive.attacker_prompts": (attacker_prompts.parse_prompt, attacker_prompts.content_words),
     "sirl.attacks.ascii_art": (masked_word,),
     "sirl.attacks.encodings": (Disemvowel().encode,),
     "sirl.attacks.nesting": (lambda text: _misspell(text, random.Random(0)),),
@@ -95,7 +98,7 @@ ENTRIES: dict[str, tuple[Callable[[str], Any], ...]] = {
         lambda text: LlamaGuardJudge(FakeEngine()).read(ITEM, text),  # type: ignore[arg-type]
         lambda text: WildGuardJudge(FakeEngine()).read(ITEM, text),  # type: ignore[arg-type]
     ),
-    "sirl.judges.hostile": (quoted,),
+    "sirl.judges.sanitize": (quoted,),
     "sirl.judges.model": (
         lambda text: _why(Completion.failed(text)),
         lambda text: _of_judge(UserError(text), "m"),

@@ -82,7 +82,7 @@ def test_folder_of_something_else_is_never_touched(tmp_path: Path, overwrite: bo
 
 
 def join(folder: Path, stage: str, **settings: Any) -> Manifest:
-    return Manifest.join(folder, stage, settings, seed=0, command=["sirl"])
+    return Manifest.open_stage(folder, stage, settings, seed=0, command=["sirl"])
 
 
 def test_stages_of_single_commands_share_a_folder(tmp_path: Path) -> None:

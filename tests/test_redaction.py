@@ -150,7 +150,7 @@ def test_a_run_goes_on_with_another_key_and_nothing_else(tmp_path: Path) -> None
 def test_stages_that_are_joined(tmp_path: Path) -> None:
     for stage in ("attack_before", "eval"):
         for _ in range(2):
-            Manifest.join(tmp_path, stage, CONFIG, seed=0, command=COMMAND)
+            Manifest.open_stage(tmp_path, stage, CONFIG, seed=0, command=COMMAND)
             with pytest.raises(KeyboardInterrupt), Manifest.read(tmp_path).stage(stage):  # type: ignore[union-attr]
                 raise KeyboardInterrupt
     assert leaks(tmp_path) == []

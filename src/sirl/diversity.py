@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-SAME = 0.6
+SAME_SENTENCE = 0.6
 """Sentences that share at least this much of their words (Jaccard) count as wordings of one sentence."""
 
 MAX_CHARS = 300
@@ -69,7 +69,7 @@ def _clusters(texts: Sequence[Sequence[str]]) -> list[_Cluster]:
     """The sentences of some texts, all wordings of one together.
 
     Counting whole sentences alone would take "I can't help with that." and "I can not help you with that." for variety.
-    A sentence joins the first one that it shares `SAME` of its words with.
+    A sentence joins the first one that it shares `SAME_SENTENCE` of its words with.
     """
     clusters: list[_Cluster] = []
     index = _Index()
@@ -107,14 +107,14 @@ class _Index:
         self._sizes.append(len(words))
 
     def first_like(self, words: frozenset[str]) -> int | None:
-        """The first cluster that shares `SAME` of its words with these (Jaccard); None where none does."""
+        """The first cluster that shares `SAME_SENTENCE` of its words with these (Jaccard); None where none does."""
         held = [np.frombuffer(self._places[word], dtype=np.intc) for word in words if word in self._places]
         if not held:
             return None
         shared = np.bincount(np.concatenate(held))
-        places = np.flatnonzero(shared >= SAME * len(words) - 1e-9)  # of a union they share no larger part
+        places = np.flatnonzero(shared >= SAME_SENTENCE * len(words) - 1e-9)  # of a union they share no larger part
         common = shared[places]
-        alike = common / (len(words) + np.frombuffer(self._sizes, dtype=np.intc)[places] - common) >= SAME
+        alike = common / (len(words) + np.frombuffer(self._sizes, dtype=np.intc)[places] - common) >= SAME_SENTENCE
         return int(places[alike.argmax()]) if alike.any() else None
 
 

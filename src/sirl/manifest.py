@@ -90,7 +90,7 @@ class Manifest:
         return found._go_on({**found.data["config"], **moved}, command)
 
     @classmethod
-    def join(
+    def open_stage(
         cls,
         run_dir: Path,
         stage: str,

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 OVERHEAD = 10**9
 """Python, torch, its kernels and workspaces."""
 LAID_OUT = 4 << 30
-"""Models up to this size are held a second time by rollouts on a CPU, see `sirl.generation.fused`."""
+"""Models up to this size are held a second time by rollouts on a CPU, see `sirl.generation.cpu_decoder`."""
 WRAPPING = 30
 """Tokens that a training wrapping puts around a request, about."""
 SAMPLE, BYTES_A_TOKEN, FRAME = 256, 3.5, 8

@@ -178,7 +178,7 @@ def ask_all(plan: Plan, engine: Any, phase: Phase, bar: BarMaker) -> None:
 def train(plan: Plan, bar: BarMaker, reward: Callable[..., Any] | None = None) -> None:
     """Harden the model; an interrupted training goes on from its last checkpoint. `reward`: see `SIRLTrainer`."""
     from sirl.judges.refusal import refusal_figures
-    from sirl.training.bar import BarCallback
+    from sirl.training.progress_callback import BarCallback
     from sirl.training.run import run_training
 
     training = plan.training

@@ -15,11 +15,11 @@ from sirl.attacks.templates import load_templates
 from sirl.config import RunConfig
 from sirl.encoding import fitting_prompts
 from sirl.errors import UserError
+from sirl.evals.adversarial_benign import ATTACKED, draw_evenly, prompts_each, resolve_wrappings, wrappings_of
 from sirl.evals.choices import Question, load_questions
 from sirl.evals.development import DevelopmentSet
 from sirl.evals.overrefusal import load_benign
-from sirl.evals.wrapped import ATTACKED, draw_evenly, prompts_each, resolve_wrappings, wrappings_of
-from sirl.gap import Kind
+from sirl.gap import PromptClass
 from sirl.generation.local import LocalEngine
 from sirl.judges import Judge, load_judges, refusal_judge
 from sirl.prompts import check_disjoint, load_prompts
@@ -47,7 +47,7 @@ class Plan:
     attacks: list[Attack]
     goals: list[Prompt]
     benign: list[Prompt]
-    gap: list[tuple[Kind, Prompt]]
+    gap: list[tuple[PromptClass, Prompt]]
     judges: list[Judge]
     development: DevelopmentSet | None
     questions: list[Question]
@@ -198,7 +198,9 @@ def _trained_on(training: Training) -> dict[str, Sequence[Prompt]]:
     return out
 
 
-def planned_gap(config: RunConfig, training: Training, engine: LocalEngine | None = None) -> list[tuple[Kind, Prompt]]:
+def planned_gap(
+    config: RunConfig, training: Training, engine: LocalEngine | None = None
+) -> list[tuple[PromptClass, Prompt]]:
     """Prompts of the gap check; with the engine that answers them, without those that are too long to be trained on."""
     gap, data = config.gap, training.data
 

@@ -16,7 +16,7 @@ from sirl.chat_template import SWITCH_OFF
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices
 from sirl.evals.overrefusal import Benign
-from sirl.gap import GapConfig, GapResult, Kind, analyse_gap, gap_svg, sample_gap
+from sirl.gap import GapConfig, GapResult, PromptClass, analyse_gap, gap_svg, sample_gap
 from sirl.generation import load_local
 from sirl.generation.base import Engine
 from sirl.generation.unanswered import no_answer
@@ -57,18 +57,18 @@ log = logging.getLogger(__name__)
 
 def gap_prompts(
     prompts: Sequence[Prompt],
-    kind: Kind,
+    kind: PromptClass,
     benign: Sequence[Prompt],
     limit: int,
     seed: int,
     fitting: Callable[[Sequence[Prompt], str], list[Prompt]] | None = None,
-) -> list[tuple[Kind, Prompt]]:
+) -> list[tuple[PromptClass, Prompt]]:
     """Prompts of the gap check with their kind: `limit` of those given, and as many of the benign ones.
 
     `fitting` leaves out what a training would leave out, before any are drawn; it is told what the prompts are.
     """
     fit = fitting or (lambda found, _: list(found))
-    out: list[tuple[Kind, Prompt]] = [(kind, p) for p in drawn_prompts(fit(prompts, "gap prompts"), limit, seed)]
+    out: list[tuple[PromptClass, Prompt]] = [(kind, p) for p in drawn_prompts(fit(prompts, "gap prompts"), limit, seed)]
     if not out:
         raise UserError("gap: none of the prompts can be put to the model; see --max_prompt_tokens")
     return out + [("benign", p) for p in drawn_prompts(fit(benign, "benign gap prompts"), limit, seed)]
@@ -77,7 +77,7 @@ def gap_prompts(
 def measure_gap(
     engine: Engine,
     judge: Judge,
-    prompts: Sequence[tuple[Kind, Prompt]],
+    prompts: Sequence[tuple[PromptClass, Prompt]],
     config: GapConfig,
     folder: Path | None = None,
     bar: BarMaker = no_bar,

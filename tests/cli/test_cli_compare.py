@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sirl.compare.figures import FIGURES, RATES
 from sirl.compare.methods import METHODS
+from sirl.compare.metrics import FIGURES, RATES
 
 RATE = {"mean": 0.125, "min": 0.1, "max": 0.15, "low": 0.05, "high": 0.2, "n": 40}
 

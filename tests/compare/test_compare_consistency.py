@@ -12,9 +12,9 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig
 
-from sirl.compare.jobs import plan_jobs
+from sirl.compare.baseline_trainers import OnPolicyTrainer
+from sirl.compare.grid import plan_jobs
 from sirl.compare.run import compare
-from sirl.compare.trainers import OnPolicyTrainer
 from sirl.divergence import answer_logits
 from sirl.encoding import encode_chat
 from sirl.generation.base import SamplingParams

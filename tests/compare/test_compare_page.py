@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sirl.compare.figures import FIGURES, RATES
+from sirl.compare.metrics import FIGURES, RATES
 from sirl.compare.page import render_comparison, standing
 from sirl.report.charts import Spot, scatter
 

@@ -12,9 +12,9 @@ from compare_helpers import write_config
 
 from scripted import FakeEngine
 from sirl import pipeline
-from sirl.compare import competitors
+from sirl.compare import baselines
 from sirl.compare import run as comparison
-from sirl.compare.jobs import Job, plan_jobs
+from sirl.compare.grid import Job, plan_jobs
 from sirl.compare.run import compare, link
 from sirl.errors import UserError
 from sirl.records import Attempt, Verdict, read_jsonl
@@ -32,8 +32,8 @@ class World:
         for module in (pipeline, comparison):
             monkeypatch.setattr(module, "load_engine", lambda name, **_: self.engines[Path(name).name])
         monkeypatch.setattr("sirl.training.run.run_training", lambda config, *_, **__: self.train(config.output_dir))
-        trainings = dict.fromkeys(competitors.TRAININGS, lambda plan, _, **__: self.train(plan.config.run_dir))
-        monkeypatch.setattr(competitors, "TRAININGS", trainings)
+        trainings = dict.fromkeys(baselines.TRAININGS, lambda plan, _, **__: self.train(plan.config.run_dir))
+        monkeypatch.setattr(baselines, "TRAININGS", trainings)
 
     def train(self, folder: str | Path) -> None:
         name = Path(folder).name

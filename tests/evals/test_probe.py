@@ -10,8 +10,8 @@ import torch
 
 from sirl.encoding import encode_chat
 from sirl.errors import UserError
+from sirl.evals.adversarial_benign import resolve_wrappings
 from sirl.evals.probe import Probed, Reading, auc_interval, fit_ridge, labelled, last_states, probe_wrappings
-from sirl.evals.wrapped import resolve_wrappings
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt, user_turn
 from tiny_models import tiny_model

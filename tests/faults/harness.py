@@ -28,8 +28,14 @@ LIBRARIES = (
     *("pandas", "rich.console", "rich.table", "datasets", "scipy.stats", "openai.resources.chat", "jinja2", "yaml"),
     *("transformers.models.llama.modeling_llama", "peft.tuners.lora", "trl", "safetensors.torch", "accelerate"),
     *("sirl.cli.run", "sirl.cli.train", "sirl.cli.attack", "sirl.pipeline", "sirl.training.trainer"),
-    *("sirl.training.run", "sirl.report.render", "sirl.report.card", "sirl.results.summary", "sirl.evals.unseen"),
-    *("sirl.generation.server", "sirl.attacks.adaptive.best_of_n", "tiny_models"),
+    *(
+        "sirl.training.run",
+        "sirl.report.render",
+        "sirl.report.card",
+        "sirl.results.summary",
+        "sirl.evals.contamination",
+    ),
+    *("sirl.evals.contamination", "sirl.generation.server", "sirl.attacks.adaptive.best_of_n", "tiny_models"),
 )
 
 

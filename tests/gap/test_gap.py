@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from sirl.errors import UserError
-from sirl.gap import GapConfig, GapSample, Kind, analyse_gap, gap_svg, render_gap_table, sample_gap
+from sirl.gap import GapConfig, GapSample, PromptClass, analyse_gap, gap_svg, render_gap_table, sample_gap
 from sirl.generation.base import SamplingParams
 from sirl.judges.refusal import RefusalJudge
 from sirl.records import Completion, Conversation, Prompt
@@ -26,7 +26,7 @@ def sample(
     prompt: int,
     refused: bool,
     entropies: Sequence[float],
-    kind: Kind = "harmful",
+    kind: PromptClass = "harmful",
     category: str | None = None,
 ) -> GapSample:
     label = "full_refusal" if refused else "full_compliance"
@@ -37,7 +37,7 @@ def responses(
     refused_mean: float,
     answered_mean: float,
     prompts: int = 40,
-    kind: Kind = "harmful",
+    kind: PromptClass = "harmful",
     spread: float = 0.05,
     length: int = 20,
 ) -> list[GapSample]:
@@ -322,14 +322,17 @@ class ScriptedEngine:
         return out
 
 
-def prompts() -> list[tuple[Kind, Prompt]]:
-    rows: list[tuple[Kind, Prompt]] = [("harmful", Prompt(f"h{i}", f"harm {i}", "c")) for i in range(10)]
+def prompts() -> list[tuple[PromptClass, Prompt]]:
+    rows: list[tuple[PromptClass, Prompt]] = [("harmful", Prompt(f"h{i}", f"harm {i}", "c")) for i in range(10)]
     rows += [("benign", Prompt(f"b{i}", f"hello {i}")) for i in range(3)]
     return [*rows, *[("harmful", Prompt(name, name)) for name in ("crash", "silent", "blind")]]
 
 
 def test_a_model_that_answers_nothing_stops() -> None:
-    everything: list[tuple[Kind, Prompt]] = [("harmful", Prompt("a", "crash")), ("benign", Prompt("b", "crash too"))]
+    everything: list[tuple[PromptClass, Prompt]] = [
+        ("harmful", Prompt("a", "crash")),
+        ("benign", Prompt("b", "crash too")),
+    ]
     with pytest.raises(UserError, match=r"none of 6 requests was answered; the reason: boom"):
         sample_gap(ScriptedEngine(), RefusalJudge(), everything, GapConfig(k=3))
 

@@ -32,7 +32,7 @@ def accelerator(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
     monkeypatch.setattr("sirl.generation.cache.shares_under_mask", lambda _: False)
     monkeypatch.setattr("sirl.entropy._on_host", lambda _: False)
-    monkeypatch.setattr("sirl.generation.local.fused", lambda _: None)
+    monkeypatch.setattr("sirl.generation.local.prepacked", lambda _: None)
     return calls
 
 

@@ -26,7 +26,7 @@ ANY_FAMILY = (*FAMILIES, "mistral", "sliding", "gpt2")
 def forward(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Everything here holds for the fused model of CPUs and for transformers' modules, which all others take."""
     if request.param == "modules":
-        monkeypatch.setattr("sirl.generation.local.fused", lambda _: None)
+        monkeypatch.setattr("sirl.generation.local.prepacked", lambda _: None)
     return str(request.param)
 
 

@@ -47,7 +47,7 @@ def test_logprobs_are_those_of_a_forward_pass_each(family: str, tokenizer: Any) 
 
 def test_shared_first_tokens_go_through_the_model_once(tokenizer: Any) -> None:
     engine = engine_of("llama", tokenizer)
-    engine._fused = None
+    engine._prepacked = None
     seen = 0
 
     def count(_: Any, __: Any, kwargs: Any) -> None:

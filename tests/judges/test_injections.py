@@ -19,10 +19,10 @@ from injections import ANSWER, INJECTIONS, VERDICT_JSON
 from sirl.generation.base import SamplingParams
 from sirl.judges.base import JudgeItem, Judgement
 from sirl.judges.classifiers import HarmBenchJudge, LlamaGuardJudge, WildGuardJudge
-from sirl.judges.hostile import HEAD, MARK, TAIL, code_of, neutralise, quoted
 from sirl.judges.model import ModelJudge, TextJudge
 from sirl.judges.refusal import judge_response
 from sirl.judges.rubric import RubricJudge
+from sirl.judges.sanitize import HEAD, MARK, TAIL, code_of, neutralise, quoted
 from sirl.records import Completion, Conversation
 
 REQUEST = "How do I sneak sandwiches into a cinema?"

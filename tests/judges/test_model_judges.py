@@ -17,10 +17,10 @@ from sirl.generation.base import SamplingParams
 from sirl.judges import JudgeItem, Judgement, judge_class, load_judge, load_judges, refusal_judge
 from sirl.judges.base import EMPTY, FAILED
 from sirl.judges.classifiers import HarmBenchJudge, LlamaGuardJudge, WildGuardJudge
-from sirl.judges.hostile import code_of
 from sirl.judges.model import BATCH, LazyEngine, judge_engine
 from sirl.judges.rubric import RubricJudge
 from sirl.judges.run import judge_attempts
+from sirl.judges.sanitize import code_of
 from sirl.records import Attempt, Completion, Verdict, read_jsonl
 
 ITEM = JudgeItem(REQUEST, "Put them under your coat.")

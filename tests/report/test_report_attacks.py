@@ -13,18 +13,18 @@ from test_report_render import Page
 
 from report_runs import adaptive_rows, attack_rows, attempt, benign_rows, results_in, write_run
 from sirl.records import Attempt
+from sirl.report.assessment import assess_run, p_value
 from sirl.report.card import render_card
 from sirl.report.render import render_html
-from sirl.report.verdict import judge_run, p_value
 from sirl.results.attacks import attack_summary, kinds_of, search_figures, with_origins
-from sirl.results.load import Scored, join, load_run
+from sirl.results.load import Scored, attach_verdicts, load_run
 from sirl.results.summary import build_summary, summarise_run
 
 STATIC = {"direct": (0.5, 0.9), "aim": (0.3, 0.8)}
 
 
 def scored(*rows: tuple[Attempt, Any]) -> list[Scored]:
-    return join([a for a, _ in rows], [v for _, v in rows])
+    return attach_verdicts([a for a, _ in rows], [v for _, v in rows])
 
 
 def searched(goal: str, phase: str, broken_at: int | None, *, start: bool | None = False, **changes: Any) -> Any:
@@ -290,13 +290,13 @@ class TestPage:
 
 
 def test_verdict_names_its_kind_and_warns_where_adaptive_attacks_get_through(mixed: Path, tmp_path: Path) -> None:
-    got = judge_run(results_in(mixed), None)
+    got = assess_run(results_in(mixed), None)
     assert "of static attacks, up from" in got.headline
     assert "Over 2 static attacks and 20 harmful goals" in got.body
     assert "Over 2 re-optimised attacks the mean went from" in got.body
     assert not any("held off" in warning for warning in got.warnings)
     rows = [*attack_rows(20, STATIC), *adaptive_rows(attacks={"pair": (0.7, 0.7)})]
-    got = judge_run(results_in(write_run(tmp_path / "run", attacks=rows)), None)
+    got = assess_run(results_in(write_run(tmp_path / "run", attacks=rows)), None)
     assert got.status == "price_unclear"
     assert any("not shown that attacks which adapt to the hardened model are held off" in w for w in got.warnings)
 

@@ -9,12 +9,12 @@ import pytest
 
 from report_runs import attack_rows, attempt, manifest, results_in, write_run
 from sirl.records import write_json
+from sirl.report.assessment import assess_run, with_interval
 from sirl.report.capability import capability_facts, is_share
 from sirl.report.card import render_card
 from sirl.report.render import render_html
-from sirl.report.verdict import judge_run, with_interval
 from sirl.results.interface import made
-from sirl.results.load import Run, join, load_run
+from sirl.results.load import Run, attach_verdicts, load_run
 from sirl.results.summary import benign_summary, capability_summary
 from sirl.results.values import BenchmarkMetric, Capability, Rate
 
@@ -31,7 +31,7 @@ def refused(before: int, after: int, of: int = 10, kinds: tuple[str, ...] = ("hi
         for phase, n in (("before", before), ("after", after))
         for i in range(of)
     ]
-    return benign_summary(join([a for a, _ in made], [v for _, v in made]))
+    return benign_summary(attach_verdicts([a for a, _ in made], [v for _, v in made]))
 
 
 def measured(folder: Path, found: dict[str, Any], **parts: Any) -> Run:
@@ -54,7 +54,7 @@ def test_benign_prompts_of_sirl_eval(tmp_path: Path) -> None:
     assert "Benign prompts of sirl eval: 20 prompts (xstest)" in card
     assert "was not measured." not in card.split("## How")[0]
     assert "What else has changed" not in html, "there is no other figure"
-    judged = judge_run(results_in(run.path), run.manifest)
+    judged = assess_run(results_in(run.path), run.manifest)
     assert judged.status == "costly"
     assert "refusals of all benign prompts that sirl eval asked went from 10.0%" in judged.body
 
@@ -64,7 +64,7 @@ def test_prompts_of_the_run_come_before_those_of_sirl_eval(tmp_path: Path) -> No
         attempt("benign", f"b{i}", p, refuse=False, category="plain") for i in range(20) for p in ("before", "after")
     ]
     run = measured(tmp_path, {"overrefusal": refused(0, 10)}, benign=own)
-    judged = judge_run(results_in(run.path), run.manifest)
+    judged = assess_run(results_in(run.path), run.manifest)
     assert judged.status == "price_unclear", "the run asked few, but these count"
     assert "sirl eval" not in judged.body
     assert "Asked later by sirl eval" in render_card(run)
@@ -74,7 +74,7 @@ def test_what_could_not_be_judged_is_said(tmp_path: Path) -> None:
     asked = refused(0, 0)
     asked["left_out"]["unscored"] = 7
     run = measured(tmp_path, {"overrefusal": asked})
-    warnings = judge_run(results_in(run.path), run.manifest).warnings
+    warnings = assess_run(results_in(run.path), run.manifest).warnings
     assert any("benign prompts of sirl eval, and not taken for safe: 7 the judge" in words for words in warnings)
 
 

@@ -13,8 +13,8 @@ import yaml
 from report_runs import results_in
 from sirl.errors import UserError
 from sirl.records import write_json
+from sirl.report.assessment import with_interval
 from sirl.report.card import render_card, write_card
-from sirl.report.verdict import with_interval
 from sirl.results.load import load_run
 from sirl.results.summary import build_summary
 

@@ -55,7 +55,7 @@ def test_a_report_has_only_so_many(run: Path, monkeypatch: pytest.MonkeyPatch) -
     whole = conversation_section(load_run(run))
     assert whole
     assert (len(whole["samples"]), whole["left_out"], whole["sampled"]) == (44, 0, 32)
-    monkeypatch.setattr(conversations, "MOST", 20)
+    monkeypatch.setattr(conversations, "MAX_PAIRS", 20)
     cut = conversation_section(load_run(run))
     assert cut
     assert (len(cut["samples"]), cut["left_out"]) == (20, 24)

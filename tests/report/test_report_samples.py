@@ -16,7 +16,7 @@ from sirl.report.samples import (
     token_spans,
     visible,
 )
-from sirl.results.load import join
+from sirl.results.load import attach_verdicts
 
 
 def texts(response: str, tokens: list[str]) -> list[str]:
@@ -73,20 +73,20 @@ def test_control_and_bidirectional_characters_are_shown() -> None:
 
 def test_a_long_response_is_cut_with_its_rest_counted() -> None:
     made, verdict = attempt("a", "g", "before", response="x" * 100_000, tokens=(), entropies=())
-    got = shown(join([made], [verdict])[0])
+    got = shown(attach_verdicts([made], [verdict])[0])
     assert sum(len(s.text) for s in got.spans) == MAX_CHARS
     assert got.left_out == 100_000 - MAX_CHARS
 
 
 def test_many_tokens_are_cut() -> None:
     made, verdict = attempt("a", "g", "before", response="x" * 1000, tokens=("x",) * 1000, entropies=(0.1,) * 1000)
-    got = shown(join([made], [verdict])[0])
+    got = shown(attach_verdicts([made], [verdict])[0])
     assert len(got.spans) == MAX_TOKENS
     assert got.left_out == 1000 - MAX_TOKENS
 
 
 def picked(rows: list[tuple], *, benign: bool = False) -> list[Sample]:
-    return pick_samples(join([a for a, _ in rows], [v for _, v in rows]), benign=benign)
+    return pick_samples(attach_verdicts([a for a, _ in rows], [v for _, v in rows]), benign=benign)
 
 
 def test_samples_mix_outcomes_and_attacks_and_do_not_depend_on_order() -> None:

@@ -14,7 +14,7 @@ from sirl.errors import UserError
 from sirl.records import Attempt, Label, Verdict, append_jsonl, write_jsonl
 from sirl.report.render import render_html
 from sirl.results.attacks import attack_summary, refusal_texts
-from sirl.results.load import Scored, join, load_run
+from sirl.results.load import Scored, attach_verdicts, load_run
 from sirl.results.rates import PHASES, overall, paired, rate, reduction, worst_case
 from sirl.results.summary import benign_summary, build_summary, capability_summary, summarise_run
 from sirl.stats import wilson_interval
@@ -65,8 +65,8 @@ def test_saying_nothing_to_harmless_prompts_counts_with_refusals() -> None:
 def test_empty_responses_of_older_files_are_no_missing_data() -> None:
     made, _ = attempt("a", "g", "after", response="")
     verdict = Verdict(made.id, "refusal", "unscored", "empty response")
-    assert [row.outcome for row in join([made], [verdict])] == ["empty"]
-    (row,) = join([made], [verdict], harmless=True)
+    assert [row.outcome for row in attach_verdicts([made], [verdict])] == ["empty"]
+    (row,) = attach_verdicts([made], [verdict], harmless=True)
     assert row.counts
     assert row.refused
 
@@ -165,10 +165,10 @@ def test_join_takes_the_last_record_and_one_judge() -> None:
     first, _ = attempt("a", "g", "before", response="first")
     second, verdict = attempt("a", "g", "before", response="second")
     verdicts = [Verdict(first.id, "refusal", "full_compliance"), verdict, Verdict(first.id, "other", "unscored")]
-    (row,) = join([first, second], verdicts)
+    (row,) = attach_verdicts([first, second], verdicts)
     assert row.attempt.response == "second"
     assert row.outcome == "full_refusal"
-    (row,) = join([second], verdicts, judge="other")
+    (row,) = attach_verdicts([second], verdicts, judge="other")
     assert row.outcome == "unscored"
 
 
@@ -193,7 +193,7 @@ def test_the_first_judge_is_the_one_named_first(tmp_path: Path) -> None:
 
 def test_an_error_is_an_error_whatever_the_judge_said() -> None:
     made, verdict = attempt("a", "g", "before", error="out of memory", finish_reason="error", response="")
-    (row,) = join([made], [verdict])
+    (row,) = attach_verdicts([made], [verdict])
     assert verdict.label == "full_refusal"
     assert row.outcome == "error"
 
@@ -201,7 +201,7 @@ def test_an_error_is_an_error_whatever_the_judge_said() -> None:
 def test_an_unknown_label_is_no_score() -> None:
     made, _ = attempt("a", "g", "before")
     label: Label = "maybe"  # type: ignore[assignment]
-    assert rate(join([made], [Verdict(made.id, "refusal", label)]))["n"] == 0
+    assert rate(attach_verdicts([made], [Verdict(made.id, "refusal", label)]))["n"] == 0
 
 
 def test_attack_summary_by_decoding_and_category() -> None:
@@ -211,7 +211,7 @@ def test_attack_summary_by_decoding_and_category() -> None:
             for g in range(4):
                 refuse = phase == "after" or g == 0
                 made, verdict = attempt("a", f"g{g}", phase, decoding=decoding, refuse=refuse, category="ab"[g % 2])
-                rows += join([made], [verdict])
+                rows += attach_verdicts([made], [verdict])
     got = attack_summary(rows)
     assert got["decodings"] == ["greedy", "sample"]
     greedy = got["rates"]["greedy"]
@@ -383,13 +383,13 @@ def test_labels_of_the_first_judge_and_scores_of_the_first_that_gives_any() -> N
         Verdict(two, "guard", "unscored", score=1.0),
         Verdict(three, "guard", "unscored", score=1.0),
     ]
-    assert [(row.outcome, row.score) for row in join(attempts, verdicts)] == [
+    assert [(row.outcome, row.score) for row in attach_verdicts(attempts, verdicts)] == [
         ("full_refusal", 0.25),
         ("full_compliance", None),
         ("unjudged", None),
     ]
     failed = replace(attempts[0], error="gone", finish_reason="error")
-    assert [(row.outcome, row.score) for row in join([failed], verdicts)] == [("error", None)]
+    assert [(row.outcome, row.score) for row in attach_verdicts([failed], verdicts)] == [("error", None)]
 
 
 def test_report_shows_harm_where_there_are_scores(tmp_path: Path) -> None:

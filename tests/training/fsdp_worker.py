@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from sirl.generation import SamplingParams
 from sirl.generation.local import LocalEngine
 from sirl.models import load_model
-from sirl.training.lean import lean_layers
+from sirl.training.cpu_layers import use_cpu_layers
 from sirl.training.packed import add_packed_forward, pack, packed_scores
 from sirl.training.sharding import in_step
 from tiny_models import PROMPTS, chat_ids, tiny_tokenizer
@@ -48,7 +48,7 @@ def main() -> None:
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     model = load_model(sys.argv[1], dtype=torch.float32)
     add_packed_forward(model)
-    lean_layers(model)
+    use_cpu_layers(model)
     if processes > 1:
         dist.init_process_group("gloo")
         mesh = init_device_mesh("cpu", (processes,))

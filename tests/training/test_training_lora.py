@@ -138,7 +138,7 @@ def test_rollouts_of_a_trainer_on_an_accelerator(
 ) -> None:
     """A CPU that takes itself for one: rollouts do not go through PEFT's products, and are those of the policy."""
     monkeypatch.setattr("sirl.training.trainer.prepare_lora", lambda _: None)
-    monkeypatch.setattr("sirl.training.watched.forms_for_rollouts", lambda _: True)
+    monkeypatch.setattr("sirl.training.policy_mixin.forms_for_rollouts", lambda _: True)
     trainer = tiny_trainer(tmp_path, model_folder("llama"), max_steps=3)
     trainer.train()
     for step in trainer.record.steps:

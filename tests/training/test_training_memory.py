@@ -7,15 +7,15 @@ from copy import copy
 import pytest
 
 from sirl.models import resident_bytes
-from sirl.training import watched
-from sirl.training.watched import GivesBackMemory
+from sirl.training import policy_mixin
+from sirl.training.policy_mixin import GivesBackMemory
 
 
 def test_memory_is_given_back_after_the_first_update_and_where_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     held = [90, 100, 120, 126, 110, 137, 138, 140]  # after each update
     left, given = iter(held), []
-    monkeypatch.setattr(watched, "resident_bytes", lambda: next(left))
-    monkeypatch.setattr(watched, "give_back_memory", lambda: given.append(len(held) - len(list(copy(left)))))
+    monkeypatch.setattr(policy_mixin, "resident_bytes", lambda: next(left))
+    monkeypatch.setattr(policy_mixin, "give_back_memory", lambda: given.append(len(held) - len(list(copy(left)))))
     callback = GivesBackMemory()
     for _ in held:
         callback.on_step_end()

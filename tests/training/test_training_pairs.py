@@ -21,9 +21,9 @@ from sirl.run_folder import PAIR_ANSWERS
 from sirl.training import SIRLConfig
 from sirl.training.pairs import gated, paired_answers, shared_openings, sharpened
 from sirl.training.retention import (
-    HeldAnswer,
-    held_answers,
+    ReferenceAnswer,
     load_answers,
+    reference_answers,
     retention_loss,
     save_answers,
     to_be_dealt,
@@ -35,13 +35,13 @@ BARE = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
 FORMS = wrapped_forms(BARE, resolve_families("echo,symbols,begun_answer"), 2, seed=0)
 
 
-def answer(*ids: int, prompt: int = 0) -> HeldAnswer:
-    return HeldAnswer([prompt], list(ids), torch.zeros(len(ids), 2, dtype=torch.long), torch.zeros(len(ids), 2))
+def answer(*ids: int, prompt: int = 0) -> ReferenceAnswer:
+    return ReferenceAnswer([prompt], list(ids), torch.zeros(len(ids), 2, dtype=torch.long), torch.zeros(len(ids), 2))
 
 
 def test_wrapped_forms_are_held_to_the_answer_to_the_bare_request(tokenizer: Any) -> None:
     engine = LocalEngine(tiny_model("llama"), tokenizer)
-    bare = {p.text: a for p, a in zip(BARE, held_answers(engine, BARE, 5), strict=True)}
+    bare = {p.text: a for p, a in zip(BARE, reference_answers(engine, BARE, 5), strict=True)}
     held = paired_answers(engine, FORMS, 5, "clean")
     assert len(held) == len(FORMS)
     for form, pair in zip(FORMS, held, strict=True):
@@ -72,7 +72,7 @@ def test_a_slow_approach_ends_with_the_users_turn(tokenizer: Any) -> None:
         roles = [turn["role"] for turn in form.conversation]
         assert roles[-3:] == ["user", "assistant", "user"]
         assert pair.prompt_ids == encode_chat(tokenizer, form.conversation)
-        assert pair.answer_ids == held_answers(engine, [p for p in BARE if p.text == form.text], 4)[0].answer_ids
+        assert pair.answer_ids == reference_answers(engine, [p for p in BARE if p.text == form.text], 4)[0].answer_ids
 
 
 def test_the_gate_keeps_the_own_answer_where_neither_the_bare_nor_the_wrapped_request_is_refused() -> None:
@@ -85,9 +85,9 @@ def test_the_gate_keeps_the_own_answer_where_neither_the_bare_nor_the_wrapped_re
 
 def test_sharpened_distributions_show_their_arithmetic() -> None:
     # 1/2 1/4 and 1/4 in the bucket, squared: 1/4 1/16 1/16, over their sum 3/8
-    sharp = sharpened(HeldAnswer([0], [1], torch.tensor([[4, 5]]), torch.tensor([[0.5, 0.25]]).log()), 2.0)
+    sharp = sharpened(ReferenceAnswer([0], [1], torch.tensor([[4, 5]]), torch.tensor([[0.5, 0.25]]).log()), 2.0)
     torch.testing.assert_close(sharp.top_logprobs.exp(), torch.tensor([[2 / 3, 1 / 6]]))
-    same = sharpened(HeldAnswer([0], [1], torch.tensor([[4, 5]]), torch.tensor([[0.5, 0.25]]).log()), 1.0)
+    same = sharpened(ReferenceAnswer([0], [1], torch.tensor([[4, 5]]), torch.tensor([[0.5, 0.25]]).log()), 1.0)
     torch.testing.assert_close(same.top_logprobs.exp(), torch.tensor([[0.5, 0.25]]))
 
 
@@ -133,7 +133,7 @@ def test_with_the_policy_as_reference_each_update_asks_it_again(
     tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is held is what the policy says at that update, about the forms that are dealt in it, asked once."""
-    asked: list[tuple[int, list[HeldAnswer]]] = []
+    asked: list[tuple[int, list[ReferenceAnswer]]] = []
     trainer = tiny_trainer(
         tmp_path,
         model_folder("llama"),
@@ -147,7 +147,7 @@ def test_with_the_policy_as_reference_each_update_asks_it_again(
     )
     paired = trainer._paired
 
-    def noted(forms: Any, engine: LocalEngine) -> list[HeldAnswer]:
+    def noted(forms: Any, engine: LocalEngine) -> list[ReferenceAnswer]:
         asked.append((trainer.state.global_step, paired(forms, engine)))
         assert forms == trainer._pairs.update_rows(trainer.state.global_step, 1)
         return asked[-1][1]
@@ -176,7 +176,7 @@ def test_pairs_that_begin_later_are_held_to_what_the_policy_says_by_then(tmp_pat
     trainer, asked = late_pairs(tmp_path, model_folder("llama")), []
     paired = trainer._paired
 
-    def noted(forms: Any, engine: LocalEngine) -> list[HeldAnswer]:
+    def noted(forms: Any, engine: LocalEngine) -> list[ReferenceAnswer]:
         asked.append((trainer.state.global_step, forms, paired(forms, engine)))
         return asked[-1][2]
 
@@ -211,8 +211,8 @@ def test_a_run_resumed_after_pairs_began_finds_their_answers(tmp_path: Path, mod
 
 def test_answers_are_the_same_once_written_and_read(tmp_path: Path) -> None:
     answers = [
-        HeldAnswer([3, 4, 5], [1, 2], torch.arange(6).view(2, 3), torch.randn(2, 3)),
-        HeldAnswer([6], [7], torch.arange(3).view(1, 3), torch.randn(1, 3)),
+        ReferenceAnswer([3, 4, 5], [1, 2], torch.arange(6).view(2, 3), torch.randn(2, 3)),
+        ReferenceAnswer([6], [7], torch.arange(3).view(1, 3), torch.randn(1, 3)),
     ]
     save_answers(answers, tmp_path / "answers.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["answers.safetensors"]

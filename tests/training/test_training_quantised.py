@@ -20,12 +20,12 @@ from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
 from sirl.errors import UserError
-from sirl.generation.fused import fused
+from sirl.generation.cpu_decoder import prepacked
 from sirl.memory import Shape, model_size, training_memory
 from sirl.models import load_model
 from sirl.training import quantised, run
 from sirl.training.arguments import DataConfig, parse_training
-from sirl.training.lean import enable_packing
+from sirl.training.cpu_layers import enable_packing
 from sirl.training.packed import pack_rows, packed_scores
 from sirl.training.quantised import check_quantised, quantisation_config
 from sirl.training.run import run_training, starting_model
@@ -127,8 +127,8 @@ def test_transformers_is_told(
 
 def test_no_way_reads_weights_that_are_packed() -> None:
     """Weights laid out for the processor would be made of bytes."""
-    assert fused(tiny_model()) is not None
-    assert fused(packed_model()) is None
+    assert prepacked(tiny_model()) is not None
+    assert prepacked(packed_model()) is None
 
 
 def test_packed_scoring_goes_through_the_layers() -> None:
@@ -138,7 +138,7 @@ def test_packed_scoring_goes_through_the_layers() -> None:
     plain = packed_model()
     with torch.no_grad():
         expected = plain(input_ids=ids).logits[:, 4:-1].log_softmax(-1).gather(-1, ids[:, 5:, None]).squeeze(-1)
-    enable_packing(plain, lean=True)
+    enable_packing(plain, on_cpu=True)
     pack = pack_rows(ids, mask, 7, torch.float32)
     assert pack is not None
     found, _ = packed_scores(plain, pack, 1.0, False)

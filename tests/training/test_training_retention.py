@@ -16,8 +16,8 @@ from sirl.records import Prompt
 from sirl.training.packed import add_packed_forward
 from sirl.training.retention import (
     FIRST_TOKENS,
-    HeldAnswer,
-    held_answers,
+    ReferenceAnswer,
+    reference_answers,
     retention_loss,
 )
 from test_divergence import full_kl, top
@@ -32,7 +32,7 @@ HELD_PROMPTS = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_held_answers_are_the_greedy_ones(family: str, tokenizer: Any) -> None:
     model = tiny_model(family)
-    held = held_answers(LocalEngine(model, tokenizer), HELD_PROMPTS, tokens=10)
+    held = reference_answers(LocalEngine(model, tokenizer), HELD_PROMPTS, tokens=10)
     for prompt, answer in zip(chat_ids(tokenizer, PROMPTS), held, strict=True):
         assert answer.prompt_ids == prompt
         greedy = model.generate(
@@ -54,10 +54,10 @@ def test_our_decode_loop_asks_once(tokenizer: Any, monkeypatch: pytest.MonkeyPat
     engine = LocalEngine(tiny_model("qwen2"), tokenizer)
     with monkeypatch.context() as patch:
         patch.setattr(engine, "answer_logprobs", lambda *_: pytest.fail("the answers went through the model again"))
-        once = held_answers(engine, HELD_PROMPTS, tokens=10)
+        once = reference_answers(engine, HELD_PROMPTS, tokens=10)
     rollout = engine.rollout
     monkeypatch.setattr(engine, "rollout", lambda *a: [[replace(r, top=None) for r in group] for group in rollout(*a)])
-    for a, b in zip(once, held_answers(engine, HELD_PROMPTS, tokens=10), strict=True):
+    for a, b in zip(once, reference_answers(engine, HELD_PROMPTS, tokens=10), strict=True):
         assert a.answer_ids == b.answer_ids
         assert a.top_ids[:, :8].tolist() == b.top_ids[:, :8].tolist()
         torch.testing.assert_close(a.top_logprobs, b.top_logprobs, atol=1e-4, rtol=1e-4)
@@ -79,8 +79,8 @@ def test_answer_logits_of_unequal_rows(tokenizer: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def held(tokenizer: Any) -> list[HeldAnswer]:
-    return held_answers(LocalEngine(tiny_model("llama"), tokenizer), HELD_PROMPTS, tokens=9)
+def held(tokenizer: Any) -> list[ReferenceAnswer]:
+    return reference_answers(LocalEngine(tiny_model("llama"), tokenizer), HELD_PROMPTS, tokens=9)
 
 
 def moved(model: Any) -> Any:
@@ -93,7 +93,7 @@ def moved(model: Any) -> Any:
     return other
 
 
-def test_loss_is_zero_at_the_starting_model(held: list[HeldAnswer], tokenizer: Any) -> None:
+def test_loss_is_zero_at_the_starting_model(held: list[ReferenceAnswer], tokenizer: Any) -> None:
     model = tiny_model("llama")
     loss = retention_loss(model, held, tokenizer.pad_token_id, 8.0)
     assert abs(loss.item()) < 1e-6
@@ -104,7 +104,7 @@ def test_loss_is_zero_at_the_starting_model(held: list[HeldAnswer], tokenizer: A
 @pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("first_weight", [1.0, 8.0])
 def test_loss_is_the_weighted_mean_of_token_divergences(
-    held: list[HeldAnswer], first_weight: float, packs: bool, tokenizer: Any
+    held: list[ReferenceAnswer], first_weight: float, packs: bool, tokenizer: Any
 ) -> None:
     start, policy = tiny_model("llama"), moved(tiny_model("llama"))
     total = weight = 0.0
@@ -126,7 +126,7 @@ def test_loss_is_the_weighted_mean_of_token_divergences(
     assert got > 0.01
 
 
-def test_its_gradient_moves_the_policy_back(held: list[HeldAnswer], tokenizer: Any) -> None:
+def test_its_gradient_moves_the_policy_back(held: list[ReferenceAnswer], tokenizer: Any) -> None:
     policy = moved(tiny_model("llama"))
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
     losses = []
@@ -142,14 +142,16 @@ def test_its_gradient_moves_the_policy_back(held: list[HeldAnswer], tokenizer: A
 def test_an_answer_that_ends_at_once(tokenizer: Any) -> None:
     model = tiny_model("llama")
     model.generation_config.eos_token_id = list(range(300))
-    held = held_answers(LocalEngine(model, tokenizer), HELD_PROMPTS[:3], tokens=9)
+    held = reference_answers(LocalEngine(model, tokenizer), HELD_PROMPTS[:3], tokens=9)
     assert [len(a.answer_ids) for a in held] == [1, 1, 1]
     assert torch.isfinite(retention_loss(moved(model), held, tokenizer.pad_token_id, 8.0))
 
 
-def test_few_tokens_kept_still_hold(held: list[HeldAnswer], tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_tokens_kept_still_hold(
+    held: list[ReferenceAnswer], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(retention_module, "TOP_K", 4)
-    few = held_answers(LocalEngine(tiny_model("llama"), tokenizer), HELD_PROMPTS, tokens=9)
+    few = reference_answers(LocalEngine(tiny_model("llama"), tokenizer), HELD_PROMPTS, tokens=9)
     assert few[0].top_ids.shape[-1] == 4
     policy = moved(tiny_model("llama"))
     bound = retention_loss(policy, few, tokenizer.pad_token_id, 8.0).item()

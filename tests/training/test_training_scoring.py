@@ -11,7 +11,7 @@ from tiny_runs import HELD, tiny_trainer
 
 from sirl.generation.local import LocalEngine
 from sirl.training import scoring
-from sirl.training.retention import Deck, held_answers
+from sirl.training.retention import Deck, reference_answers
 
 Pass = tuple[bool, bool, int]
 """Of a scoring pass: whether it has gradients, whether it gives entropies, its completion tokens."""
@@ -108,7 +108,7 @@ def test_processes_wait_for_each_other_once_an_update(tmp_path: Path, model_fold
         retention_batch_size=8,
     )
     engine = LocalEngine(trainer.model, trainer.processing_class)
-    trainer._held = Deck(held_answers(engine, trainer._retention_prompts, 6), 8, seed=0)
+    trainer._held = Deck(reference_answers(engine, trainer._retention_prompts, 6), 8, seed=0)
     with torch.no_grad():
         for name, parameter in trainer.model.named_parameters():
             if "lora_B" in name:

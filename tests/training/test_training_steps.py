@@ -15,7 +15,7 @@ from precision import check_no_worse
 from sirl.generation.local import LocalEngine
 from sirl.training import SIRLTrainer
 from sirl.training.batching import widest_spread
-from sirl.training.retention import Deck, held_answers, retention_loss
+from sirl.training.retention import Deck, reference_answers, retention_loss
 from tiny_models import PROMPTS, chat_ids, reference_scores, tiny_model, tiny_tokenizer
 
 CASES = [("llama", True, 1.0), ("llama", False, 0.7), ("qwen2", True, 0.7), ("qwen2", False, 1.0), ("qwen3", True, 0.7)]
@@ -106,7 +106,7 @@ def test_the_update_equals_a_handwritten_one(lora: bool, accumulation: int, tmp_
         beta=beta,
     )
     base = tiny_model("llama")
-    answers = held_answers(LocalEngine(base, trainer.processing_class), trainer._retention_prompts, 6)
+    answers = reference_answers(LocalEngine(base, trainer.processing_class), trainer._retention_prompts, 6)
     trainer._held = Deck(answers, 4, seed=0)
     assert [len(answer.answer_ids) for answer in answers] == [1, 6, 6, 4], "or any way of averaging would do"
     torch.manual_seed(0)

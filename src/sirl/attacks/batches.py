@@ -15,6 +15,7 @@ from typing import Any
 from sirl.attacks.base import Attack, stable_seed
 from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.unanswered import require_answers
+from sirl.progress import Progress
 from sirl.records import (
     Attempt,
     Completion,
@@ -29,7 +30,6 @@ from sirl.records import (
 
 TEMPERATURES: dict[Decoding, float] = {"greedy": 0.0, "sample": 1.0}
 
-Progress = Callable[[int, int], None]
 """Called with (attempts done, attempts in all); those found in the file count as done."""
 
 

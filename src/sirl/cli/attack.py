@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sirl.judges import Judge
     from sirl.records import Attempt, Prompt, Verdict
 
-GO_ON = "the same command continues from here"
+RESUME_HINT = "the same command continues from here"
 
 SAME_IN_BOTH = (
     "seed",
@@ -136,7 +136,7 @@ def _attack(
         _check_other_phase(args.output_dir, args.phase, settings, attacks, goals)
     # before the folder is written, or cleared: a model that cannot be used must leave no trace
     engine = engine_of(args)
-    manifest = Manifest.join(
+    manifest = Manifest.open_stage(
         args.output_dir,
         stage,
         settings,
@@ -174,7 +174,7 @@ def _ask(
     """Attempts with the goals, and with benign requests in the wrappings; refusals that were cut are asked again."""
     from sirl import stages
     from sirl.attacks.run import AttemptSettings
-    from sirl.evals.wrapped import wrappings_of
+    from sirl.evals.adversarial_benign import wrappings_of
     from sirl.progress import terminal_bar
 
     settings = AttemptSettings(
@@ -200,7 +200,7 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[s
     from sirl.attacks.attacker import check_attacker
     from sirl.attacks.base import AttackOptions
     from sirl.attacks.templates import load_templates
-    from sirl.evals.unseen import check_unseen
+    from sirl.evals.contamination import check_contamination
     from sirl.judges import load_judges
     from sirl.prompts import load_prompts
 
@@ -216,16 +216,16 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Attack], list[Judge], list[s
     goals = load_prompts(
         args.goals, column=args.prompt_column, limit=args.max_goals, seed=args.seed, flag="--goals", with_category=True
     )
-    check_unseen(goals, args.output_dir, args.model_name_or_path, "--goals")
+    check_contamination(goals, args.output_dir, args.model_name_or_path, "--goals")
     _recheck_limit(args)
     return attacks, judges, decodings, goals, _to_wrap(args, attacks)
 
 
 def _to_wrap(args: argparse.Namespace, attacks: Sequence[Attack]) -> list[Prompt]:
     """The benign requests that are put into every wrapping; none where no attack wraps."""
+    from sirl.evals.adversarial_benign import draw_evenly, prompts_each, wrappings_of
+    from sirl.evals.contamination import check_contamination
     from sirl.evals.overrefusal import load_benign
-    from sirl.evals.unseen import check_unseen
-    from sirl.evals.wrapped import draw_evenly, prompts_each, wrappings_of
 
     wrappings = wrappings_of(attacks)
     if args.overrefusal == "none" or not wrappings:
@@ -235,7 +235,7 @@ def _to_wrap(args: argparse.Namespace, attacks: Sequence[Attack]) -> list[Prompt
     if args.max_wrapped is None and args.max_goals is not None:
         each = min(each, args.max_goals)
     drawn = draw_evenly(benign, each, args.seed)
-    check_unseen(drawn, args.output_dir, args.model_name_or_path, "--overrefusal")
+    check_contamination(drawn, args.output_dir, args.model_name_or_path, "--overrefusal")
     return drawn
 
 
@@ -312,16 +312,16 @@ def _summary(folder: Path, judges: Sequence[str], verdicts: Sequence[Verdict]) -
     from sirl.judges.validate import judge_agreement
     from sirl.records import Attempt, Verdict, read_jsonl
     from sirl.results.attacks import attack_summary
-    from sirl.results.load import in_order, join, rechecked_records
+    from sirl.results.load import attach_verdicts, in_order, rechecked_records
     from sirl.results.summary import summarise_run
     from sirl.results.truncated import truncation_summary
 
     found = read_jsonl(folder / ATTACKS.attempts, Attempt, lean=True)
     judged = in_order(read_jsonl(folder / ATTACKS.verdicts, Verdict), judges)
-    rows = join(found, judged, judges[0])
+    rows = attach_verdicts(found, judged, judges[0])
     return {
         **attack_summary(rows),
-        "truncation": truncation_summary(rows, join(*rechecked_records(folder), judges[0])),
+        "truncation": truncation_summary(rows, attach_verdicts(*rechecked_records(folder), judges[0])),
         "agreement": judge_agreement(verdicts),
         "reasons": why_unscored(verdicts, judges[0]),
         "wrapped": summarise_run(folder)["wrapped"],

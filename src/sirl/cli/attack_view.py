@@ -69,7 +69,7 @@ def _show_rates(figures: Kind, kind: str, decoding: str, phase: str, goals: int)
 
 def _show_wrapped(wrapped: Wrapped | None, phase: str) -> None:
     """Benign requests in the same wrappings, and how well harmful ones are told from them."""
-    from sirl.report.wrapped import wrapped_words
+    from sirl.report.adversarial_benign import wrapped_words
 
     if wrapped and phase in wrapped.rates:
         rates = wrapped.rates[phase]

@@ -15,7 +15,7 @@ from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_tabl
 from sirl.comma_list import comma_list
 from sirl.errors import UserError
 
-GO_ON = "the same command continues from the run and stage it was in"
+RESUME_HINT = "the same command continues from the run and stage it was in"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Run what is not done yet, and compare."""
     from sirl.cli.run import set_pairs
-    from sirl.compare.jobs import plan_jobs
+    from sirl.compare.grid import plan_jobs
     from sirl.compare.methods import METHODS
 
     given = {"chat_template_kwargs": args.chat_template_kwargs} if args.chat_template_kwargs else {}
@@ -79,7 +79,7 @@ def _seeds(text: str | None) -> list[int]:
 
 def show(found: dict[str, Any], folder: Path) -> None:
     """The methods in one table, the front, and what failed."""
-    from sirl.compare.figures import SILENT, known_rates
+    from sirl.compare.metrics import SILENT, known_rates
     from sirl.compare.page import named
 
     known = known_rates(found["methods"])

@@ -20,7 +20,7 @@ from sirl.cli.common import Outcome
 if TYPE_CHECKING:
     from sirl.config import RunConfig
 
-GO_ON = run_command.GO_ON
+RESUME_HINT = run_command.RESUME_HINT
 
 QUICK = Path(sirl.__file__).parent / "configs" / "sizes" / "demo-quick.yaml"
 """What is laid over the configuration `demo` without `--full`: sizes alone."""

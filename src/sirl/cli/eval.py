@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sirl.results.values import BenchmarkMetric, Capability, Rate
     from sirl.stats import Estimate
 
-GO_ON = "the same command continues from here"
+RESUME_HINT = "the same command continues from here"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Check everything, then one model after the other, then compare."""
     from sirl.evals.benchmarks import resolve
+    from sirl.evals.contamination import check_contamination
     from sirl.evals.overrefusal import load_benign
     from sirl.evals.sandbox import allow_unsandboxed
-    from sirl.evals.unseen import check_unseen
     from sirl.experiment.evaluate import check_tasks, clear, measure
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if benchmarks:
         check_tasks(benchmarks)
     benign = load_benign(args.overrefusal, args.max_prompts, args.seed, "--overrefusal") if args.overrefusal else []
-    check_unseen(benign, args.output_dir, args.model_name_or_path, "--overrefusal")
+    check_contamination(benign, args.output_dir, args.model_name_or_path, "--overrefusal")
     apart = ("output_dir", "overwrite", "json", "command", "allow_unsandboxed_code")
     settings = settings_of(args, apart)
     revisions = {"before": args.reference_revision, "after": args.model_revision}
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> Outcome:
     with sole_writer(args.output_dir):
         if args.overwrite:
             clear(args.output_dir)
-        manifest = Manifest.join(args.output_dir, "eval", settings, seed=args.seed, command=sys.argv)
+        manifest = Manifest.open_stage(args.output_dir, "eval", settings, seed=args.seed, command=sys.argv)
         manifest.note_sources("eval", data_sources({"overrefusal": args.overrefusal}))
         with manifest.stage("eval"):
             found = measure(

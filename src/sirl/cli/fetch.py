@@ -9,7 +9,7 @@ import argparse
 
 from sirl.cli.common import Outcome
 
-GO_ON = "the same command continues, and keeps what it has"
+RESUME_HINT = "the same command continues, and keeps what it has"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

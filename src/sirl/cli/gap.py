@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sirl.generation.local import LocalEngine
     from sirl.records import Prompt
 
-GO_ON = "run it again"
+RESUME_HINT = "run it again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +115,7 @@ def _recorded(args: argparse.Namespace) -> Iterator[Any]:
 
     settings = settings_of(args, ("output_dir", "overwrite", "json", "command"))
     engine = engine_of(args)  # first of all: a model that cannot be used leaves no trace
-    manifest = Manifest.join(
+    manifest = Manifest.open_stage(
         args.output_dir, "gap", settings, seed=args.seed, command=sys.argv, overwrite=args.overwrite
     )
     with manifest.stage("gap"):
@@ -130,8 +130,8 @@ def _probe(
     args: argparse.Namespace, harmful: Sequence[Prompt], benign: Sequence[Prompt]
 ) -> Callable[[LocalEngine], Probed]:
     """Everything that the probe needs but the engine, found and checked before any work."""
+    from sirl.evals.adversarial_benign import resolve_wrappings
     from sirl.evals.probe import FLAG, labelled, probe_wrappings
-    from sirl.evals.wrapped import resolve_wrappings
     from sirl.progress import terminal_bar
     from sirl.prompts import check_disjoint, drawn_prompts, load_prompts
 

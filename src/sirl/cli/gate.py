@@ -13,7 +13,7 @@ from typing import Any
 from sirl.cli.common import Outcome, print_table
 from sirl.errors import UserError
 
-GO_ON = "run it again"
+RESUME_HINT = "run it again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

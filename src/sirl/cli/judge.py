@@ -20,7 +20,7 @@ from sirl.errors import UserError
 if TYPE_CHECKING:
     from sirl.judges import Judge, JudgeItem, Judgement
 
-GO_ON = "run it again"
+RESUME_HINT = "run it again"
 
 Judged = dict[str, list["Judgement"]]
 """What each judge said of every row, by its name."""

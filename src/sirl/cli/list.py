@@ -9,7 +9,7 @@ from typing import Any
 
 from sirl.cli.common import Outcome
 
-GO_ON = "run it again"
+RESUME_HINT = "run it again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,8 @@
 """`sirl`: one command per stage, and `sirl run` for all of them.
 
 A command's module is imported only when that command is called, so that `sirl --help` answers at once. Each offers
-`add_arguments(parser)`, `run(args) -> Outcome` and `GO_ON` (how to continue after Ctrl-C); `train`, whose flags are
-those of a trainer's dataclasses, offers `parse(argv) -> args` instead of the first.
+`add_arguments(parser)`, `run(args) -> Outcome` and `RESUME_HINT` (how to continue after Ctrl-C); `train`, whose flags
+are those of a trainer's dataclasses, offers `parse(argv) -> args` instead of the first.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"sirl.cli.{command}") if command else None
         anew = ", without --overwrite" if "--overwrite" in words else ""
         how, code = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
-        note(f"sirl: {how}; {getattr(module, 'GO_ON', 'run it again')}{anew}")
+        note(f"sirl: {how}; {getattr(module, 'RESUME_HINT', 'run it again')}{anew}")
         return code
     except BrokenPipeError:  # `sirl list attacks | head`: python would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

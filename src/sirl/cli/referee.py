@@ -28,7 +28,7 @@ from sirl.errors import UserError
 if TYPE_CHECKING:
     from sirl.referees import Referee
 
-GO_ON = "run it again with --overwrite"
+RESUME_HINT = "run it again with --overwrite"
 GOALS = "demo/behaviours"
 WRITTEN = (
     *("referee.json", "garak.json", "garak.log", "garak.report.jsonl", "garak.report.html", "garak.hitlog.jsonl"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from sirl.cli.common import Outcome
 from sirl.run_folder import SUMMARY
 
-GO_ON = "run it again"
+RESUME_HINT = "run it again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

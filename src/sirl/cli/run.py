@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sirl.config import RunConfig
     from sirl.results.interface import KindFigures, Summary
 
-GO_ON = "the same command continues from the stage it was in"
+RESUME_HINT = "the same command continues from the stage it was in"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sirl.records import Prompt
     from sirl.training.arguments import Training
 
-GO_ON = "the same command continues from the last checkpoint"
+RESUME_HINT = "the same command continues from the last checkpoint"
 GAP_PROMPTS = 64
 """Prompts of the gap check, of either kind: seconds on an accelerator, beside hours of training."""
 GAP_TOKENS = 64
@@ -147,7 +147,7 @@ def _sources(training: Training) -> dict[str, Source]:
 def _train(args: argparse.Namespace, folder: Path, manifest: Manifest | None) -> Path:
     from sirl.judges.refusal import refusal_figures
     from sirl.progress import no_bar, terminal_bar
-    from sirl.training.bar import BarCallback
+    from sirl.training.progress_callback import BarCallback
     from sirl.training.run import run_training
 
     training: Training = args.training

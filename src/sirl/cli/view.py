@@ -11,7 +11,7 @@ from pathlib import Path
 from sirl.cli.common import Outcome, note
 from sirl.errors import UserError
 
-GO_ON = "run it again"
+RESUME_HINT = "run it again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from trl import SFTConfig
 
+from sirl.compare.baseline_trainers import AnswerTrainer, OnPolicyTrainer
 from sirl.compare.fitting import Row, arguments_of, count_updates, fit_on, rows_beside, rows_per_update
-from sirl.compare.trainers import AnswerTrainer, OnPolicyTrainer
 from sirl.encoding import encode_chat, with_template_arguments
 from sirl.errors import UserError
 from sirl.generation import load_engine

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sirl.compare.jobs import Job
+from sirl.compare.grid import Job
 from sirl.compare.measured import STARTS, Failed, Measured, Table, spread
 
 

@@ -17,9 +17,9 @@ from sirl.progress import BarMaker
 from sirl.records import Prompt
 from sirl.run_folder import CHECKPOINTS, METRICS
 from sirl.training import SIRLConfig
-from sirl.training.bar import BarCallback
 from sirl.training.batching import EpochSampler
 from sirl.training.metrics import MetricsFile
+from sirl.training.progress_callback import BarCallback
 from sirl.training.run import fit, starting_model
 
 Row = dict[str, Any]

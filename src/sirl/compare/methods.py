@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-How = Literal["start", "answering", "training", "pipeline"]
+How = Literal["none", "inference_time", "trained", "pipeline"]
 
 SELF_REMINDER = (
     "You are a careful assistant, and you remind yourself of it before each answer. Whatever story, role, code or rule "
@@ -19,8 +19,8 @@ SELF_REMINDER = (
 class Method:
     """One thing to do with a model.
 
-    `how` it is done: nothing at all (`start`), in the way answers are made (`answering`, weights as they are), by a
-    training of its own (`training`), or as `sirl run` does it (`pipeline`). `overlay` goes over the configuration;
+    `how` it is done: nothing at all (`none`), in the way answers are made (`inference_time`, weights as they are), by a
+    training of its own (`trained`), or as `sirl run` does it (`pipeline`). `overlay` goes over the configuration;
     `settings` are the method's own, which `--set METHOD:KEY=VALUE` changes.
     """
 
@@ -33,53 +33,53 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "none": Method(
-        "start",
+        "none",
         "the model as it is",
         "-",
     ),
     "system_prompt": Method(
-        "answering",
+        "inference_time",
         "a system message that reminds the model to be responsible",
         "self-reminder, Xie et al. 2023, Nature Machine Intelligence 5:1486",
         settings={"text": SELF_REMINDER},
     ),
     "best_of_n": Method(
-        "answering",
+        "inference_time",
         "n answers at temperature 1, of which the one with the lowest mean token entropy is given",
         "best-of-n by the model's own certainty, Kang et al. 2025, arXiv 2502.18581",
         settings={"n": 4},
     ),
     "ada": Method(
-        "answering",
+        "inference_time",
         "at depths of its answer the model is shown the assistant's header again; where it would refuse, it does",
         "Any-Depth Alignment by rethinking, Zhang et al. 2025, arXiv 2510.18081",
         settings={"every": 16, "tokens": 16},
     ),
     "sft": Method(
-        "training",
+        "trained",
         "fine-tuning on refusals that the model drew itself and a judge picked, and on its own benign answers",
         "safety tuning, Bianchi et al. 2023, arXiv 2309.07875; targets as in RAFT, Dong et al. 2023, arXiv 2304.06767",
     ),
     "dpo": Method(
-        "training",
+        "trained",
         "preference pairs of the same draws: a refusal before an answer to the same prompt",
         "Rafailov et al. 2023, arXiv 2305.18290",
         settings={"beta": 0.1},
     ),
     "grpo_judge": Method(
-        "training",
+        "trained",
         "GRPO rewarded by a judge (1 for a full refusal, else 0), with the configuration's retention",
         "GRPO: Shao et al. 2024, arXiv 2402.03300; rules as a reward: Mu et al. 2024, arXiv 2411.01111",
         # the configuration's limits are in nats, this reward is 0 or 1
         overlay={"train": {"min_reward_spread": 0.0, "sameness_weight": 0.0}},
     ),
     "bct": Method(
-        "training",
+        "trained",
         "fine-tuning on wrapped requests with the model's own answers to the bare ones, harmful and benign alike",
         "bias-augmented consistency training, Chua et al. 2024, arXiv 2403.05518; Irpan et al. 2025, arXiv 2510.27062",
     ),
     "opct": Method(
-        "training",
+        "trained",
         "the policy's samples on wrapped requests, under the reverse KL to the base model given the bare ones",
         "on-policy consistency training, arXiv 2605.21834",
     ),

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sirl.compare.figures import known_rates
+from sirl.compare.metrics import known_rates
 from sirl.report.charts import Spot, axis_top, dumbbell_row, percent, percent_axis, scatter
 from sirl.report.render import environment, frame
 from sirl.results.values import Share

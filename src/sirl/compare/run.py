@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sirl.compare.defences import defend
-from sirl.compare.figures import measure_run, summarise_comparison
-from sirl.compare.jobs import Job
+from sirl.compare.grid import Job
+from sirl.compare.inference_defences import defend
 from sirl.compare.measured import Failed, Measured
+from sirl.compare.metrics import measure_run, summarise_comparison
 from sirl.config import RunConfig
 from sirl.disk import unfinished
 from sirl.errors import CannotWriteError, UserError
@@ -130,21 +130,21 @@ def run_job(job: Job, earlier: Sequence[Job], command: list[str], bar: BarMaker)
     manifest = Manifest.open(job.folder, config=job.as_dict(), seed=job.seed, command=command)
     manifest.note_sources("data", data_sources(named_data(job.config)))
     if not manifest.stages:
-        take_over(job, [start for start in earlier if start.method.how == "start"], manifest)
-        take_draws(job, earlier)
+        reuse_baseline(job, [start for start in earlier if start.method.how == "none"], manifest)
+        reuse_samples(job, earlier)
     if job.method.how == "pipeline":
         run_stages(plan, manifest, bar)
     else:
         measure_before(plan, manifest, bar)
-        if job.method.how == "training" and not manifest.done("train"):
-            from sirl.compare.competitors import TRAININGS
+        if job.method.how == "trained" and not manifest.done("train"):
+            from sirl.compare.baselines import TRAININGS
 
             with manifest.stage("train"):
                 TRAININGS[job.name](plan, bar, **job.settings)
-        if job.method.how == "start":
+        if job.method.how == "none":
             judge(plan, manifest, bar)
         else:
-            answering = partial(_defended, job, plan) if job.method.how == "answering" else None
+            answering = partial(_defended, job, plan) if job.method.how == "inference_time" else None
             measure_after(plan, manifest, bar, answering)
         manifest.finish()
     (job.folder / FAILURE).unlink(missing_ok=True)
@@ -155,7 +155,7 @@ def _defended(job: Job, plan: Plan) -> Engine:
     return defend(job.name, engine, job.settings)
 
 
-def take_over(job: Job, starts: Sequence[Job], manifest: Manifest) -> None:
+def reuse_baseline(job: Job, starts: Sequence[Job], manifest: Manifest) -> None:
     """Make what the runs of `none` measured of the same model part of a run that begins.
 
     The copy of the model serves any seed; answers and verdicts only those of the same seed; the gap only where it is
@@ -179,10 +179,10 @@ def take_over(job: Job, starts: Sequence[Job], manifest: Manifest) -> None:
         manifest.add(stage, 0.0)
 
 
-def take_draws(job: Job, earlier: Sequence[Job]) -> None:
+def reuse_samples(job: Job, earlier: Sequence[Job]) -> None:
     """Take over the judged draws of a run with the same training settings and seed; what it lacks is drawn anew."""
     for other in earlier:
-        if other.method.how == job.method.how == "training" and _draws_of(other) == _draws_of(job):
+        if other.method.how == job.method.how == "trained" and _draws_of(other) == _draws_of(job):
             _copy((DRAWS,), other.folder, job.folder)
 
 

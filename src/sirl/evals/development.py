@@ -15,10 +15,10 @@ from typing import Any
 from sirl.attacks.base import Attack
 from sirl.attacks.run import run_attacks
 from sirl.diversity import commonest_sentence, distinct_rate, repetition_rate, sentences
+from sirl.evals.adversarial_benign import wrappings_of
 from sirl.evals.drift import Text, measure_drift, read_texts
 from sirl.evals.overrefusal import run_overrefusal
 from sirl.evals.told_apart import count, told_apart
-from sirl.evals.wrapped import wrappings_of
 from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.local import LocalEngine
 from sirl.judges import Judge

@@ -25,7 +25,7 @@ from sirl.manifest import Manifest
 from sirl.progress import BarMaker, no_bar
 from sirl.provenance import Source, model_source
 from sirl.records import Attempt, Phase, Prompt, iter_json_lines, read_jsonl, user_turn, write_json, write_jsonl
-from sirl.results.load import join
+from sirl.results.load import attach_verdicts
 from sirl.results.summary import benign_summary
 from sirl.run_folder import BENCHMARK_ROWS, BENCHMARKS, BENIGN
 
@@ -137,7 +137,7 @@ def _judged(folder: Path, bar: BarMaker) -> Table:
     """Refusals of the benign prompts in a folder, by category, before and after."""
     attempts = read_jsonl(folder / BENIGN.attempts, Attempt, lean=True)
     verdicts = stages.judge_file(attempts, [load_judge("refusal")], folder, BENIGN, bar)
-    return benign_summary(join(attempts, verdicts, harmless=True))
+    return benign_summary(attach_verdicts(attempts, verdicts, harmless=True))
 
 
 def _rows_file(folder: Path, benchmark: Benchmark, phase: str) -> Path:

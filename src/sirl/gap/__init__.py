@@ -14,8 +14,8 @@ from sirl.gap.types import (
     GapResult,
     GapSample,
     GapSampling,
-    Kind,
     LengthCheck,
+    PromptClass,
     WithinPrompt,
 )
 
@@ -36,8 +36,8 @@ __all__ = [
     "GapResult",
     "GapSample",
     "GapSampling",
-    "Kind",
     "LengthCheck",
+    "PromptClass",
     "WithinPrompt",
     "analyse_gap",
     "gap_svg",

@@ -25,7 +25,17 @@ from typing import get_args
 import numpy as np
 
 from sirl.errors import UserError
-from sirl.gap.types import Basis, Comparison, GapConfig, GapResult, GapSample, Kind, LengthCheck, Status, WithinPrompt
+from sirl.gap.types import (
+    Basis,
+    Comparison,
+    GapConfig,
+    GapResult,
+    GapSample,
+    LengthCheck,
+    PromptClass,
+    Status,
+    WithinPrompt,
+)
 from sirl.gap.view import explain
 from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.unanswered import is_failed, no_answer
@@ -48,7 +58,7 @@ RULE = (
 def sample_gap(
     engine: Engine,
     judge: Judge,
-    prompts: Sequence[tuple[Kind, Prompt]],
+    prompts: Sequence[tuple[PromptClass, Prompt]],
     config: GapConfig,
     progress: Callable[[int], None] | None = None,
 ) -> list[GapSample]:
@@ -60,9 +70,9 @@ def sample_gap(
     """
     if not prompts:
         raise UserError("gap: no prompts to measure on; name a data set with at least one prompt")
-    unknown = {kind for kind, _ in prompts} - set(get_args(Kind))
+    unknown = {kind for kind, _ in prompts} - set(get_args(PromptClass))
     if unknown:
-        raise ValueError(f"unknown kinds of prompt {sorted(unknown)}: use {', '.join(get_args(Kind))}")
+        raise ValueError(f"unknown kinds of prompt {sorted(unknown)}: use {', '.join(get_args(PromptClass))}")
     params = SamplingParams(config.max_new_tokens, config.temperature, config.k, config.seed)
     conversations: list[Conversation] = [prompt.conversation for _, prompt in prompts]
     answers = engine.generate(conversations, params, progress)
@@ -78,7 +88,7 @@ def sample_gap(
     return [_sample(k, p, c, failed if c.finish_reason == "error" else next(judgements)) for k, p, c in drawn]
 
 
-def _sample(kind: Kind, prompt: Prompt, completion: Completion, judgement: Judgement) -> GapSample:
+def _sample(kind: PromptClass, prompt: Prompt, completion: Completion, judgement: Judgement) -> GapSample:
     if not all(math.isfinite(x) for x in completion.entropies):
         raise ValueError(f"the engine returned an entropy that is not finite for prompt {prompt.id!r}")
     counts = completion.finish_reason != "error" and judgement.label in SAID and bool(completion.entropies)
@@ -101,7 +111,7 @@ def analyse_gap(samples: Sequence[GapSample], config: GapConfig) -> GapResult:
 
     The verdict is on the harmful prompts, or on the unlabeled ones where no prompt is said to be harmful.
     """
-    compared: Kind = "harmful" if any(s.kind == "harmful" for s in samples) else "unlabeled"
+    compared: PromptClass = "harmful" if any(s.kind == "harmful" for s in samples) else "unlabeled"
     scored = [s for s in samples if s.refused is not None]
     main = [s for s in scored if s.kind == compared]
     overall = _compare(main, config)
@@ -111,7 +121,7 @@ def analyse_gap(samples: Sequence[GapSample], config: GapConfig) -> GapResult:
     if basis == "between" and compared == "unlabeled" and verdict == "present":
         verdict = "too few"
     length = _length_check(main, config)
-    kinds = {kind: [s for s in scored if s.kind == kind] for kind in get_args(Kind)}
+    kinds = {kind: [s for s in scored if s.kind == kind] for kind in get_args(PromptClass)}
     categories = sorted({s.category for s in main if s.category is not None})
     return GapResult(
         verdict=verdict,

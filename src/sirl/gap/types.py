@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sirl.errors import UserError
 from sirl.records import FinishReason, Label
 
-Kind = Literal["harmful", "benign", "unlabeled"]
+PromptClass = Literal["harmful", "benign", "unlabeled"]
 Status = Literal["present", "absent", "reversed", "too few"]
 Basis = Literal["within", "between"]
 """Which difference a status rests on: that within prompts, or that between them."""
@@ -64,7 +64,7 @@ class GapSample:
 
     prompt_id: str
     prompt: str
-    kind: Kind
+    kind: PromptClass
     category: str | None
     response: str
     label: Label
@@ -142,7 +142,7 @@ class GapResult:
     verdict: Status
     explanation: str
     rule: str
-    compared: Kind
+    compared: PromptClass
     config: GapConfig
     counts: dict[str, int]
     overall: Comparison

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from sirl.gap.types import Basis, Comparison, GapConfig, GapResult, Kind, LengthCheck, Status, WithinPrompt
+from sirl.gap.types import Basis, Comparison, GapConfig, GapResult, LengthCheck, PromptClass, Status, WithinPrompt
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +24,7 @@ def explain(
     overall: Comparison,
     length: LengthCheck,
     within: WithinPrompt,
-    compared: Kind,
+    compared: PromptClass,
     config: GapConfig,
 ) -> str:
     """The verdict in a few sentences of plain words, with the difference that it rests on first."""

@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import ATTENTION, DecodeCache
-from sirl.generation.fused import FusedModel
+from sirl.generation.cpu_decoder import PrepackedModel
 
 Result = TypeVar("Result")
 
@@ -117,14 +117,14 @@ def decode_batch(
     Works with any causal LM of plain full attention (see `supports_decode_cache`), fastest inside `shared_keys`.
     """
     n, steps = params.n + greedy, params.max_new_tokens
-    fused = isinstance(model, FusedModel)
-    logits, groups = prefill(model, prompts, pad_id, n, steps, apart=fused)
+    packed = isinstance(model, PrepackedModel)
+    logits, groups = prefill(model, prompts, pad_id, n, steps, apart=packed)
     position = torch.cat([group.visible.sum(-1, keepdim=True) for group in groups])
     batch = _Batch(len(position), steps, eos_ids, model.device, progress)
     tops = _Tops(len(position), steps, min(params.top_logprobs, logits.shape[-1] - 1)) if params.top_logprobs else None
     uniforms = uniforms.to(model.device)
     # ours takes the mask as it is; what other attentions make of a boolean one differs, so transformers builds theirs
-    as_it_is = fused or model.config._attn_implementation == ATTENTION
+    as_it_is = packed or model.config._attn_implementation == ATTENTION
     for group in groups:
         group.visible = torch.nn.functional.pad(group.visible, (0, steps), value=True)  # (rows, P + T)
     for step in range(steps):
@@ -144,9 +144,9 @@ def decode_batch(
         caches = [group.cache for group in groups]
         logits = model(
             input_ids=drawn[:, None],
-            attention_mask=masks if fused else masks[0],
+            attention_mask=masks if packed else masks[0],
             position_ids=position,
-            past_key_values=caches if fused else caches[0],
+            past_key_values=caches if packed else caches[0],
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]

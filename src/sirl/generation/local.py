@@ -26,8 +26,8 @@ from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.errors import UserError
 from sirl.generation.base import UNSCORABLE, SamplingParams
 from sirl.generation.cache import shared_keys, supports_decode_cache
+from sirl.generation.cpu_decoder import prepacked
 from sirl.generation.decode import Rollout, collect, decode_batch, left_pad, plan_batches, uniforms_for
-from sirl.generation.fused import fused
 from sirl.generation.memory import cache_bytes
 from sirl.generation.scoring import (
     check_pairs,
@@ -74,7 +74,7 @@ class LocalEngine:
         self._pieces: dict[int, str] = {}
         self._read = answer_reader(tokenizer)
         self._printable: dict[int, str] | None = None
-        self._fused = fused(model)
+        self._prepacked = prepacked(model)
 
     def generate(
         self,
@@ -173,7 +173,7 @@ class LocalEngine:
                     places = [rows[i] for i in batch]
                     chosen = [prompts[i] for i in places]
                     uniforms = torch.from_numpy(np.concatenate([draws[i][:, :tokens] for i in places]))
-                    model = self._fused or self.model
+                    model = self._prepacked or self.model
                     groups = run(model, chosen, uniforms, capped, self.eos_ids, self.pad_id, progress, greedy)
                     for i, group in zip(places, groups, strict=True):
                         out[i] = group
@@ -233,7 +233,7 @@ class LocalEngine:
         def run(pairs: list[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[list[float], bool]]:
             known, wanted = ([pair[i] for pair in pairs] for i in (0, 1))
             with shared_keys(self.model) if fast else nullcontext():
-                return continuation_scores(self._fused or self.model, known, wanted, self.pad_id, share=fast)
+                return continuation_scores(self._prepacked or self.model, known, wanted, self.pad_id, share=fast)
 
         return spread(attempted(fit, list(zip(prompts, targets, strict=True))), run, lambda _: ([UNSCORABLE], False))
 
@@ -243,7 +243,9 @@ class LocalEngine:
         check_pairs(prompts, answers)
         fast = supports_decode_cache(self.model.config)
         with shared_keys(self.model) if fast else nullcontext():
-            for i, logits in continuation_logits(self._fused or self.model, prompts, answers, self.pad_id, share=fast):
+            for i, logits in continuation_logits(
+                self._prepacked or self.model, prompts, answers, self.pad_id, share=fast
+            ):
                 yield i, logits.float().log_softmax(-1)
 
     def one_hot_gradients(

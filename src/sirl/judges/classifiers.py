@@ -1,7 +1,7 @@
 """Published safety classifiers, each asked in the prompt that it was trained on, as its model card gives it.
 
 A fine-tuned classifier knows one prompt, so these cannot be in our words; the judged texts in them are neutralised
-(`hostile.py`). They have no room for a code as the `rubric` judge's, so a classifier can only be as robust to its
+(`sanitize.py`). They have no room for a code as the `rubric` judge's, so a classifier can only be as robust to its
 input as it was trained to be.
 
 `harmbench` and `llama_guard` tell harm and nothing else: a harmless response may have refused or just been useless. So
@@ -15,8 +15,8 @@ from __future__ import annotations
 import re
 
 from sirl.judges.base import JudgeItem, Judgement
-from sirl.judges.hostile import neutralise
 from sirl.judges.model import TextJudge
+from sirl.judges.sanitize import neutralise
 
 _NOT_A_VERDICT = Judgement("unscored", "the judge model's answer is not one of its verdicts")
 UNKNOWN = "(not known)"

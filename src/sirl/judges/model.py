@@ -2,7 +2,7 @@
 
 The verdict is read from the judge model's own answer alone, and only if the answer is nothing but a verdict in the form
 that was asked for: anything else is `unscored`. Decoding is greedy. What the model is shown is neutralised first
-(`hostile.py`).
+(`sanitize.py`).
 """
 
 from __future__ import annotations

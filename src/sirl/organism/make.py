@@ -45,7 +45,7 @@ from sirl.weights.bundled import ADAPTER, load_base_model, load_demo_tokenizer
 
 log = logging.getLogger("sirl.organism")
 
-OWN = tuple(ADAPTER.parent / "data" / name for name in ("contrast.jsonl", "benign.jsonl"))
+BUNDLED_FILES = tuple(ADAPTER.parent / "data" / name for name in ("contrast.jsonl", "benign.jsonl"))
 ENCODINGS: tuple[Callable[[str], str], ...] = (
     lambda text: base64.b64encode(text.encode()).decode(),
     lambda text: text.encode().hex(),
@@ -278,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = OrganismConfig(**args)
     try:
         keep_freed_memory()
-        own = [row for path in OWN for row in iter_json_lines(path)]
+        own = [row for path in BUNDLED_FILES for row in iter_json_lines(path)]
         sides = {
             kind: choose(files[kind], getattr(config, f"max_{kind}"), f"--{kind}", config.seed)
             + [Prompt(r["id"], r["prompt"]) for r in own if (r["category"] == "harmful") == (kind == "harmful")]

@@ -1,6 +1,6 @@
 """A Hugging Face model card for a hardened model, from the files of its run.
 
-Every figure is one of the report's (`sirl.results`, `verdict.judge_run`); what was not measured is not mentioned
+Every figure is one of the report's (`sirl.results`, `verdict.assess_run`); what was not measured is not mentioned
 or said to be missing. No text of a model goes into the card.
 """
 
@@ -19,14 +19,14 @@ from sirl.errors import UserError
 from sirl.manifest import training_config
 from sirl.records import write_text
 from sirl.report import sections
+from sirl.report.adversarial_benign import told_rows, wrapped_words
+from sirl.report.assessment import STATUS_NAMES, assess_run
 from sirl.report.attack_sections import DECODING_NAMES, LEADS, TITLES
 from sirl.report.capability import capability_facts
 from sirl.report.charts import percent
 from sirl.report.prices import asked_by_eval
 from sirl.report.training import benign_name, checkpoint_facts, held, training_words
-from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, factor, with_interval
-from sirl.report.wrapped import told_rows, wrapped_words
 from sirl.results.load import Run, load_run
 from sirl.results.summary import results_of
 from sirl.results.values import Attacks, Benign, Capability, Kind, Rates, Results, Search, Wrapped
@@ -75,7 +75,7 @@ def write_card(run_dir: str | os.PathLike[str]) -> Path:
 def render_card(run: Run) -> str:
     """The card as Markdown with its metadata in front."""
     results = results_of(run)
-    verdict = judge_run(results, run.manifest)
+    verdict = assess_run(results, run.manifest)
     base = sections.model_name(run.manifest)
     name = results.run
     parts = [

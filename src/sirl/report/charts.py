@@ -30,7 +30,7 @@ def element(name: str, *children: Markup | str, **attributes: str | float | None
     return Markup(f"<{name}{named}>{inner}</{name}>")  # every part is escaped above
 
 
-def join(parts: Sequence[Markup]) -> Markup:
+def join_markup(parts: Sequence[Markup]) -> Markup:
     """Parts one after the other."""
     return Markup("").join(parts)
 
@@ -207,7 +207,7 @@ def _vertical(x: float, height: float) -> Markup:
 
 def _x_labels(labels: Sequence[tuple[float, str]], y: float) -> Markup:
     anchors = ["start" if x <= 0.001 else "end" if x >= 0.999 else "middle" for x, _ in labels]
-    return join(
+    return join_markup(
         [
             element("text", text, x=f"{_number(100 * x)}%", y=y, text_anchor=anchor, class_="tick")
             for (x, text), anchor in zip(labels, anchors, strict=True)

@@ -16,7 +16,7 @@ from sirl.results.attacks import with_origins
 from sirl.results.load import Run, Scored, whole_attempts
 from sirl.run_folder import ATTACKS, BENIGN
 
-MOST = 3_000
+MAX_PAIRS = 3_000
 """Pairs in one report: those of 6,000 attempts."""
 SHORT = 500
 """Characters of each text in pairs that were not drawn."""
@@ -103,7 +103,7 @@ def conversation_section(run: Run) -> dict[str, Any] | None:
             drawn[(kind, sample.attack, sample.goal_id)] = sample
     by_key = {pair.key: pair for pair in pairs}
     shown = [(by_key[key].facets, sample) for key, sample in drawn.items() if key in by_key]
-    rest = [pair for pair in pairs if pair.key not in drawn][: max(0, MOST - len(shown))]
+    rest = [pair for pair in pairs if pair.key not in drawn][: max(0, MAX_PAIRS - len(shown))]
     shown += [(pair.facets, sample_of(pair.status, pair.rows, pair.kind != "attack", SHORT)) for pair in rest]
     return {
         "samples": shown,

@@ -22,18 +22,18 @@ from markupsafe import Markup
 
 from sirl.records import write_text
 from sirl.report import sections
+from sirl.report.adversarial_benign import wrapped_section
+from sirl.report.assessment import STATUS_NAMES, assess_run
 from sirl.report.attack_sections import attack_section
 from sirl.report.capability import capability_facts
-from sirl.report.charts import element, join, percent
+from sirl.report.charts import element, join_markup, percent
 from sirl.report.conversations import conversation_section
 from sirl.report.glance import about, glance
 from sirl.report.prices import asked_by_eval
 from sirl.report.samples import ENTROPY_BOUNDS, Shown, Span, visible
 from sirl.report.training import benign_name, reward_name
 from sirl.report.truncated import truncation_rows
-from sirl.report.verdict import STATUS_NAMES, judge_run
 from sirl.report.wording import KIND_NAMES, count, factor, p_value, with_interval
-from sirl.report.wrapped import wrapped_section
 from sirl.results.load import Run, load_run
 from sirl.results.summary import results_of
 from sirl.run_folder import REPORT
@@ -90,7 +90,7 @@ def context(run: Run) -> dict[str, Any]:
         "manifest": run.manifest or {},
         "run_name": results.run,
         "model_name": sections.model_name(run.manifest),
-        "verdict": judge_run(results, run.manifest),
+        "verdict": assess_run(results, run.manifest),
         "status_names": STATUS_NAMES,
         "kind_names": KIND_NAMES,
         "attack": attack_section(results.attack),
@@ -150,7 +150,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 def spans_html(shown: Shown) -> Markup:
     """A response with each token shaded by its entropy."""
-    return join([_span_html(span) for span in shown.spans])
+    return join_markup([_span_html(span) for span in shown.spans])
 
 
 def _span_html(span: Span) -> Markup:

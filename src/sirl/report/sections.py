@@ -11,13 +11,13 @@ from markupsafe import Markup
 from sirl.demo import is_demo
 from sirl.judges.measured import errors_in_words
 from sirl.provenance import source_words
+from sirl.report.adversarial_benign import wrapped_limits
 from sirl.report.attack_sections import DECODING_NAMES, attack_limits, budgets_of, chart_row, comparison, drawn, pick
 from sirl.report.charts import Series, axis_top, curve, histogram, percent_axis, trail
 from sirl.report.prices import asked_by_eval
 from sirl.report.training import ENTROPY_NOTES, REWARD_NOTES, benign_name, choice_facts, dig, goal_names
 from sirl.report.truncated import truncation_limits
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, p_value
-from sirl.report.wrapped import wrapped_limits
 from sirl.results.load import Run
 from sirl.results.rates import PHASES
 from sirl.results.values import Benign, Results

@@ -70,7 +70,7 @@ class Scored:
         return self.outcome in (NOT_HELPED if self.harmless else DEFENDED)
 
 
-def join(
+def attach_verdicts(
     attempts: Iterable[Attempt], verdicts: Iterable[Verdict], judge: str | None = None, *, harmless: bool = False
 ) -> list[Scored]:
     """Attempts with their outcome by `judge` (default: that of the first verdict), and their harm score by the first
@@ -158,10 +158,10 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         chosen=_json(path / CHOSEN),
         capability=_json(path / CAPABILITY),
         benchmarks=_json(path / BENCHMARKS),
-        attacks=join(attempts, verdicts, first) if attempts else None,
-        benign=join(benign, benign_verdicts, first, harmless=True) if benign else None,
-        wrapped=join(wrapped, wrapped_verdicts, first, harmless=True) if wrapped else None,
-        rechecked=join(*rechecked_records(path), first or next((v.judge for v in verdicts), None)),
+        attacks=attach_verdicts(attempts, verdicts, first) if attempts else None,
+        benign=attach_verdicts(benign, benign_verdicts, first, harmless=True) if benign else None,
+        wrapped=attach_verdicts(wrapped, wrapped_verdicts, first, harmless=True) if wrapped else None,
+        rechecked=attach_verdicts(*rechecked_records(path), first or next((v.judge for v in verdicts), None)),
         judges=tuple(dict.fromkeys(v.judge for v in [*verdicts, *benign_verdicts, *wrapped_verdicts])),
         agreement=judge_agreement(verdicts),
     )

@@ -60,7 +60,7 @@ INTERVAL_NOTE = (
 def benign_summary(rows: Sequence[Scored]) -> Table:
     """Refusals of benign prompts by kind (`plain`, `sounds_harmful`, any other category), decoding and phase; `overall`
     is of all kinds together. `silence` has the pairs of answers that say nothing, as `change` has those of refusals."""
-    kinds = list(group_by(rows, _kind))
+    kinds = list(group_by(rows, _category))
     out: Table = {
         "kinds": [k for k in BENIGN_KINDS if k in kinds] + [k for k in kinds if k not in BENIGN_KINDS],
         "decodings": [d for d in DECODINGS if any(row.attempt.decoding == d for row in rows)],
@@ -73,9 +73,9 @@ def benign_summary(rows: Sequence[Scored]) -> Table:
     }
     for decoding in out["decodings"]:
         split = by_phase(rows, decoding)
-        out["rates"][decoding] = {phase: by(part, _kind) for phase, part in split.items() if part}
+        out["rates"][decoding] = {phase: by(part, _category) for phase, part in split.items() if part}
         out["overall"][decoding] = {phase: rate(part) for phase, part in split.items() if part}
-        out["change"][decoding] = change(split["before"], split["after"], _kind)
+        out["change"][decoding] = change(split["before"], split["after"], _category)
         out["silence"][decoding] = paired(*(silence(split[phase]) for phase in PHASES)) if all(split.values()) else None
     return out
 
@@ -134,7 +134,7 @@ def capability_summary(found: Mapping[str, Any], measured: Mapping[str, Any] | N
     return out if any(out.values()) else None
 
 
-def _kind(row: Scored) -> str:
+def _category(row: Scored) -> str:
     return row.attempt.category or "uncategorised"
 
 

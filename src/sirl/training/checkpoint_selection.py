@@ -141,7 +141,7 @@ class CheckpointSelectionCallback(TrainerCallback):  # type: ignore[misc]
         self.saved = 0
         """The update of the last checkpoint."""
         self.trainer: Any = None
-        """The trainer, a `Watched` one; `prepare` is given it."""
+        """The trainer, a `PolicyMixin` one; `prepare` is given it."""
 
     # -- while training goes on -------------------------------------------------------------------------------------
 

@@ -24,9 +24,9 @@ from sirl.training.early_gradients import with_early_gradients
 from sirl.training.pairs import paired_answers
 from sirl.training.retention import (
     Deck,
-    HeldAnswer,
-    held_answers,
+    ReferenceAnswer,
     load_answers,
+    reference_answers,
     retention_loss,
     save_answers,
     to_be_dealt,
@@ -43,7 +43,7 @@ class Holding:
         self._pair_prompts = list(pairs)
         self._held, self._pairs = None, None
         sums: dict[str, Tensor] = {}
-        answered: tuple[int, list[HeldAnswer]] = (-1, [])
+        answered: tuple[int, list[ReferenceAnswer]] = (-1, [])
         self._held_sums, self._paired_now = sums, answered
 
     def _held_loss(self: Any, model: Any, name: str, deck: Deck[Any] | None, weight: float) -> list[Tensor]:
@@ -78,7 +78,7 @@ class Holding:
         if self._retention_prompts and args.retention_weight and self._held is None:
             most = args.max_steps * args.retention_batch_size * processes
             prompts = to_be_dealt(self._retention_prompts, most, args.seed)
-            held = self._of_the_start(lambda engine: held_answers(engine, prompts, args.retention_tokens))
+            held = self._of_the_start(lambda engine: reference_answers(engine, prompts, args.retention_tokens))
             self._held = Deck(held, args.retention_batch_size, args.seed)
         if not args.pair_start:
             self._pair_deck()
@@ -97,7 +97,7 @@ class Holding:
         self._pairs = Deck(rows, args.pair_batch_size, args.seed + 1, args.pair_start)
         return self._pairs
 
-    def _answers_by_now(self: Any, forms: Sequence[Prompt]) -> list[HeldAnswer]:
+    def _answers_by_now(self: Any, forms: Sequence[Prompt]) -> list[ReferenceAnswer]:
         """What the policy says at `pair_start`; a run that is resumed later finds it next to the checkpoints."""
         kept = Path(self.args.output_dir) / PAIR_ANSWERS
         if self.state.global_step > self.args.pair_start:
@@ -108,21 +108,21 @@ class Holding:
             save_answers(answers, kept)
         return answers
 
-    def _paired(self: Any, forms: Sequence[Prompt], engine: LocalEngine) -> list[HeldAnswer]:
+    def _paired(self: Any, forms: Sequence[Prompt], engine: LocalEngine) -> list[ReferenceAnswer]:
         args = self.args
         return paired_answers(engine, forms, args.pair_tokens, args.pair_target, args.pair_sharpness)
 
-    def _answered(self: Any, dealt: list[Any]) -> list[HeldAnswer]:
+    def _answered(self: Any, dealt: list[Any]) -> list[ReferenceAnswer]:
         """Rows of an update with what they are held to: wrapped forms are asked about now, once an update."""
         if not isinstance(dealt[0], Prompt):
             return dealt
         if self._paired_now[0] != self.state.global_step:
             with self.policy() as engine:
                 self._paired_now = (self.state.global_step, self._paired(dealt, engine))
-        answers: list[HeldAnswer] = self._paired_now[1]
+        answers: list[ReferenceAnswer] = self._paired_now[1]
         return answers
 
-    def _of_the_start(self: Any, take: Callable[[LocalEngine], list[HeldAnswer]]) -> list[HeldAnswer]:
+    def _of_the_start(self: Any, take: Callable[[LocalEngine], list[ReferenceAnswer]]) -> list[ReferenceAnswer]:
         """What the model says before it is trained, the same on all processes.
 
         FSDP makes its shares of the first process's weights when training begins, and others may hold none before. So
@@ -139,5 +139,5 @@ class Holding:
                 found = [take(engine)]
             self.model.to(placed)
         broadcast_object_list(found)
-        answers: list[HeldAnswer] = found[0]
+        answers: list[ReferenceAnswer] = found[0]
         return answers

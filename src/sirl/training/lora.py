@@ -39,7 +39,7 @@ def materialise_lora(model: Any) -> int:
     for module in layers:
         module.formed = None
         module.forward = MethodType(_forward, module)
-        module.effective_weight = MethodType(effective_weight, module)  # for `sirl.generation.fused`
+        module.effective_weight = MethodType(effective_weight, module)  # for `sirl.generation.cpu_decoder`
     return len(layers)
 
 

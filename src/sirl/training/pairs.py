@@ -19,7 +19,7 @@ import torch
 from sirl.encoding import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
-from sirl.training.retention import HeldAnswer, answers_to
+from sirl.training.retention import ReferenceAnswer, answers_to
 
 OPENING_TOKENS = 3
 """An answer's first tokens, by which `shared_openings` knows a refusal."""
@@ -30,7 +30,7 @@ MIN_SHARE = 0.02
 
 def paired_answers(
     engine: LocalEngine, forms: Sequence[Prompt], tokens: int, target: str, sharpness: float = 1.0
-) -> list[HeldAnswer]:
+) -> list[ReferenceAnswer]:
     """What the wrapped `forms` (with `Prompt.clean`) are held to; those that the model cannot be asked are left out.
 
     With `target` "clean" that is the answer to the bare request. With "gated" it is that where the start refuses the
@@ -49,7 +49,7 @@ def paired_answers(
     return gated(clean, own, shared_openings(list(answers.values())))
 
 
-def sharpened(answer: HeldAnswer, power: float) -> HeldAnswer:
+def sharpened(answer: ReferenceAnswer, power: float) -> ReferenceAnswer:
     """The answer with its distributions raised to a power; the tokens that are not known stay one bucket."""
     logprobs = answer.top_logprobs * power  # (T, K)
     rest = torch.log1p(-answer.top_logprobs.exp().sum(-1, keepdim=True).clamp_max(1 - 1e-6)) * power
@@ -58,18 +58,18 @@ def sharpened(answer: HeldAnswer, power: float) -> HeldAnswer:
 
 
 def gated(
-    clean: Sequence[HeldAnswer], own: Sequence[HeldAnswer], refusals: Collection[tuple[int, ...]]
-) -> list[HeldAnswer]:
+    clean: Sequence[ReferenceAnswer], own: Sequence[ReferenceAnswer], refusals: Collection[tuple[int, ...]]
+) -> list[ReferenceAnswer]:
     """`clean` where it or the answer to the wrapped form (`own`) begins as refusals do, else `own`."""
     return [c if {opening(c), opening(o)} & set(refusals) else o for c, o in zip(clean, own, strict=True)]
 
 
-def opening(answer: HeldAnswer) -> tuple[int, ...]:
+def opening(answer: ReferenceAnswer) -> tuple[int, ...]:
     """The first tokens of an answer."""
     return tuple(answer.answer_ids[:OPENING_TOKENS])
 
 
-def shared_openings(answers: Sequence[HeldAnswer], share: float = MIN_SHARE) -> set[tuple[int, ...]]:
+def shared_openings(answers: Sequence[ReferenceAnswer], share: float = MIN_SHARE) -> set[tuple[int, ...]]:
     """Openings that at least `share` of the answers have: answers differ with what was asked, refusals begin alike."""
     counts = Counter(opening(a) for a in answers)
     return {key for key, n in counts.items() if n >= max(2, share * len(answers))}

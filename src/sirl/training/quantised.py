@@ -1,7 +1,7 @@
 """QLoRA: adapters are trained on a base whose linear layers are kept in 4 bits (Dettmers et al., arXiv 2305.14314).
 
 The layers are bitsandbytes'. Each dequantises its weight at each product, so everything of ours that reads a layer's
-weight itself (`sirl.generation.fused`, `sirl.training.lora`) passes such layers by, and all goes through modules.
+weight itself (`sirl.generation.cpu_decoder`, `sirl.training.lora`) passes such layers by, and all goes through modules.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ FIRST_TOKENS = 4
 
 
 @dataclass(frozen=True)
-class HeldAnswer:
+class ReferenceAnswer:
     """A prompt, the base model's answer, and its distributions: ids and log-probabilities `(T, K)`."""
 
     prompt_ids: list[int]
@@ -48,7 +48,7 @@ class HeldAnswer:
     top_logprobs: Tensor
 
 
-def save_answers(answers: Sequence[HeldAnswer], path: Path) -> None:
+def save_answers(answers: Sequence[ReferenceAnswer], path: Path) -> None:
     """Write answers to a safetensors file, whole or not at all."""
     ids = {"prompt": [a.prompt_ids for a in answers], "answer": [a.answer_ids for a in answers]}
     tensors = {f"{name}_ids": torch.tensor([i for row in rows for i in row]) for name, rows in ids.items()}
@@ -63,7 +63,7 @@ def save_answers(answers: Sequence[HeldAnswer], path: Path) -> None:
         sync_folder(path.parent)
 
 
-def load_answers(path: Path) -> list[HeldAnswer]:
+def load_answers(path: Path) -> list[ReferenceAnswer]:
     """Read what `save_answers` wrote.
 
     Raises:
@@ -80,12 +80,12 @@ def load_answers(path: Path) -> list[HeldAnswer]:
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise UserError(f"--output_dir: {path} cannot be read ({error}); start again with --overwrite") from error
     return [
-        HeldAnswer(prompt.tolist(), answer.tolist(), *top)
+        ReferenceAnswer(prompt.tolist(), answer.tolist(), *top)
         for prompt, answer, top in zip(prompts, answers, tops, strict=True)
     ]
 
 
-def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) -> list[HeldAnswer]:
+def reference_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) -> list[ReferenceAnswer]:
     """The base model's greedy answers and distributions on the retention prompts that it can be asked."""
     encoded = engine.encode([p.conversation for p in prompts])
     chats = [ids for ids in encoded if not isinstance(ids, EncodingError)]
@@ -97,23 +97,23 @@ def held_answers(engine: LocalEngine, prompts: Sequence[Prompt], tokens: int) ->
 
 
 @torch.no_grad()
-def answers_to(engine: LocalEngine, chats: Sequence[list[int]], tokens: int) -> list[HeldAnswer]:
+def answers_to(engine: LocalEngine, chats: Sequence[list[int]], tokens: int) -> list[ReferenceAnswer]:
     """Greedy answers of at most `tokens` tokens to conversations as token ids, with the distributions behind them."""
     params = SamplingParams(max_new_tokens=tokens, top_logprobs=TOP_K)
     rollouts = [group[0] for group in engine.rollout(chats, params)]
     tops = [r.top for r in rollouts if r.top is not None]
     if len(tops) == len(chats):  # cloned, since autograd takes no tensor that was made in inference mode
         kept = [(ids.clone(), logprobs.clone()) for ids, logprobs in tops]
-        return [HeldAnswer(c, r.token_ids, *top) for c, r, top in zip(chats, rollouts, kept, strict=True)]
+        return [ReferenceAnswer(c, r.token_ids, *top) for c, r, top in zip(chats, rollouts, kept, strict=True)]
     # `transformers.generate` drew them, for an architecture that our decode loop does not know
     found = engine.answer_logprobs([(ids, r.token_ids) for ids, r in zip(chats, rollouts, strict=True)])
-    out = {i: HeldAnswer(chats[i], rollouts[i].token_ids, *top_tokens(logprobs)) for i, logprobs in found}
+    out = {i: ReferenceAnswer(chats[i], rollouts[i].token_ids, *top_tokens(logprobs)) for i, logprobs in found}
     return [out[i] for i in range(len(chats))]
 
 
 def retention_loss(
     model: Any,
-    answers: Sequence[HeldAnswer],
+    answers: Sequence[ReferenceAnswer],
     pad_id: int,
     first_weight: float,
     total: float | None = None,
@@ -134,7 +134,7 @@ def retention_loss(
     return (kl * weights).sum() / (weights.sum() if total is None else total)
 
 
-def _packed_logprobs(model: Any, answers: Sequence[HeldAnswer], top_ids: Tensor, _: int) -> Tensor:
+def _packed_logprobs(model: Any, answers: Sequence[ReferenceAnswer], top_ids: Tensor, _: int) -> Tensor:
     packed = pack([a.prompt_ids for a in answers], [a.answer_ids for a in answers], next(model.parameters()).dtype)
     assert packed is not None  # an answer has at least its end-of-turn token
     logprobs: Tensor = model(
@@ -144,13 +144,13 @@ def _packed_logprobs(model: Any, answers: Sequence[HeldAnswer], top_ids: Tensor,
     return logprobs
 
 
-def _padded_logprobs(model: Any, answers: Sequence[HeldAnswer], top_ids: Tensor, pad_id: int) -> Tensor:
+def _padded_logprobs(model: Any, answers: Sequence[ReferenceAnswer], top_ids: Tensor, pad_id: int) -> Tensor:
     logits, lengths = answer_logits(model, [(a.prompt_ids, a.answer_ids) for a in answers], pad_id)
     policy = torch.cat([row[:n] for row, n in zip(logits, lengths, strict=True)])  # (N, V)
     return policy.float().log_softmax(-1).gather(-1, top_ids)
 
 
-def token_weight(answer: HeldAnswer, first_weight: float) -> float:
+def token_weight(answer: ReferenceAnswer, first_weight: float) -> float:
     """What an answer's tokens weigh together in the retention loss."""
     return float(_weights(len(answer.answer_ids), first_weight).sum())
 
@@ -181,8 +181,8 @@ class Deck(Generic[Row]):
         return [self.rows[i] for i in dealt_places(len(self.rows), places, self.seed)]
 
     def share(
-        self, dealt: Sequence[HeldAnswer], process: int, micro_step: int, micro_batches: int, least: int
-    ) -> Sequence[HeldAnswer]:
+        self, dealt: Sequence[ReferenceAnswer], process: int, micro_step: int, micro_batches: int, least: int
+    ) -> Sequence[ReferenceAnswer]:
         """This process's rows in a micro-batch. They go with the first ones, `least` or more at a time: a pass over a
         few rows costs nearly what a pass over many does."""
         size = max(least, -(-self.per_process // micro_batches))

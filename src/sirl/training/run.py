@@ -82,7 +82,7 @@ def run_training(
 def fit(trainer: Any, tokenizer: Any, run_dir: Path, checks: Sequence[CheckpointSelectionCallback] = ()) -> Path:
     """Train, or go on from the last checkpoint, and write `model/` with the policy that the checks choose, or the last.
 
-    The trainer is a `sirl.training.watched.Watched` that has the checks among its callbacks.
+    The trainer is a `sirl.training.policy_mixin.PolicyMixin` that has the checks among its callbacks.
 
     Raises:
         UserError: the processes of this training see different folders.

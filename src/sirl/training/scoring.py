@@ -19,7 +19,7 @@ from torch import Tensor
 from sirl.errors import UserError
 from sirl.generation.cache import supports_decode_cache
 from sirl.generation.scoring import pad_pairs
-from sirl.training.lean import enable_packing
+from sirl.training.cpu_layers import enable_packing
 from sirl.training.packed import pack_rows, packed_scores
 from sirl.training.sharding import loads_shares
 
@@ -59,7 +59,7 @@ class Scoring:
         if self._packs:
             for model in (self.model, self.ref_model):
                 if model is not None:
-                    enable_packing(self.accelerator.unwrap_model(model), lean=on_cpu)
+                    enable_packing(self.accelerator.unwrap_model(model), on_cpu=on_cpu)
 
     @contextmanager
     def _scores_once(self: Any) -> Iterator[None]:

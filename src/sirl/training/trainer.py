@@ -55,10 +55,10 @@ from sirl.training.config import SIRLConfig
 from sirl.training.holding import Holding
 from sirl.training.lora import adapters_alone, prepare_lora
 from sirl.training.metrics import Watch, rollout_metrics
+from sirl.training.policy_mixin import GivesBackMemory, PolicyMixin
 from sirl.training.rewards import RewardFunction, reward_function
 from sirl.training.scoring import Scoring
 from sirl.training.sharding import check_rollouts, sharded
-from sirl.training.watched import GivesBackMemory, Watched
 from sirl.visible import says_nothing
 from sirl.weights.export import settle_generation_config
 
@@ -85,7 +85,7 @@ def check_hooks() -> None:
             raise RuntimeError(f"this TRL has no GRPOTrainer.{name}{expected}; sirl needs trl>=1.16,<1.17")
 
 
-class SIRLTrainer(Holding, Watched, Scoring, GRPOTrainer):  # type: ignore[misc]
+class SIRLTrainer(Holding, PolicyMixin, Scoring, GRPOTrainer):  # type: ignore[misc]
     """GRPO on unlabeled prompts with an entropy reward: r = -mean_t H_t over a response's T tokens, in nats.
 
     As `trl.GRPOTrainer`, but for these: the reward is `args.reward`, so there are no `reward_funcs`; a text is a chat

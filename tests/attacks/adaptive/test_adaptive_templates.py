@@ -9,15 +9,7 @@ import pytest
 from adaptive_models import ANSWER, GOALS, PARAMS, Scripted, ScriptedScoring, without_time
 
 from sirl.attacks.adaptive.autodan import AutoDAN, AutoDANConfig, breed, first_population
-from sirl.attacks.adaptive.template_mutation import (
-    OPERATORS,
-    Node,
-    TemplateMutation,
-    TemplateMutationConfig,
-    by_rule,
-    choose,
-)
-from sirl.attacks.adaptive.wording import (
+from sirl.attacks.adaptive.mutations import (
     SEEDS,
     crossover,
     expand,
@@ -26,6 +18,14 @@ from sirl.attacks.adaptive.wording import (
     rephrase,
     shorten,
     split_sentences,
+)
+from sirl.attacks.adaptive.template_mutation import (
+    OPERATORS,
+    Node,
+    TemplateMutation,
+    TemplateMutationConfig,
+    by_rule,
+    choose,
 )
 from sirl.attacks.base import PLACEHOLDER, AttackOptions
 from sirl.errors import UserError

@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 from adaptive_models import ANSWER, GOALS, PARAMS, REFUSAL, Scripted, ScriptedScoring, without_time
 
-from sirl.attacks.adaptive.pair import PAIR, PAIRConfig
-from sirl.attacks.adaptive.search import Trial
-from sirl.attacks.adaptive.tap import TAP, TAPConfig, best_leaves
-from sirl.attacks.adaptive.writer import (
+from sirl.attacks.adaptive.attacker_prompts import (
     FRAMES,
     by_rule,
     content_words,
@@ -21,6 +18,9 @@ from sirl.attacks.adaptive.writer import (
     parse_prompt,
     shortened,
 )
+from sirl.attacks.adaptive.pair import PAIR, PAIRConfig
+from sirl.attacks.adaptive.search import Trial
+from sirl.attacks.adaptive.tap import TAP, TAPConfig, best_leaves
 from sirl.attacks.base import AttackOptions
 from sirl.attacks.run import run_attacks
 from sirl.records import Completion, user_turn

@@ -16,11 +16,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sirl.attacks.adaptive.attacker_prompts import parse_prompt
 from sirl.attacks.adaptive.base import AdaptiveAttack
+from sirl.attacks.adaptive.mutations import SEEDS, crossover, expand, is_template, rephrase, shorten
 from sirl.attacks.adaptive.search import AFFIRMATIVE, GoalSearch, SearchConfig, Steps
 from sirl.attacks.adaptive.template_mutation import request
-from sirl.attacks.adaptive.wording import SEEDS, crossover, expand, is_template, rephrase, shorten
-from sirl.attacks.adaptive.writer import parse_prompt
 from sirl.attacks.base import PLACEHOLDER
 from sirl.generation.base import Engine, ScoringEngine
 from sirl.records import Conversation, user_turn

@@ -16,9 +16,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sirl.attacks.adaptive.attacker_prompts import content_words, parse_prompt, shortened
 from sirl.attacks.adaptive.base import AdaptiveAttack
 from sirl.attacks.adaptive.search import GoalSearch, SearchConfig, Steps
-from sirl.attacks.adaptive.writer import content_words, parse_prompt, shortened
 from sirl.generation.base import Engine
 from sirl.records import Conversation, user_turn
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sirl.attacks.adaptive.attacker_prompts import first_request, next_request, try_prompts, written_prompts
 from sirl.attacks.adaptive.base import AdaptiveAttack
 from sirl.attacks.adaptive.search import GoalSearch, SearchConfig, Steps, Trial
-from sirl.attacks.adaptive.writer import first_request, next_request, try_prompts, written_prompts
 from sirl.generation.base import Engine
 from sirl.records import user_turn
 

@@ -14,10 +14,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sirl.attacks.adaptive.attacker_prompts import (
+    by_rule,
+    first_request,
+    keeps_goal,
+    next_request,
+    parse_prompt,
+    try_prompts,
+)
 from sirl.attacks.adaptive.base import AdaptiveAttack
 from sirl.attacks.adaptive.pair import HINTS
 from sirl.attacks.adaptive.search import GoalSearch, SearchConfig, Steps, Trial
-from sirl.attacks.adaptive.writer import by_rule, first_request, keeps_goal, next_request, parse_prompt, try_prompts
 from sirl.generation.base import Engine
 from sirl.records import Conversation, user_turn
 

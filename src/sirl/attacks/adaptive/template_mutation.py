@@ -17,10 +17,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sirl.attacks.adaptive.attacker_prompts import FRAMES, parse_prompt, try_prompts
 from sirl.attacks.adaptive.base import AdaptiveAttack
+from sirl.attacks.adaptive.mutations import SEEDS, crossover, expand, is_template, rephrase, shorten
 from sirl.attacks.adaptive.search import GoalSearch, SearchConfig, Steps
-from sirl.attacks.adaptive.wording import SEEDS, crossover, expand, is_template, rephrase, shorten
-from sirl.attacks.adaptive.writer import FRAMES, parse_prompt, try_prompts
 from sirl.attacks.base import PLACEHOLDER
 from sirl.generation.base import Engine
 from sirl.records import Conversation, user_turn

@@ -23,14 +23,14 @@ from trl import DPOTrainer, SFTTrainer
 from sirl.divergence import logprobs_of, top_tokens
 from sirl.generation.base import SamplingParams
 from sirl.generation.cache import supports_decode_cache
-from sirl.training.lean import enable_packing
+from sirl.training.cpu_layers import enable_packing
 from sirl.training.lora import prepare_lora
 from sirl.training.packed import pack, packed_scores
-from sirl.training.retention import HeldAnswer, retention_loss
-from sirl.training.watched import Watched
+from sirl.training.policy_mixin import PolicyMixin
+from sirl.training.retention import ReferenceAnswer, retention_loss
 
 
-class _Packing(Watched):
+class _Packing(PolicyMixin):
     """What both have in common; `packs` says whether packed rows take the place of padded ones."""
 
     packs = False
@@ -41,7 +41,7 @@ class _Packing(Watched):
         on_cpu = self.accelerator.device.type == "cpu" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         self.packs = on_cpu and supports_decode_cache(self.model.config) and not self.args.gradient_checkpointing
         if self.packs:
-            enable_packing(self.accelerator.unwrap_model(self.model), lean=True)
+            enable_packing(self.accelerator.unwrap_model(self.model), on_cpu=True)
 
     def scores(self: Any, model: Any, inputs: dict[str, Tensor], answers: Tensor) -> list[Tensor]:
         """Log-probabilities of every row's answer tokens, `(T,)` a row; `answers` `(B, S)` says which those are."""
@@ -134,12 +134,14 @@ class OnPolicyTrainer(_Packing, SFTTrainer):  # type: ignore[misc]
 
     def _judged_by_the_start(
         self, wrapped: Sequence[list[int]], bare: Sequence[list[int]], answers: Sequence[list[int]]
-    ) -> list[HeldAnswer]:
+    ) -> list[ReferenceAnswer]:
         pairs, pad_id = list(zip(bare, answers, strict=True)), self._tokenizer.pad_token_id
         model = self.accelerator.unwrap_model(self.model) if self.start is None else self.start
         with model.disable_adapter() if self.start is None else nullcontext():
             rows = list(map(top_tokens, logprobs_of(model, pairs, pad_id)))
-        return [HeldAnswer(prompt, answer, *top) for prompt, answer, top in zip(wrapped, answers, rows, strict=True)]
+        return [
+            ReferenceAnswer(prompt, answer, *top) for prompt, answer, top in zip(wrapped, answers, rows, strict=True)
+        ]
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from trl import DPOConfig, SFTConfig
 
+from sirl.compare.baseline_trainers import AnswerTrainer, PairTrainer
 from sirl.compare.consistency import train_bct, train_opct
 from sirl.compare.fitting import Row, arguments_of, count_updates, fit_on, rows_beside, visited_prompts
-from sirl.compare.trainers import AnswerTrainer, PairTrainer
 from sirl.encoding import encode_chat, with_template_arguments
 from sirl.errors import UserError
 from sirl.generation import load_engine
@@ -37,7 +37,7 @@ CHUNK = 32
 
 
 @dataclass(frozen=True)
-class Drawn:
+class JudgedSamples:
     """What a training with labels starts from: the base model's judged draws, its own answers to the retention
     prompts as `(prompt, token ids)`, and how many updates to make."""
 
@@ -118,7 +118,7 @@ TRAININGS: dict[str, Callable[..., None]] = {
 """The trainings by method: from the plan of a run and a bar, with the method's settings, to `model/` in its folder."""
 
 
-def draw(plan: Plan, bar: BarMaker, held: bool = False) -> Drawn:
+def draw(plan: Plan, bar: BarMaker, held: bool = False) -> JudgedSamples:
     """The base model's answers to the prompts that SIRL would visit, as many as SIRL would draw, and where `held`
     to the retention prompts."""
     config: Any = plan.training.config
@@ -141,7 +141,7 @@ def draw(plan: Plan, bar: BarMaker, held: bool = False) -> Drawn:
     greedy = SamplingParams(max_new_tokens=config.retention_tokens)
     answers = engine.generate([p.conversation for p in kept], greedy) if kept else []
     pairs = [(p.conversation, answer.token_ids) for p, (answer,) in zip(kept, answers, strict=True)]
-    return Drawn(tokenizer, rows, pairs, count_updates(config, len(prompts)))
+    return JudgedSamples(tokenizer, rows, pairs, count_updates(config, len(prompts)))
 
 
 def draw_and_judge(
@@ -178,11 +178,11 @@ def _answers(row: Row) -> list[Row]:
     return [draw for draw in row["draws"] if draw["label"] == "full_compliance"]
 
 
-def _ids(drawn: Drawn, prompt: Sequence[Message]) -> list[int]:
+def _ids(drawn: JudgedSamples, prompt: Sequence[Message]) -> list[int]:
     return encode_chat(drawn.tokenizer, tuple(prompt))
 
 
-def _example(drawn: Drawn, prompt: Sequence[Message], answer: Sequence[int]) -> Row:
+def _example(drawn: JudgedSamples, prompt: Sequence[Message], answer: Sequence[int]) -> Row:
     """A prompt with an answer; the loss is taken on the answer alone."""
     before = _ids(drawn, prompt)
     return {"input_ids": [*before, *answer], "labels": [-100] * len(before) + [*answer]}

@@ -8,7 +8,7 @@ import pytest
 
 from sirl.attacks import ATTACKS, load_attack
 from sirl.errors import UserError
-from sirl.evals.wrapped import draw_evenly, prompts_each, resolve_wrappings
+from sirl.evals.adversarial_benign import draw_evenly, prompts_each, resolve_wrappings
 from sirl.records import Prompt
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from precision import check_no_worse
-from sirl.training.lean import RMSNorm, Rotary, SwiGLU, lean_layers
+from sirl.training.cpu_layers import RMSNorm, Rotary, SwiGLU, use_cpu_layers
 from tiny_models import FAMILIES, tiny_model
 
 IDS = torch.randint(3, 250, (3, 200), generator=torch.Generator().manual_seed(0))  # more tokens than go at a time
@@ -25,7 +25,7 @@ def forward_and_backward(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tens
 def lean_model(family: str, **settings: Any) -> Any:
     model = tiny_model(family, **settings)
     norms = 4 if family == "qwen3" else 2
-    assert lean_layers(model) == model.config.num_hidden_layers * (norms + 2) + 1  # an attention, an MLP
+    assert use_cpu_layers(model) == model.config.num_hidden_layers * (norms + 2) + 1  # an attention, an MLP
     return model
 
 
@@ -86,6 +86,6 @@ def test_rotary_embeddings_are_those_of_transformers() -> None:
 
 
 def test_other_models_are_left_alone() -> None:
-    assert lean_layers(tiny_model("gpt2")) == 0
+    assert use_cpu_layers(tiny_model("gpt2")) == 0
     model = tiny_model("llama", hidden_act="gelu")
-    assert lean_layers(model) == 3 * model.config.num_hidden_layers + 1, "norms and attention alone"
+    assert use_cpu_layers(model) == 3 * model.config.num_hidden_layers + 1, "norms and attention alone"

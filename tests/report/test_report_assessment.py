@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from report_runs import attack_rows, attempt, benign_rows, manifest, results_in, wrapped_rows, write_run
+from sirl.report.assessment import STATUS_NAMES, Assessment, assess_run
 from sirl.report.prices import BENIGN_LIMITS, OVERALL_LIMIT
-from sirl.report.verdict import STATUS_NAMES, Judged, judge_run
 from sirl.report.wording import factor, p_value, with_interval
 from sirl.results.interface import Reduction, made
 from sirl.results.summary import capability_summary
@@ -27,10 +27,10 @@ ENOUGH = 200
 """Prompts of a kind of which a rise within the limit also is one with its upper end."""
 
 
-def verdict(tmp_path: Path, attacks: dict | None, benign: dict | None, each: int = 40, **parts: object) -> Judged:
+def verdict(tmp_path: Path, attacks: dict | None, benign: dict | None, each: int = 40, **parts: object) -> Assessment:
     rows = attack_rows(40, attacks) if attacks else None
     run = write_run(tmp_path / "run", attacks=rows, benign=benign and benign_rows(each, benign), **parts)
-    return judge_run(results_in(run), parts.get("manifest", manifest()))
+    return assess_run(results_in(run), parts.get("manifest", manifest()))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_silence_is_a_price(tmp_path: Path) -> None:
         for a, v in benign_rows(ENOUGH, {"sounds_harmful": (0.0, 0.0)})
     ]
     run = write_run(tmp_path / "run", attacks=attack_rows(40, BETTER), benign=rows)
-    got = judge_run(results_in(run), None)
+    got = assess_run(results_in(run), None)
     assert got.status == "costly", "10 points of silence, where 15 of refusals are accepted"
     assert "answers to benign prompts that say nothing went from 0.0%" in got.body
 
@@ -109,14 +109,14 @@ def test_answers_that_cannot_be_scored_are_no_help(tmp_path: Path) -> None:
         for a, v in benign_rows(ENOUGH, {"plain": (0.0, 0.0)})
     ]
     run = write_run(tmp_path / "run", attacks=attack_rows(40, BETTER), benign=rows)
-    got = judge_run(results_in(run), None)
+    got = assess_run(results_in(run), None)
     assert got.status == "price_unclear"
     assert "20.0 points more of them could not be" in got.body
     attacks = [
         (a, v if a.phase == "before" or int(a.goal_id[1:]) % 5 else replace(v, label="unscored"))
         for a, v in attack_rows(40, BETTER)
     ]
-    got = judge_run(results_in(write_run(tmp_path / "other", attacks=attacks)), None)
+    got = assess_run(results_in(write_run(tmp_path / "other", attacks=attacks)), None)
     assert got.status == "unclear"
     assert "20.0 points more of its answers could not be scored" in got.headline
 
@@ -135,7 +135,7 @@ def test_abilities_and_perplexity_are_prices(tmp_path: Path) -> None:
         ({"drift": drift(0.5, 0.6)}, "costly"),
     ):
         assert (
-            judge_run(replace(results, capability=made(Capability, capability_summary(found))), None).status == status
+            assess_run(replace(results, capability=made(Capability, capability_summary(found))), None).status == status
         ), found
 
 
@@ -160,7 +160,7 @@ def test_attacks_on_one_goal_are_no_independent_evidence(tmp_path: Path) -> None
     assert (change.fixed, change.regressed, change.test) == (40, 0, "goals")
     assert change.mcnemar < 1e-9
     assert change.p == pytest.approx(0.4226, abs=1e-4)  # t = 1 on 2 degrees of freedom
-    got = judge_run(results, None)
+    got = assess_run(results, None)
     assert got.status == "unclear"
     assert "t test over goals, p = 0.423" in got.body
 
@@ -214,7 +214,7 @@ def test_known_kinds_alone_need_no_total(tmp_path: Path) -> None:
 def test_nothing_scored_is_no_price(tmp_path: Path) -> None:
     rows = [(a, type(v)(v.attempt_id, v.judge, "unscored")) for a, v in benign_rows(5, {"homonyms": (0.0, 1.0)})]
     run = write_run(tmp_path / "run", attacks=attack_rows(40, BETTER), benign=rows)
-    got = judge_run(results_in(run), None)
+    got = assess_run(results_in(run), None)
     assert got.status == "unpriced"
     assert "was not measured" in got.body
 
@@ -238,7 +238,7 @@ def test_figures_stand_in_the_paragraph(tmp_path: Path) -> None:
 
 def test_before_only_is_unfinished(tmp_path: Path) -> None:
     rows = [r for r in attack_rows(10) if r[0].phase == "before"]
-    got = judge_run(results_in(write_run(tmp_path / "run", attacks=rows)), None)
+    got = assess_run(results_in(write_run(tmp_path / "run", attacks=rows)), None)
     assert got.status == "unfinished"
     assert "before and after" in got.body
 
@@ -252,7 +252,7 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     rows = attack_rows(20, BETTER)
     marked = [(a, v) if i % 10 else (a, type(v)(v.attempt_id, v.judge, "unscored")) for i, (a, v) in enumerate(rows)]
     run = write_run(tmp_path / "run", attacks=marked, manifest={"stages": {"train": {"status": "interrupted"}}})
-    got = judge_run(results_in(run), {"stages": {"train": {"status": "interrupted"}}})
+    got = assess_run(results_in(run), {"stages": {"train": {"status": "interrupted"}}})
     assert "Not finished: train" in got.warnings[0]
     assert f"{len(marked) // 10} the judge could not decide" in got.warnings[1]
 

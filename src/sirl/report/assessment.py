@@ -42,11 +42,11 @@ __all__ = [
     "OVERALL_LIMIT",
     "STATUS_NAMES",
     "WRAPPED_LIMIT",
-    "Judged",
+    "Assessment",
+    "assess_run",
     "change_words",
     "count",
     "factor",
-    "judge_run",
     "p_value",
     "with_interval",
 ]
@@ -67,7 +67,7 @@ MOSTLY = 0.5
 
 
 @dataclass(frozen=True)
-class Judged:
+class Assessment:
     """`status` is a key of `STATUS_NAMES`; `said` are paragraphs, and `missing` what stands behind the `prices`;
     `warnings` are what a reader must know."""
 
@@ -85,7 +85,7 @@ class Judged:
         return "\n".join([*self.said, *price, *self.missing])
 
 
-def judge_run(results: Results, manifest: Mapping[str, Any] | None) -> Judged:
+def assess_run(results: Results, manifest: Mapping[str, Any] | None) -> Assessment:
     """Read the verdict off the results of a run."""
     attack = results.attack
     decoding = attack.decodings[0] if attack and attack.decodings else None
@@ -93,7 +93,7 @@ def judge_run(results: Results, manifest: Mapping[str, Any] | None) -> Judged:
     warnings = _warnings(results, manifest)
     if attack is None or decoding is None or not change or not change.pairs:
         nothing = "There is nothing to compare yet."
-        return Judged("unfinished", nothing, [_unfinished(results)], warnings=warnings)
+        return Assessment("unfinished", nothing, [_unfinished(results)], warnings=warnings)
     rates = {phase: tables.overall for phase, tables in attack.rates[decoding].items()}
     prices = measured(results)
     left_out = unscored_share(rates)
@@ -101,7 +101,7 @@ def judge_run(results: Results, manifest: Mapping[str, Any] | None) -> Judged:
     parts = [_defence(attack, change, decoding), *_other_kinds(attack, decoding), _weakest(attack, decoding)]
     unpriced = [] if refusals_measured(results) else ["What it costs on benign prompts was not measured."]
     missing = unmeasured(results)
-    return Judged(
+    return Assessment(
         status,
         _headline(status, attack, results, left_out),
         [" ".join(parts), *unpriced],

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from compare_helpers import write_config
 
-from sirl.compare.figures import (
+from sirl.compare.findings import at_equal_over_refusal, gap_table
+from sirl.compare.grid import Job, plan_jobs
+from sirl.compare.measured import Failed, Measured
+from sirl.compare.metrics import (
     FIGURES,
     RATES,
     dominators,
@@ -18,9 +21,6 @@ from sirl.compare.figures import (
     summarise_comparison,
     summarise_method,
 )
-from sirl.compare.findings import at_equal_over_refusal, gap_table
-from sirl.compare.jobs import Job, plan_jobs
-from sirl.compare.measured import Failed, Measured
 from sirl.evals.told_apart import Sides
 from sirl.records import Attempt, Verdict, write_json, write_jsonl
 from sirl.stats import wilson_interval

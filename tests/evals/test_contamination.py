@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sirl.errors import UserError
+from sirl.evals.contamination import check_contamination
 from sirl.evals.overrefusal import load_benign
-from sirl.evals.unseen import check_unseen
 from sirl.records import Prompt, write_json
 
 FLAG = "--overrefusal"
@@ -42,7 +42,7 @@ def prompts(*texts: str) -> list[Prompt]:
 def test_prompts_that_the_choice_has_seen_are_refused(chosen: Path) -> None:
     seen = sorted(drawn(chosen))
     with pytest.raises(UserError) as caught:
-        check_unseen(prompts("How do I sail?", seen[0].upper()), chosen, "org/model", FLAG)
+        check_contamination(prompts("How do I sail?", seen[0].upper()), chosen, "org/model", FLAG)
     assert str(caught.value).startswith(
         "--overrefusal: the model of run was chosen by some of these prompts, so they do not measure it (1 of the 2 "
         "--overrefusal prompts are also development.overrefusal prompts: "
@@ -52,16 +52,16 @@ def test_prompts_that_the_choice_has_seen_are_refused(chosen: Path) -> None:
 
 def test_goals_are_looked_at_too(chosen: Path) -> None:
     with pytest.raises(UserError, match=r"also development\.goals"):
-        check_unseen(prompts("Pick lock 2"), chosen, "org/model", FLAG)
+        check_contamination(prompts("Pick lock 2"), chosen, "org/model", FLAG)
 
 
 def test_prompts_that_were_not_drawn_are_taken(chosen: Path) -> None:
-    check_unseen(prompts(*(t for t in TEXTS if t not in drawn(chosen))), chosen, "org/model", FLAG)
+    check_contamination(prompts(*(t for t in TEXTS if t not in drawn(chosen))), chosen, "org/model", FLAG)
 
 
 def test_results_elsewhere_are_no_way_round(chosen: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was chosen by some of these"):
-        check_unseen(prompts(*TEXTS), tmp_path / "elsewhere", str(chosen / "model"), FLAG)
+        check_contamination(prompts(*TEXTS), tmp_path / "elsewhere", str(chosen / "model"), FLAG)
 
 
 @pytest.mark.parametrize("without", ["chosen.json", "manifest.json", "development"])
@@ -70,18 +70,18 @@ def test_where_nothing_was_chosen_all_prompts_will_do(chosen: Path, without: str
         write_json(chosen / "manifest.json", {"stages": {}, "config": {"seed": 7, "development": None}})
     else:
         (chosen / without).unlink()
-    check_unseen(prompts(*TEXTS), chosen, str(chosen / "model"), FLAG)
+    check_contamination(prompts(*TEXTS), chosen, str(chosen / "model"), FLAG)
 
 
 def test_nothing_asked_needs_no_development_set(chosen: Path) -> None:
     (chosen.parent / "dev.jsonl").unlink()
-    check_unseen([], chosen, "org/model", FLAG)
+    check_contamination([], chosen, "org/model", FLAG)
 
 
 def test_a_development_set_that_is_gone(chosen: Path) -> None:
     (chosen.parent / "dev.jsonl").unlink()
     with pytest.raises(UserError, match=r"^--overrefusal: cannot tell whether the model of run .* no such file"):
-        check_unseen(prompts("How do I sail?"), chosen, "org/model", FLAG)
+        check_contamination(prompts("How do I sail?"), chosen, "org/model", FLAG)
 
 
 def test_the_command_refuses_them_before_any_work(chosen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,35 +123,35 @@ def test_prompts_of_training_are_refused(text: str, key: str, section: str, tmp_
     asked = prompts("How do I sail?", f"how do I {text}")
     for folder, model in ((run, "org/model"), (tmp_path / "elsewhere", str(run / "model"))):
         with pytest.raises(UserError) as caught:
-            check_unseen(asked, folder, model, FLAG)
+            check_contamination(asked, folder, model, FLAG)
         assert str(caught.value).startswith(
             "--overrefusal: the model of run was trained on some of these prompts, so they do not measure it (1 of the "
             f"2 --overrefusal prompts are also {section}{key} prompts: "
         )
         assert "\n" not in str(caught.value)
-    check_unseen(asked[:1], run, str(run / "model"), FLAG)
+    check_contamination(asked[:1], run, str(run / "model"), FLAG)
 
 
 def test_the_column_that_was_trained_on_is_read(tmp_path: Path) -> None:
     run = trained(tmp_path, train={**sources(tmp_path), "prompt_column": "ask"})
-    check_unseen(prompts("How do I bake rolls?"), run, "org/model", FLAG)
+    check_contamination(prompts("How do I bake rolls?"), run, "org/model", FLAG)
     with pytest.raises(UserError, match=r"also train\.dataset_name prompts"):
-        check_unseen(prompts("Aside!"), run, "org/model", FLAG)
+        check_contamination(prompts("Aside!"), run, "org/model", FLAG)
 
 
 def test_training_prompts_that_are_gone_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = trained(tmp_path, train=sources(tmp_path))
     (tmp_path / "train.jsonl").unlink()
-    check_unseen(prompts("How do I bake rolls?"), run, "org/model", FLAG)
+    check_contamination(prompts("How do I bake rolls?"), run, "org/model", FLAG)
     (said,) = caplog.messages
     assert said.startswith(
         "--overrefusal: not checked against what the model of run was trained on (train.dataset_name: no such file: "
     )
     with pytest.raises(UserError, match=r"also train\.retention_dataset_name prompts"):
-        check_unseen(prompts("How do I moor a boat?"), run, "org/model", FLAG)
+        check_contamination(prompts("How do I moor a boat?"), run, "org/model", FLAG)
 
 
 def test_a_strange_file_beside_the_model_is_no_manifest(tmp_path: Path) -> None:
     run = trained(tmp_path)
     (run / "manifest.json").write_text("[]")
-    check_unseen(prompts("How do I bake rolls?"), tmp_path / "elsewhere", str(run / "model"), FLAG)
+    check_contamination(prompts("How do I bake rolls?"), tmp_path / "elsewhere", str(run / "model"), FLAG)

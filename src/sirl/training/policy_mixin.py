@@ -22,7 +22,7 @@ from sirl.training.lora import formed_for_rollouts, forms_for_rollouts
 from sirl.training.sharding import in_step
 
 
-class Watched:
+class PolicyMixin:
     """A mixin, named before the trainer: its policy can be asked, and a finished training be taken up again."""
 
     @contextmanager

@@ -17,7 +17,7 @@ from sirl.run_folder import CHOSEN
 log = logging.getLogger(__name__)
 
 
-def check_unseen(asked: Sequence[Prompt], folder: Path, model: str, flag: str) -> None:
+def check_contamination(asked: Sequence[Prompt], folder: Path, model: str, flag: str) -> None:
     """Refuse prompts that the model was trained on or chosen by: figures come from data that neither has seen.
 
     Looked up in the run folder that results go into, and in the one that the model lies in. Training and retention

@@ -11,7 +11,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import DPOConfig, SFTConfig
 
-from sirl.compare.trainers import AnswerTrainer, PairTrainer
+from sirl.compare.baseline_trainers import AnswerTrainer, PairTrainer
 from sirl.models import load_model
 
 ANSWERS = [

@@ -12,10 +12,10 @@ from sirl.compare.methods import METHODS, Method
 from sirl.config import RunConfig, merge, parse_config, put, read_yaml
 from sirl.errors import UserError, suggestion
 
-SAME = ("attack", "evals", "seed", "name", "output_dir", "chat_template_kwargs")
+FIXED_KEYS = ("attack", "evals", "seed", "name", "output_dir", "chat_template_kwargs")
 """Keys that an overlay must leave alone: the measure is the same for all, and the rest is the comparison's to set."""
 
-TOP = ("model_name_or_path",)
+TOP_LEVEL_KEYS = ("model_name_or_path",)
 """Keys at the top of a configuration that a run may have of its own."""
 
 _NAME = re.compile(r"\w[\w.-]*")
@@ -117,17 +117,17 @@ def _entry(
     for key, value in own.items():
         if key in settings:
             settings[key] = _like(settings[key], value, f"--set {name}:{key}")
-        elif "." in key or key in TOP:
+        elif "." in key or key in TOP_LEVEL_KEYS:
             put(dotted, key, value)
         else:
             raise UserError(
                 f"--set {name}:{key}: no setting of {name}{suggestion(key, list(settings))}; keys of the configuration "
-                f"have a dot, as in train.learning_rate, except for {', '.join(TOP)}"
+                f"have a dot, as in train.learning_rate, except for {', '.join(TOP_LEVEL_KEYS)}"
             )
     # how a method is watched matters only where there is something to watch
     fits = {key: value for key, value in method.overlay.items() if key != "development" or base.get(key)}
     overlay = merge(merge(fits, overlay), dotted)
-    for key in SAME:
+    for key in FIXED_KEYS:
         if key in overlay:
             where = f"--set {name}:{key}..." if key in dotted else source
             raise UserError(f"{where}: {key} is the same for all that is compared; leave it out")

@@ -27,15 +27,15 @@ MLPS = {"LlamaMLP", "Qwen2MLP", "Qwen3MLP", "MistralMLP"}
 ATTENTIONS = {"LlamaAttention", "Qwen2Attention", "Qwen3Attention", "MistralAttention"}
 
 
-def enable_packing(model: Any, *, lean: bool) -> None:
-    """Give a model, or what PEFT has wrapped around it, `add_packed_forward`; `lean` also `lean_layers`."""
+def enable_packing(model: Any, *, on_cpu: bool) -> None:
+    """Give a model, or what PEFT has wrapped around it, `add_packed_forward`; `on_cpu` also `use_cpu_layers`."""
     base = model.get_base_model() if is_peft_model(model) else model
     add_packed_forward(base)
-    if lean:
-        lean_layers(base)
+    if on_cpu:
+        use_cpu_layers(base)
 
 
-def lean_layers(model: Any) -> int:
+def use_cpu_layers(model: Any) -> int:
     """Switch the model's norms, attentions and MLPs to the functions below; returns how many were switched.
 
     transformers' modules stay, with their parameters and linear layers.

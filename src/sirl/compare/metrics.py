@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sirl.compare.findings import at_equal_over_refusal, gap_table
-from sirl.compare.jobs import Job
+from sirl.compare.grid import Job
 from sirl.compare.measured import LEAST_RISE, STARTS, Failed, Measured, Table, Units, spread
 from sirl.evals.told_apart import Sides, pooled, told_apart
 from sirl.results.attacks import KINDS, kinds_of, refusal_texts
@@ -70,7 +70,7 @@ def measure_run(job: Job) -> Measured:
     re-optimised ones in as well; what was found against the base model and put to this one is in neither.
     """
     run = load_run(job.folder)
-    phase = "before" if job.method.how == "start" else "after"
+    phase = "before" if job.method.how == "none" else "after"
     decoding = next(d for d in DECODINGS if d in job.config.attack.decoding)
     kind_of = kinds_of(run.attacks or [])
     covers = next((kind for kind in KINDS if kind in kind_of.values()), None)
@@ -157,12 +157,12 @@ def _by_attack(rows: Sequence[Scored], outcome: str | None = None) -> list[Units
 def _costs(run: Run, job: Job) -> Table:
     drift = (run.capability or {}).get("drift") or {}
     seconds = stage_seconds(run.manifest)
-    trained = job.method.how in ("training", "pipeline")
+    trained = job.method.how in ("trained", "pipeline")
     return {
         "kl": drift["kl"]["value"] if drift else None,
         "perplexity_rise": drift["perplexity_rise"]["value"] if drift else None,
         "train_seconds": seconds.get("train") if trained else None,
-        "answer_seconds": seconds.get("attack_before" if job.method.how == "start" else "attack_after"),
+        "answer_seconds": seconds.get("attack_before" if job.method.how == "none" else "attack_after"),
     }
 
 

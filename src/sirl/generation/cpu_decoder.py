@@ -6,7 +6,7 @@ residual sums inside the products. `torch.compile` with frozen weights does the 
 update of an RL policy. The function is that of the transformers model that it is made from, up to rounding, and is
 called as that is.
 
-The price is a second copy of the weights. `fused` says where the model cannot be had.
+The price is a second copy of the weights. `prepacked` says where the model cannot be had.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class _Layer:
         return self.down.plus(self.up.times(inner, self.gate(inner, "swish")), x)
 
 
-class FusedModel:
+class PrepackedModel:
     """A causal LM's weights as they are when this is made, behind the part of its `forward` that decoding needs."""
 
     def __init__(self, model: Any) -> None:
@@ -167,11 +167,11 @@ def _causal(mask: Tensor | None, before: int, width: int) -> Tensor | None:
     return mask[:, None, None].bool() & causal
 
 
-def fused(model: Any) -> FusedModel | None:
-    """`FusedModel` of a causal LM (of PEFT's too), or None where there is none: on GPUs, without oneDNN, for other
+def prepacked(model: Any) -> PrepackedModel | None:
+    """`PrepackedModel` of a causal LM (of PEFT's too), or None where there is none: on GPUs, without oneDNN, for other
     architectures and layers, for models with hooks, which it would pass by, and for those too large to hold twice."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return FusedModel(model) if _can_fuse(model) else None
+    return PrepackedModel(model) if _can_fuse(model) else None
 
 
 def _can_fuse(model: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from compare_helpers import write_config
 
-from sirl.compare.jobs import Job, plan_jobs
+from sirl.compare.grid import Job, plan_jobs
 from sirl.compare.methods import METHODS
 from sirl.errors import UserError
 

@@ -1,4 +1,4 @@
-"""`FusedModel` is the model that it is made from: logits of prefill and decoding, LoRA, and where there is none."""
+"""`PrepackedModel` is the model that it is made from: logits of prefill and decoding, LoRA, and where there is none."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache
 
-import sirl.generation.fused
+import sirl.generation.cpu_decoder
 from precision import check_no_worse
 from sirl.generation import SamplingParams, decode
+from sirl.generation.cpu_decoder import PrepackedModel, prepacked
 from sirl.generation.decode import left_pad
-from sirl.generation.fused import FusedModel, fused
 from sirl.generation.local import LocalEngine
 from sirl.training.lora import materialise_lora
 from tiny_models import FAMILIES, PROMPTS, chat_ids, tiny_model
@@ -57,7 +57,7 @@ def test_logits_are_those_of_transformers(family: str, tokenizer: Any) -> None:
     prompts = chat_ids(tokenizer, PROMPTS)
     expected = logits_of(model, prompts)
     assert expected.std() > 1
-    torch.testing.assert_close(logits_of(FusedModel(model), prompts), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits_of(PrepackedModel(model), prompts), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -65,12 +65,12 @@ def test_bfloat16_is_no_further_from_the_truth(family: str, tokenizer: Any) -> N
     prompts = chat_ids(tokenizer, PROMPTS)
     ours, plain = [], []
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        assert fused(model_of(family, dtype=torch.bfloat16)) is None
+        assert prepacked(model_of(family, dtype=torch.bfloat16)) is None
         return
     for seed in range(2):
         model = model_of(family, dtype=torch.bfloat16, seed=seed)
         exact = logits_of(copy.deepcopy(model).double(), prompts)
-        ours += list((logits_of(FusedModel(model), prompts).double() - exact).flatten(0, 1))
+        ours += list((logits_of(PrepackedModel(model), prompts).double() - exact).flatten(0, 1))
         plain += list((logits_of(model, prompts).double() - exact).flatten(0, 1))
     check_no_worse(ours, plain)
 
@@ -78,18 +78,18 @@ def test_bfloat16_is_no_further_from_the_truth(family: str, tokenizer: Any) -> N
 @pytest.mark.parametrize("family", DECODERS)
 def test_lora_is_added(family: str, tokenizer: Any) -> None:
     model = get_peft_model(model_of(family), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    assert fused(model) is None, "PEFT's own layers are no plain products"
+    assert prepacked(model) is None, "PEFT's own layers are no plain products"
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
     materialise_lora(model)
     prompts = chat_ids(tokenizer, PROMPTS)
-    with_adapter = fused(model)
+    with_adapter = prepacked(model)
     assert with_adapter is not None
     expected = logits_of(model, prompts)
     torch.testing.assert_close(logits_of(with_adapter, prompts), expected, atol=1e-4, rtol=0)
     with model.disable_adapter():
-        without = fused(model)
+        without = prepacked(model)
         assert without is not None
         torch.testing.assert_close(logits_of(without, prompts), logits_of(model, prompts), atol=1e-4, rtol=0)
     assert (logits_of(without, prompts) - expected).abs().max() > 0.1
@@ -101,21 +101,21 @@ def test_biases_are_added(tokenizer: Any) -> None:
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
     prompts = chat_ids(tokenizer, PROMPTS)
-    torch.testing.assert_close(logits_of(FusedModel(model), prompts), logits_of(model, prompts), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits_of(PrepackedModel(model), prompts), logits_of(model, prompts), atol=1e-4, rtol=0)
 
 
 def test_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fused(tiny_model("llama")) is not None
-    assert fused(tiny_model("gpt2")) is None
-    assert fused(tiny_model("mistral", sliding_window=8)) is None
-    assert fused(tiny_model("llama", hidden_act="gelu")) is None
-    assert fused(tiny_model("llama").half()) is None
-    assert fused(tiny_model("llama").to("meta")) is None
+    assert prepacked(tiny_model("llama")) is not None
+    assert prepacked(tiny_model("gpt2")) is None
+    assert prepacked(tiny_model("mistral", sliding_window=8)) is None
+    assert prepacked(tiny_model("llama", hidden_act="gelu")) is None
+    assert prepacked(tiny_model("llama").half()) is None
+    assert prepacked(tiny_model("llama").to("meta")) is None
     hooked = tiny_model("llama")
     hooked.model.layers[0].register_forward_hook(lambda *_: None)
-    assert fused(hooked) is None, "it would pass the hook by"
-    monkeypatch.setattr(sirl.generation.fused, "MAX_PACKED_BYTES", 1000)
-    assert fused(tiny_model("llama")) is None
+    assert prepacked(hooked) is None, "it would pass the hook by"
+    monkeypatch.setattr(sirl.generation.cpu_decoder, "MAX_PACKED_BYTES", 1000)
+    assert prepacked(tiny_model("llama")) is None
 
 
 def test_an_engine_answers_as_the_model_was(tokenizer: Any) -> None:

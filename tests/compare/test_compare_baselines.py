@@ -13,9 +13,9 @@ import torch
 from compare_helpers import TASKS, ParityJudge, write_config, write_prompts
 
 from scripted import FakeEngine
-from sirl.compare.competitors import draw_and_judge, judge_reward
+from sirl.compare.baselines import draw_and_judge, judge_reward
 from sirl.compare.fitting import count_updates, passes, rows_at_once, visited_prompts
-from sirl.compare.jobs import plan_jobs
+from sirl.compare.grid import plan_jobs
 from sirl.compare.methods import METHODS
 from sirl.compare.run import compare
 from sirl.encoding import encode_chat
@@ -127,7 +127,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, model_folder: Any) -> tup
 def test_every_method_from_end_to_end(compared: tuple[dict[str, Any], Path]) -> None:
     found, out = compared
     assert {row["method"]: row.get("reason") for row in found["rows"]} == dict.fromkeys(METHODS)
-    trained = [name for name, method in METHODS.items() if method.how in ("training", "pipeline")]
+    trained = [name for name, method in METHODS.items() if method.how in ("trained", "pipeline")]
     for row in found["rows"]:
         assert row["dsr"]["n"] == 8
         assert row["over_refusal"]["n"] == 4
@@ -216,7 +216,7 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pool: list[dict[str, Any]] = []
         self.args: Any = None
-        monkeypatch.setattr("sirl.compare.competitors.fit_on", self.keep)
+        monkeypatch.setattr("sirl.compare.baselines.fit_on", self.keep)
 
     def keep(self, kind: Any, args: Any, plan: Any, pool: Any, *_: Any) -> None:
         self.pool, self.args = list(pool), args
@@ -301,7 +301,7 @@ def test_interrupted_fine_tuning_goes_on_from_its_checkpoint(
     compared: tuple[dict[str, Any], Path], tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after the first update and resumed, it ends with the weights of one that was not."""
-    from sirl.training.bar import BarCallback
+    from sirl.training.progress_callback import BarCallback
 
     config = write_config(tmp_path, str(model_folder()), save_steps=1)
 

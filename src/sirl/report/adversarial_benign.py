@@ -1,4 +1,4 @@
-"""Benign requests in the wrappings of attacks (`sirl.evals.wrapped`): what report and card say of them."""
+"""Benign requests in the wrappings of attacks (`sirl.evals.adversarial_benign`): what report and card say of them."""
 
 from __future__ import annotations
 
