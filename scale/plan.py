@@ -103,8 +103,8 @@ def plans() -> list[Plan]:
     # in full: float32 weights, gradients and two moments, the reference in bfloat16
     full = replace(adapted, weight=4, lora=False, vllm=0, shards=8)
     return [
-        Plan("8B, LoRA, DDP, 8 GPUs", model_size(small, lora), adapted, 8, 0.40, 8 * 10_000),
-        Plan("8B in full, FSDP2, 8 GPUs", model_size(small), replace(full, vllm=24 * 10**9), 8, 0.40, 8 * 10_000),
+        Plan("8B, LoRA, DDP, 8 GPUs", model_size(small, lora), adapted, 8, 0.35, 8 * 10_000),
+        Plan("8B in full, FSDP2, 8 GPUs", model_size(small), replace(full, vllm=24 * 10**9), 8, 0.35, 8 * 10_000),
         Plan("70B in full, FSDP2, 56 GPUs", model_size(large), replace(full, rows=1, shards=56), 56, 0.35, 6_000),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft import LoraConfig
@@ -66,6 +67,83 @@ def test_passes_are_counted(plans: dict[str, plan.Plan]) -> None:
     assert full.update_flops(work) == 2 * full.size.parameters * 140 * 5
     no_reference = plan.replace(full, shape=plan.replace(full.shape, reference=False, checkpointing=False))
     assert no_reference.update_flops(work) == 2 * full.size.parameters * 140 * 3
+
+
+# -- figures that others have published: torchtitan, docs/performance.md (A100) and its H100 report of December 2024 ---
+
+LONG = 8192
+"""Tokens of a row in those runs but one."""
+
+
+def attention_flops(config: dict[str, Any], length: int) -> int:
+    """Of a token, forwards and backwards, as torchtitan counts them; the plan leaves them out."""
+    return 12 * config["num_hidden_layers"] * config["hidden_size"] * length
+
+
+@pytest.mark.parametrize(("config", "speed", "utilisation"), [("8B", 2904, 0.568), ("70B", 331, 0.517)])
+def test_flops_are_those_of_published_runs(
+    config: str, speed: int, utilisation: float, plans: dict[str, plan.Plan]
+) -> None:
+    """An A100 has 312 TFLOP/s at best: tokens a second times our FLOPs a token are the reported utilisation."""
+    full = next(made for name, made in plans.items() if name.startswith(f"{config} in full"))
+    plain = plan.replace(full, shape=plan.replace(full.shape, reference=False, checkpointing=False))
+    work = plan.Work(prompts=1, group=1, prompt=0, completion=LONG)
+    products = plain.update_flops(work) / work.scored
+    model = plan.LLAMA_8B if config == "8B" else plan.LLAMA_70B
+    assert abs((products + attention_flops(model, LONG)) * speed / 312e12 - utilisation) < 0.001
+    assert products * speed / 312e12 < utilisation
+
+
+def test_no_plan_is_faster_than_published_runs(plans: dict[str, plan.Plan]) -> None:
+    """8B, 8 H100, not compiled: 5,762 tokens a second a GPU. What was computed again there is not counted."""
+    reached = (6 * plans["8B in full, FSDP2, 8 GPUs"].size.parameters + attention_flops(plan.LLAMA_8B, LONG)) * 5762
+    for made in plans.values():
+        assert made.used <= reached / plan.PEAK < 0.36
+
+
+def published(shape: Shape, size: Any, **settings: Any) -> dict[str, int]:
+    """Memory of a full fine-tuning of 8B, without a reference and without rollouts."""
+    plain = {"rows": 1, "group": 1, "prompt": 0, "reference": False, "vllm": 0, **settings}
+    parts = training_memory(size, plan.replace(shape, **plain))
+    return {name: value for name, value in parts.items() if name != "rollouts"}
+
+
+def test_what_is_in_shares_takes_what_published_runs_took(plans: dict[str, plan.Plan]) -> None:
+    """From 8 H100 to 128 the same training (compiled) went from 77.0 to 62.0 GiB."""
+    full = plans["8B in full, FSDP2, 8 GPUs"]
+    few, many = (sum(published(full.shape, full.size, rows=2, completion=LONG, shards=n).values()) for n in (8, 128))
+    assert 0.9 < (few - many) / ((77.0 - 62.0) * 2**30) < 1.0
+
+
+def test_what_is_not_in_shares_is_near_published_runs(plans: dict[str, plan.Plan]) -> None:
+    """One row of 32,768 tokens, all layers computed again: 83.9 GiB. Every plan fits with as much more, too."""
+    full = plans["8B in full, FSDP2, 8 GPUs"]
+    parts = published(full.shape, full.size, completion=32768)
+    rest = parts["activations"] + parts["logits"]
+    more = 83.9 * 2**30 - sum(parts.values())
+    assert 0 < more / rest < 0.3
+    for made in plans.values():
+        own = made.memory()
+        assert sum(own.values()) + more / rest * (own["activations"] + own["logits"]) < plan.GPU_BYTES
+
+
+def test_some_layers_computed_again_is_between_all_and_none(plans: dict[str, plan.Plan]) -> None:
+    """Two rows of 8,192 tokens on 8 GPUs, not compiled: 82.4 GiB."""
+    full = plans["8B in full, FSDP2, 8 GPUs"]
+    every, none = (
+        sum(published(full.shape, full.size, rows=2, completion=LONG, checkpointing=again).values())
+        for again in (True, False)
+    )
+    assert every < 82.4 * 2**30 < none
+
+
+def test_four_bits_are_those_of_the_paper() -> None:
+    """QLoRA, arXiv 2305.14314: 4.5 bits a number; the matrices of 70B are then 38.5 GB, and fit on a GPU of 48."""
+    size = model_size(LlamaConfig(**plan.LLAMA_70B))
+    shape = Shape(weight=2, compute=2, lora=True, rows=1, group=1, prompt=0, completion=1, four_bits=True)
+    weights = training_memory(plan.replace(size, trained=0), shape)["weights"]
+    assert weights == 2 * size.embeddings + (size.parameters - size.embeddings) * 4.5 // 8
+    assert weights < 48 * 10**9 < 2 * size.parameters
 
 
 def test_lora_counts_adapters_alone() -> None:
