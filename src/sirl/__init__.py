@@ -1,4 +1,4 @@
-"""Harden a chat model with its own confidence (SIRL), and prove that it worked.
+"""Harden a chat model with its own confidence (SIRL), and measure what it costs.
 
     from sirl import SIRLConfig, SIRLTrainer, load_prompts
 

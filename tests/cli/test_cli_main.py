@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +34,18 @@ def test_each_command_has_help_and_json(sirl: Any, command: str) -> None:
     result = sirl(command, "--help")
     assert result.code == 0
     assert "--json" in result.out
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_every_flag_says_what_it_is_for(command: str) -> None:
+    """In one clause: no capital but a name's, no full stop, one thing a line."""
+    module, parser = importlib.import_module(f"sirl.cli.{command}"), argparse.ArgumentParser()
+    module.add_arguments(parser)
+    for action in parser._actions:
+        assert action.help, action.dest
+        assert not action.help.endswith("."), action.dest
+        assert not re.match(r"[A-Z][a-z]", action.help), action.dest
+    assert not COMMANDS[command].endswith(".")
 
 
 def test_version(sirl: Any) -> None:

@@ -1,7 +1,7 @@
-"""Put jailbreaks to a model and judge its answers: defence success rate (DSR) by method.
+"""Attack a model with jailbreaks, judge its answers and print the defence success rate (DSR) of each attack.
 
-The same prompts and seeds are used whatever the model, so a second call with --phase after and the hardened model, into
-the same folder, gives a paired comparison (sirl report shows it). Interrupted, the same command continues.
+Prompts and seeds do not depend on the model. To compare two models, run the command again with --phase after, the
+hardened model and the same folder, then run sirl report. If interrupted, run the same command to continue.
 """
 
 from __future__ import annotations
@@ -55,44 +55,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_flags(parser)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for attempts.jsonl and verdicts.jsonl")
     parser.add_argument(
-        "--attacks", default="static", help="names with commas, static, adaptive, all, module:Class, or NAME@before"
+        "--attacks",
+        default="static",
+        help="comma-separated names, static, adaptive, all, module:Class or NAME@before (default: static)",
     )
-    parser.add_argument("--template_file", help="your own templates (.jsonl, .txt, .md), run behind --attacks")
+    parser.add_argument("--template_file", help="add attacks from your own templates (.jsonl, .txt, .md)")
     parser.add_argument(
-        "--goals", default="demo/behaviours", help="harmful requests: bundled name, file or org/name:config@split"
+        "--goals",
+        default="demo/behaviours",
+        help="harmful requests: bundled name, file or org/name:config@split (default: %(default)s)",
     )
-    parser.add_argument("--prompt_column", help="column of the goals' text")
-    parser.add_argument("--max_goals", type=positive_int, help="at most N goals, drawn under the seed")
+    parser.add_argument("--prompt_column", help="read the goals from this column")
+    parser.add_argument("--max_goals", type=positive_int, help="use at most this many goals, sampled with --seed")
     parser.add_argument(
         "--overrefusal",
         default="demo/overrefusal",
-        help="benign requests that are put into the wrappings of the static attacks too, or none "
-        "(default: %(default)s; greedy)",
+        help="benign requests to ask in the wrappings of the static attacks too, greedily; none asks no such request "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--max_wrapped",
         type=positive_int,
-        help="of these, at most N in each wrapping (default: 200 over all wrappings, no more than --max_goals in each)",
+        help="ask at most this many of them in each wrapping (default: 200 in all, at most --max_goals in each)",
     )
-    parser.add_argument("--phase", choices=("before", "after"), default="before", help="which side of a comparison")
-    parser.add_argument("--decoding", default="greedy", help="greedy, sample (temperature 1), or greedy,sample")
-    parser.add_argument("--max_new_tokens", type=positive_int, default=64)
+    parser.add_argument(
+        "--phase", choices=("before", "after"), default="before", help="side of the comparison (default: before)"
+    )
+    parser.add_argument(
+        "--decoding", default="greedy", help="greedy, sample (temperature 1) or greedy,sample (default: greedy)"
+    )
+    parser.add_argument(
+        "--max_new_tokens", type=positive_int, default=64, help="token limit of an answer (default: 64)"
+    )
     parser.add_argument(
         "--recheck_tokens",
         type=int,
-        help="refusals that --max_new_tokens cut off are asked again with this limit (default: four times it; 0: no)",
+        help="token limit for asking again after a refusal that was cut off (default: 4 x --max_new_tokens; 0: never)",
     )
     add_judges_flag(parser)
-    parser.add_argument("--attacker_model", help="who writes prompts for pair, tap and the like (default: the target)")
-    parser.add_argument("--attacker_engine", default="local", help="how it is run, as --engine")
+    _add_search_flags(parser)
     parser.add_argument(
-        "--attack_budget", type=positive_int, help="model calls that an adaptive attack may spend a goal"
+        "--retry_errors", action="store_true", help="ask again wherever an earlier call ended in an error"
     )
-    parser.add_argument("--attack_seconds", type=_seconds, help="wall time that an adaptive attack may spend a goal")
     parser.add_argument(
-        "--retry_errors", action="store_true", help="ask again where an earlier go, finished or not, met an error"
+        "--overwrite", action="store_true", help="delete the files of an earlier run in the folder first"
     )
-    parser.add_argument("--overwrite", action="store_true", help="clear the folder of an earlier run first")
+
+
+def _add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """What adaptive attacks may use."""
+    parser.add_argument(
+        "--attacker_model", help="model that writes prompts for attacks such as pair and tap (default: the target)"
+    )
+    parser.add_argument("--attacker_engine", default="local", help="where that model runs, as in --engine")
+    parser.add_argument(
+        "--attack_budget", type=positive_int, help="limit the model calls of an adaptive attack on each goal"
+    )
+    parser.add_argument(
+        "--attack_seconds", type=_seconds, help="limit the wall time of an adaptive attack on each goal"
+    )
 
 
 def run(args: argparse.Namespace) -> Outcome:

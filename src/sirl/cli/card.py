@@ -1,6 +1,6 @@
-"""Write the model card (README.md) of a run's hardened model, and put both on the Hugging Face Hub if you like.
+"""Write the model card (README.md) of a run's hardened model, and upload both to the Hugging Face Hub on request.
 
-What the card says comes from the files of the run: method, settings, attacks, benign prompts, limits, provenance.
+The card is made from the files of the run: method, settings, attacks, benign prompts, limits, provenance.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ RESUME_HINT = "run it again"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl card`."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of a run, such as runs/demo")
-    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the model with its card to this repository")
-    parser.add_argument("--private", action="store_true", help="with --push_to_hub: make a new repository private")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="run folder, such as runs/demo")
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the model and its card to this repository")
+    parser.add_argument("--private", action="store_true", help="make a new repository private (with --push_to_hub)")
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -73,17 +73,17 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model_name_or_path",
         required=True,
-        help="hub id, folder, GGUF file (or org/name:file.gguf), or a known name: demo, ... (sirl list models)",
+        help="hub id, folder, GGUF file (or org/name:file.gguf), or known name such as demo (sirl list models)",
     )
     parser.add_argument(
         "--engine",
         default="local",
-        help="local, vllm, or the address of an OpenAI-compatible server (default: local). Options go behind a ?: "
-        "local?max_cache_gb=8, or 'vllm?tensor_parallel_size=4&gpu_memory_utilization=0.5&max_model_len=8192'; vLLM "
-        "also has dtype=float32 and enforce_eager=true, which does not compile",
+        help="local (default), vllm, or the address of an OpenAI-compatible server; append options after a ?, such as "
+        "local?max_cache_gb=8 or 'vllm?tensor_parallel_size=4&gpu_memory_utilization=0.5&max_model_len=8192'; vLLM "
+        "also takes dtype=float32, and enforce_eager=true to compile nothing",
     )
-    parser.add_argument("--model_revision", help="commit, branch or tag of a hub id (default: its newest version)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model_revision", help="commit, branch or tag on the hub (default: the newest commit)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     add_template_flag(parser)
 
 
@@ -93,7 +93,7 @@ def add_template_flag(parser: argparse.ArgumentParser) -> None:
         "--chat_template_kwargs",
         type=parse_arguments,
         metavar="KEY=VALUE,...",
-        help="arguments of the chat template, in every stage, as JSON or KEY=VALUE: enable_thinking=false",
+        help="chat template arguments for every stage, as JSON or KEY=VALUE, such as enable_thinking=false",
     )
 
 
@@ -126,8 +126,8 @@ def add_judges_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--judge",
         default="refusal",
-        help="names with commas (sirl list judges), NAME@MODEL or NAME@http://HOST:PORT/v1#MODEL where one asks a "
-        "model, or package.module:Class; the first tells the refusals",
+        help="comma-separated names (sirl list judges); NAME@MODEL or NAME@http://HOST:PORT/v1#MODEL for a judge that "
+        "asks a model; package.module:Class for your own; the first one labels refusals (default: %(default)s)",
     )
 
 

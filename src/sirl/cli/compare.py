@@ -1,7 +1,7 @@
-"""Compare SIRL with the alternatives on the same model: safety against helpfulness, and who is on the front.
+"""Compare SIRL with other methods on the same model: safety against helpfulness, with the Pareto front.
 
-Each method and seed is a run folder in --output_dir; interrupted, the same command continues. It ends with compare.json
-and compare.html. `sirl list methods` shows the methods; docs/compare.md says what is held equal.
+Each method and seed gets a run folder in --output_dir; the results are compare.json and compare.html. If interrupted,
+run the same command to continue. `sirl list methods` lists the methods; docs/compare.md says what is held equal.
 """
 
 from __future__ import annotations
@@ -20,26 +20,29 @@ RESUME_HINT = "the same command continues from the run and stage it was in"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl compare`."""
-    parser.add_argument("--config", required=True, help="YAML file, or the name of a bundled one, as for sirl run")
-    parser.add_argument("--methods", help="names with commas, or all (default: all; none,sirl with --variants)")
+    parser.add_argument("--config", required=True, help="YAML file or bundled configuration (sirl list configs)")
+    parser.add_argument("--methods", help="comma-separated names, or all (default: all; with --variants: none,sirl)")
     parser.add_argument(
         "--variants",
         nargs="+",
         default=[],
         metavar="FILE,...",
-        help="YAML files, with commas, whose keys go over --config; bundled ones too, such as ablations/kl-0.001",
+        help="comma-separated YAML files that override keys of --config, or bundled ones such as ablations/kl-0.001",
     )
-    parser.add_argument("--seeds", help="with commas, such as 0,1,2 (default: that of --config)")
-    parser.add_argument("--output_dir", type=Path, default=Path("comparison"), help="default: comparison")
+    parser.add_argument("--seeds", help="comma-separated seeds, such as 0,1,2 (default: the seed of --config)")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("comparison"), help="folder for the runs (default: comparison)"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="[METHOD:]KEY=VALUE",
-        help="any key of the file, for all or for one: train.max_steps=5, dpo:train.learning_rate=1e-4, best_of_n:n=8",
+        help="override a key for all methods or for one, such as train.max_steps=5, dpo:train.learning_rate=1e-4 or "
+        "best_of_n:n=8; repeatable",
     )
     add_template_flag(parser)
-    parser.add_argument("--overwrite", action="store_true", help="clear the runs of an earlier comparison first")
+    parser.add_argument("--overwrite", action="store_true", help="delete the runs of an earlier comparison first")
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -1,9 +1,9 @@
-"""The whole story on the bundled model: `sirl run --config demo` with smaller sizes, or with its own (`--full`).
+"""Run the whole experiment on the bundled model: `sirl run --config demo` with smaller sizes, or in full (`--full`).
 
-It says how long it will take before it begins; `--full` takes 25 to 60 minutes on two CPU cores.
+It first prints how long it will take; `--full` takes 25 to 60 minutes on two CPU cores.
 
-The bundled model is a model organism: a small chat model taught to refuse most direct requests and to fall to a good
-part of the jailbreaks, so that there is something to harden. Its figures say nothing about other models.
+The bundled model is a model organism: a small chat model trained to refuse most direct requests and to give in to many
+jailbreaks, so that there is something to harden. Its results say nothing about other models.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="larger measurements (100 goals an attack, both decodings) into runs/demo-full: 25 to 60 minutes",
+        help="measure more (100 goals per attack, both decodings) in runs/demo-full; takes 25 to 60 minutes",
     )
     run_command.add_overrides(parser)
 

@@ -1,8 +1,8 @@
-"""What hardening costs beyond refusals: capability and over-refusal of a model against the one it was made from.
+"""Measure what hardening costs: capability and over-refusal of the hardened model against its base model.
 
---tasks takes names with commas: gsm8k, math, mbpp, humaneval, arc, ifeval, chat over their files in --data_dir
-(gsm8k*.jsonl and so on), NAME=FILE over that file, file:TASK.yaml for a task definition of lm-evaluation-harness, and
-any name of the harness's own where the hub can be reached. Interrupted, the same command continues.
+--tasks takes comma-separated names: gsm8k, math, mbpp, humaneval, arc, ifeval and chat read their files in --data_dir
+(gsm8k*.jsonl and so on), NAME=FILE reads that file, file:TASK.yaml is a task definition of lm-evaluation-harness, and
+any other name is a task of the harness, which needs the hub. If interrupted, run the same command to continue.
 """
 
 from __future__ import annotations
@@ -25,39 +25,45 @@ RESUME_HINT = "the same command continues from here"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl eval`."""
-    parser.add_argument("--model_name_or_path", required=True, help="the hardened model: hub id, folder or GGUF file")
-    parser.add_argument("--reference", required=True, help="the model it was made from, or demo for the bundled one")
-    parser.add_argument("--model_revision", help="commit, branch or tag of --model_name_or_path on the hub")
-    parser.add_argument("--reference_revision", help="the same of --reference")
-    parser.add_argument("--tasks", default="", help="benchmarks, see above (extra `eval`)")
-    parser.add_argument("--data_dir", help="with --tasks: folder with the benchmark files")
+    parser.add_argument("--model_name_or_path", required=True, help="hardened model: hub id, folder or GGUF file")
+    parser.add_argument("--reference", required=True, help="base model, or demo for the bundled one")
+    parser.add_argument("--model_revision", help="commit, branch or tag of the hardened model on the hub")
+    parser.add_argument("--reference_revision", help="commit, branch or tag of the base model on the hub")
+    parser.add_argument("--tasks", default="", help="benchmarks to run, see above (needs the extra `eval`)")
+    parser.add_argument("--data_dir", help="folder with the benchmark files (with --tasks)")
     parser.add_argument(
         "--max_rows",
         "--limit",  # its name before
         dest="limit",  # as manifests have it
         metavar="N",
         type=positive_int,
-        help="with --tasks: at most N rows of each",
+        help="use at most N rows of each benchmark (with --tasks)",
     )
     parser.add_argument(
         "--allow_code_execution",
         action="store_true",
-        help="with --tasks: run the programs of mbpp and humaneval, isolated and within limits",
+        help="run the programs that the model writes for mbpp and humaneval, isolated and within limits (with --tasks)",
     )
     parser.add_argument(
         "--allow_unsandboxed_code",
         action="store_true",
-        help="with --allow_code_execution: even where this machine cannot isolate them from your files and network",
+        help="run them even if this machine cannot isolate them from your files and network",
     )
     parser.add_argument(
         "--overrefusal",
         help="benign prompts: xstest, jbb-benign, ... (docs/eval.md), a bundled name, file or org/name:config@split",
     )
-    parser.add_argument("--max_prompts", type=positive_int, help="with --overrefusal: at most N, drawn under the seed")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and the rows")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--max_prompts",
+        type=positive_int,
+        help="use at most this many benign prompts, sampled with --seed (with --overrefusal)",
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and its rows")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     add_template_flag(parser)
-    parser.add_argument("--overwrite", action="store_true", help="measure again; nothing else in the folder is touched")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete earlier measurements of this command first, and nothing else"
+    )
 
 
 def run(args: argparse.Namespace) -> Outcome:

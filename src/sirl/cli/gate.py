@@ -1,7 +1,7 @@
-"""Hold a run against rules, for CI: exit code 0 if all pass, 1 if one fails, 2 for bad input.
+"""Check a run against rules, for CI: exit code 0 if all pass, 1 if one fails, 2 for bad input.
 
-The cautious end of the metric's 95% interval decides a rule: the low end for --min, the high end for --max. A metric
-that was not measured fails. --list prints the metrics.
+The cautious end of the 95% interval decides: the low end for --min, the high end for --max. A metric that was not
+measured fails. --list prints the metrics.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ RESUME_HINT = "run it again"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl gate`."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, nargs="?", help="folder of a run, such as runs/demo")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, nargs="?", help="run folder, such as runs/demo")
     limit = {"nargs": "+", "action": "extend", "metavar": "METRIC=LIMIT", "default": []}
-    parser.add_argument("--min", **limit, help="the metric must be at least LIMIT, such as dsr=0.9")  # type: ignore[arg-type]
-    parser.add_argument("--max", **limit, help="the metric must be at most LIMIT")  # type: ignore[arg-type]
-    parser.add_argument("--rules", type=Path, metavar="FILE", help="YAML with `min:` and `max:`, added to the flags")
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML here")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary for pull requests here")
+    parser.add_argument("--min", **limit, help="require at least LIMIT, such as dsr=0.9")  # type: ignore[arg-type]
+    parser.add_argument("--max", **limit, help="require at most LIMIT, such as benign_refusal=0.1")  # type: ignore[arg-type]
+    parser.add_argument(
+        "--rules", type=Path, metavar="FILE", help="read further rules from YAML with `min:` and `max:`"
+    )
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML to this file")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary for pull requests to this file")
     parser.add_argument("--list", action="store_true", help="print the metrics and exit")
 
 

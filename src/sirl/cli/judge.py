@@ -1,9 +1,8 @@
-"""Label responses from anywhere: full refusal, partial refusal or full compliance; some judges also tell harm.
+"""Label responses from anywhere: full refusal, partial refusal or full compliance. Some judges also score harm.
 
-FILE is JSONL with `response` and, where known, `prompt` (or `goal`, as in attempts.jsonl). With --validate it also has
-`label`, a person's verdict (`full_refusal`, `partial_refusal`, `full_compliance`; a number before it, as in
-`2_full_refusal`, is taken off), and the judge is measured against it; and against `harmful` (true or false) where it
-gives scores.
+FILE is JSONL with `response` and, if known, `prompt` (or `goal`, as in attempts.jsonl). --validate measures the judge
+against `label`, the verdict of a person (`full_refusal`, `partial_refusal` or `full_compliance`; a number in front, as
+in `2_full_refusal`, is ignored), and a judge that scores harm against `harmful` (true or false).
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ Judged = dict[str, list["Judgement"]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl judge`."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="JSONL with `response` and, where known, `prompt`")
+    parser.add_argument("file", metavar="FILE", type=Path, help="JSONL with `response` and, if known, `prompt`")
     add_judges_flag(parser)
-    parser.add_argument("--output_file", type=Path, help="write the rows here, with `label` and `reason` added")
-    parser.add_argument("--validate", action="store_true", help="compare with the human `label` of each row")
+    parser.add_argument("--output_file", type=Path, help="write the rows to this file, with `label` and `reason` added")
+    parser.add_argument("--validate", action="store_true", help="compare with the human label of each row")
 
 
 def run(args: argparse.Namespace) -> Outcome:

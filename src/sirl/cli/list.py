@@ -1,4 +1,4 @@
-"""What there is to choose from: attacks, judges, rewards, methods, bundled data, configurations and more."""
+"""List what you can choose from: attacks, judges, rewards, methods, bundled data, configurations and more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESUME_HINT = "run it again"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl list`."""
-    parser.add_argument("what", choices=sorted(_TABLES), help="which list")
+    parser.add_argument("what", choices=sorted(_TABLES), help="what to list")
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -28,22 +28,22 @@ from sirl.records import to_json
 from sirl.redaction import redact, redact_text
 
 COMMANDS = {
-    "demo": "the whole story on the bundled model: sirl run with its own configuration",
-    "run": "gap, train, attack, judge and report from one YAML file",
-    "gap": "is there an instinct to train? entropy of refusals against that of compliance",
-    "train": "harden a model with its own confidence (flags of TRL's GRPO)",
-    "attack": "put jailbreaks to a model and judge its answers",
-    "eval": "what hardening costs: capability and over-refusal, before and after",
+    "demo": "run the whole experiment on the bundled model",
+    "run": "run a whole experiment from one YAML file",
+    "gap": "measure the entropy gap between refusals and answers",
+    "train": "harden a model: GRPO with its own confidence as the reward",
+    "attack": "attack a model with jailbreaks and judge its answers",
+    "eval": "measure what hardening costs: capability and over-refusal",
     "judge": "label responses from anywhere as refusal or compliance",
-    "referee": "have garak or Inspect examine a model",
-    "report": "write report.html of a run folder",
-    "view": "a local page over run folders: compare, follow a training, read conversations",
-    "gate": "hold a run against rules, for CI: exit code 1 if one fails",
-    "export": "write a run in a format that other tools read: logs of Inspect",
-    "compare": "SIRL against other methods and variants: safety against helpfulness",
-    "card": "write the model card of a run's hardened model, and upload both",
-    "fetch": "bring a model that is known by name into the cache",
-    "list": "what there is: attacks, judges, rewards, methods, data, configs",
+    "referee": "test a model with garak or Inspect",
+    "report": "write the report and the summary of a run",
+    "view": "browse runs on a local page",
+    "gate": "check a run against rules, for CI",
+    "export": "write a run in the formats of other tools",
+    "compare": "compare SIRL with other methods and with variants",
+    "card": "write the model card of a hardened model, and upload both",
+    "fetch": "download a known model into the cache",
+    "list": "list attacks, judges, rewards, methods, data and configurations",
 }
 
 
@@ -138,7 +138,7 @@ def _failed(message: str) -> int:
 
 
 def _dispatch(words: list[str]) -> tuple[Outcome, bool]:
-    parser = Parser(prog="sirl", description="Harden a chat model with its own confidence, and prove that it worked.")
+    parser = Parser(prog="sirl", description="Harden a chat model with its own confidence, and measure what it costs.")
     parser.add_argument("--version", action="version", version=f"sirl {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     chosen = words[0] if words else ""
@@ -153,7 +153,7 @@ def _dispatch(words: list[str]) -> tuple[Outcome, bool]:
             if name == chosen:
                 command.description = module.__doc__
                 module.add_arguments(command)
-                command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+                command.add_argument("--json", action="store_true", help="print one JSON document to stdout")
         args = parser.parse_args(words or ["--help"])
     if chosen not in PARALLEL and (size := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
         if os.environ.get("RANK", "0") != "0":  # one of them speaks

@@ -1,7 +1,7 @@
-"""Examine a model with an independent tool: garak (NVIDIA) or an Inspect task (UK AISI).
+"""Test a model with an independent tool: garak (NVIDIA) or an Inspect task (UK AISI).
 
-The model is served to the tool on this machine. The tool is a program of its own, and need not be in this environment:
---executable says where it is. Its own report stays next to referee.json.
+The model is served to the tool on this machine. The tool may be installed in another environment: give its path with
+--executable. Its own report is kept next to referee.json.
 """
 
 from __future__ import annotations
@@ -39,27 +39,33 @@ WRITTEN = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl referee`."""
-    parser.add_argument("--with", dest="referee", choices=("garak", "inspect"), required=True, help="which tool")
+    parser.add_argument("--with", dest="referee", choices=("garak", "inspect"), required=True, help="tool to run")
     add_engine_flags(parser)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for referee.json and the tool's report")
-    parser.add_argument("--probes", help="names with commas: garak's probes, or our static attacks for inspect")
+    parser.add_argument(
+        "--probes", help="comma-separated names: probes of garak, or static attacks of sirl for inspect"
+    )
     parser.add_argument(
         "--max_goals",
         type=positive_int,
         default=20,
-        help="goals a probe (garak: prompts a probe; default: %(default)s)",
+        help="use at most this many goals (garak: prompts) per probe (default: %(default)s)",
     )
-    parser.add_argument("--detectors", help="garak: names with commas (default: two of refusals, or the probe's own)")
     parser.add_argument(
-        "--goals", help=f"inspect: harmful requests, a bundled name, file or org/name:config@split (default: {GOALS})"
+        "--detectors", help="garak: comma-separated names (default: two that detect refusals, or those of the probe)"
     )
-    parser.add_argument("--prompt_column", help="inspect: column of the goals' text")
-    parser.add_argument("--grader", help="inspect: a model, in Inspect's way of naming it, that grades answers as well")
-    parser.add_argument("--max_new_tokens", type=positive_int, default=64)
     parser.add_argument(
-        "--executable", help="path of the tool's program (default: next to this Python, or on the path)"
+        "--goals", help=f"inspect: harmful requests, as bundled name, file or org/name:config@split (default: {GOALS})"
     )
-    parser.add_argument("--overwrite", action="store_true", help="clear what an earlier run left in the folder")
+    parser.add_argument("--prompt_column", help="inspect: read the goals from this column")
+    parser.add_argument("--grader", help="inspect: also grade answers with this model, named as Inspect names models")
+    parser.add_argument(
+        "--max_new_tokens", type=positive_int, default=64, help="token limit of an answer (default: 64)"
+    )
+    parser.add_argument("--executable", help="path of the tool (default: next to this Python, or on PATH)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete the files of an earlier run in the folder first"
+    )
 
 
 def run(args: argparse.Namespace) -> Outcome:

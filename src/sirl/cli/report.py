@@ -1,4 +1,4 @@
-"""Write report.html and summary.json of a run folder, from what its stages left there."""
+"""Write report.html and summary.json of a run from the files in its folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESUME_HINT = "run it again"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl report`."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of a run, such as runs/demo")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="run folder, such as runs/demo")
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -1,6 +1,6 @@
-"""The whole story from one YAML file: gap, train, attack before and after, judge, report.
+"""Run a whole experiment from one YAML file: measure the gap, attack, train, attack again, judge, report.
 
-Interrupted, the same command continues from the stage it was in. It ends with RUN/summary.json and RUN/report.html.
+The results are summary.json and report.html in the run folder. If interrupted, run the same command to continue.
 """
 
 from __future__ import annotations
@@ -24,22 +24,30 @@ RESUME_HINT = "the same command continues from the stage it was in"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl run`."""
-    parser.add_argument("--config", required=True, help="YAML file, or the name of a bundled one (sirl list configs)")
+    parser.add_argument("--config", required=True, help="YAML file or bundled configuration (sirl list configs)")
     add_overrides(parser)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Flags that win over the file."""
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any key, such as train.max_steps=5; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key, such as train.max_steps=5; repeatable",
     )
     parser.add_argument("--name", help="name of the run")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--model_name_or_path", help="hub id, folder, GGUF file or known name (sirl list models)")
-    parser.add_argument("--model_revision", help="commit, branch or tag of a hub id (default: its newest version)")
-    parser.add_argument("--output_dir", help="folder of the run (default: runs/NAME)")
+    parser.add_argument("--seed", type=int, help="random seed of all stages")
+    parser.add_argument(
+        "--model_name_or_path", help="base model: hub id, folder, GGUF file or known name (sirl list models)"
+    )
+    parser.add_argument("--model_revision", help="commit, branch or tag on the hub (default: the newest commit)")
+    parser.add_argument("--output_dir", help="run folder (default: runs/NAME)")
     add_template_flag(parser)
-    parser.add_argument("--overwrite", action="store_true", help="clear the folder of an earlier run first")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete the files of an earlier run in the folder first"
+    )
 
 
 def run(args: argparse.Namespace) -> Outcome:

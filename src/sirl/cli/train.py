@@ -1,11 +1,11 @@
-"""Harden a model with its own confidence: GRPO on unlabeled prompts, reward = minus the mean token entropy.
+"""Harden a model with its own confidence: GRPO on unlabeled prompts with minus the mean token entropy as the reward.
 
     sirl train --model_name_or_path Qwen/Qwen2.5-3B-Instruct --dataset_name prompts.jsonl --output_dir hardened
     accelerate launch -m sirl train --config train.yaml --learning_rate 2e-6
 
-Flags are those of TRL's GRPOConfig and ModelConfig, on the command line or from --config (flags win); one that would do
-nothing here is refused with a reason. The entropy gap is checked first: where refusals are not the more confident
-answers, there is nothing to train on.
+Flags are those of TRL's GRPOConfig and ModelConfig, from the command line or from --config (the command line wins). A
+flag that would do nothing here is an error. The entropy gap is checked first: if refusals are not the more confident
+responses, there is nothing to train on.
 """
 
 from __future__ import annotations
@@ -64,10 +64,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _add_own(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sirl train")
-    group.add_argument("--config", help="YAML file with any of these flags; flags on the command line win")
-    group.add_argument("--skip_gap_check", action="store_true", help="train whatever the entropy gap is")
-    group.add_argument("--overwrite", action="store_true", help="clear --output_dir of an earlier run first")
-    group.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    group.add_argument("--config", help="YAML file with any of these flags; the command line wins")
+    group.add_argument("--skip_gap_check", action="store_true", help="train without checking the entropy gap")
+    group.add_argument(
+        "--overwrite", action="store_true", help="delete the files of an earlier run in --output_dir first"
+    )
+    group.add_argument("--json", action="store_true", help="print one JSON document to stdout")
 
 
 def _check_inputs(training: Training) -> None:

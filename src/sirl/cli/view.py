@@ -1,6 +1,6 @@
-"""A local page over run folders: a table of runs, runs side by side, live curves of a training, conversations.
+"""Browse runs on a local page: a table of runs, runs side by side, live training curves, conversations.
 
-It is read-only and can be reached from this machine alone. Ctrl-C ends it.
+The page is read-only and can be reached from this machine only. Stop it with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ RESUME_HINT = "run it again"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl view`."""
-    parser.add_argument("runs_dir", metavar="RUNS_DIR", type=Path, help="folder with run folders, such as runs")
-    parser.add_argument("--port", type=int, default=8765, help="port on 127.0.0.1; 0 takes a free one (default: 8765)")
+    parser.add_argument("runs_dir", metavar="RUNS_DIR", type=Path, help="folder that holds run folders, such as runs")
+    parser.add_argument(
+        "--port", type=int, default=8765, help="port on 127.0.0.1, or 0 for any free one (default: 8765)"
+    )
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -43,33 +43,36 @@ class DataConfig:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Unlabeled prompts: a file (.jsonl, .csv, .parquet, .txt, ...), a hub dataset "
-            "(org/name:config@split) or a bundled name; several with commas."
+            "help": "Unlabeled prompts: file (.jsonl, .csv, .parquet, .txt, ...), hub dataset (org/name:config@split) "
+            "or bundled name; separate several with commas."
         },
     )
     prompt_column: str | None = field(
-        default=None, metadata={"help": "Column of the prompts. By default the first known name, such as `prompt`."}
+        default=None,
+        metadata={"help": "Read the prompts from this column (default: the first known name, such as `prompt`)."},
     )
-    dataset_train_split: str = field(default="train", metadata={"help": "Split of a hub dataset that names none."})
+    dataset_train_split: str = field(
+        default="train", metadata={"help": "Split of a hub dataset that is named without one."}
+    )
     max_prompts: int | None = field(
-        default=None, metadata={"help": "Train on at most N prompts, drawn under the seed."}
+        default=None, metadata={"help": "Train on at most this many prompts, sampled with --seed."}
     )
     retention_dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Benign unlabeled prompts on which the policy is held to the model it started from."},
+        metadata={"help": "Benign unlabeled prompts on which the policy is kept close to the base model."},
     )
     wrap_prompts: str | None = field(
         default=None,
         metadata={
-            "help": "Unlabeled prompts, harmful and benign, that are put into training wrappings: each wrapped form is "
-            "to be answered as the base model answers the bare prompt."
+            "help": "Unlabeled prompts, harmful and benign, to put in training wrappings: the policy learns to answer "
+            "each wrapped form as the base model answers the bare prompt."
         },
     )
     wrapping_families: str = field(
         default="all",
-        metadata={"help": "Families of training wrappings (`sirl list wrappings`); -NAME leaves one out."},
+        metadata={"help": "Families of training wrappings (`sirl list wrappings`); -NAME excludes one."},
     )
-    forms: int = field(default=2, metadata={"help": "Wrapped forms of each prompt of --wrap_prompts."})
+    forms: int = field(default=2, metadata={"help": "Wrapped forms per prompt of --wrap_prompts."})
 
     def __post_init__(self) -> None:
         resolve_families(self.wrapping_families)

@@ -41,110 +41,105 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     1e-6, prompts up to 1,024 and completions up to 3,072 tokens.
     """
 
-    beta: float = field(
-        default=0.001, metadata={"help": "Weight of the KL to the base model (TRL's own default is 0)."}
-    )
-    num_generations: int | None = field(default=4, metadata={"help": "Responses drawn for each prompt (G)."})
+    beta: float = field(default=0.001, metadata={"help": "Weight of the KL to the base model (default of TRL: 0)."})
+    num_generations: int | None = field(default=4, metadata={"help": "Responses to learn from per prompt (G)."})
     num_rollouts: int | None = field(
         default=None,
         metadata={
-            "help": "Responses drawn for each prompt, of which those num_generations whose rewards differ most are "
-            "learnt from (PODS, arXiv 2504.13818): a multiple of num_generations. Default: num_generations."
+            "help": "Responses to sample per prompt, a multiple of num_generations; training keeps the num_generations "
+            "whose rewards differ most (PODS, arXiv 2504.13818). Default: num_generations."
         },
     )
-    max_completion_length: int | None = field(default=3072, metadata={"help": "Most tokens of a response."})
+    max_completion_length: int | None = field(default=3072, metadata={"help": "Token limit of a response."})
     max_prompt_tokens: int = field(
-        default=1024, metadata={"help": "Prompts longer than this many tokens, chat template included, are left out."}
+        default=1024, metadata={"help": "Leave out prompts with more tokens than this, chat template included."}
     )
     temperature: float = field(
-        default=1.0, metadata={"help": "Sampling temperature; the entropy is that of the distribution sampled from."}
+        default=1.0, metadata={"help": "Sampling temperature. The entropy is that of the sampling distribution."}
     )
     loss_type: str = field(
         default="grpo",
-        metadata={"help": "Loss formulation. `grpo` averages over sequences, as the reward does; `dapo` over tokens."},
+        metadata={"help": "Loss formulation: `grpo` averages over sequences, as the reward does, `dapo` over tokens."},
     )
-    disable_dropout: bool = field(
-        default=True, metadata={"help": "Dropout would make the reward noisy; SIRL needs it off."}
-    )
+    disable_dropout: bool = field(default=True, metadata={"help": "Must stay true: dropout makes the reward noisy."})
     logging_steps: float = field(default=1, metadata={"help": "Log every N updates."})
     gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Trade time for memory. Default: on accelerators yes, on a CPU no."}
+        default=None, metadata={"help": "Trade time for memory. Default: true on accelerators, false on a CPU."}
     )
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Arguments that the chat template gets at every call, as JSON or KEY=VALUE with commas: "
-            "enable_thinking=false."
+            "help": "Chat template arguments, as JSON or comma-separated KEY=VALUE, such as enable_thinking=false."
         },
     )
     reward: str = field(default="entropy", metadata={"help": "Reward: " + ", ".join(REWARDS) + "."})
-    reward_tokens: int = field(
-        default=8, metadata={"help": "With --reward first_k: of how many of a response's first tokens."}
-    )
+    reward_tokens: int = field(default=8, metadata={"help": "Number of first tokens that --reward first_k counts."})
     entropy_floor: float = field(
         default=0.0,
         metadata={
-            "help": "With --reward entropy or first_k: entropies below this (nats) are rewarded alike. The surest of "
-            "several refusals is then not preferred, which keeps them from becoming one sentence. 0: as in the paper."
+            "help": "Reward entropies below this (nats) alike, with --reward entropy or first_k. This keeps refusals "
+            "from collapsing to the most certain sentence. 0: as in the paper."
         },
     )
     sameness_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Nats that a response loses where one of its sentences, in any wording, is in all responses of "
-            "the update to other prompts, and less where in fewer: against a model that says one thing to everything."
+            "help": "Penalty (nats) for a response that shares a sentence, in any wording, with the responses to all "
+            "other prompts of the update; less if with fewer. Keeps the model from saying one thing to everything."
         },
     )
     min_reward_spread: float = field(
         default=0.01,
         metadata={
-            "help": "Groups whose rewards differ by less than this (largest minus smallest, nats) teach nothing: "
-            "dividing by their tiny standard deviation would turn rounding into advantages."
+            "help": "Ignore groups whose rewards differ by less than this (largest minus smallest, nats): their tiny "
+            "standard deviation would turn rounding into advantages."
         },
     )
     min_certain_share: float = field(
         default=0.0,
         metadata={
-            "help": "Groups in which fewer than this share of the responses are nearer to the most certain one than to "
-            "the least certain one teach nothing. At 0.5 a response that the model rarely gives to a prompt, such as a "
-            "refusal of a benign one, is not made more likely. 0: all groups teach, as in the paper."
+            "help": "Ignore groups in which less than this share of the responses is nearer to the most certain one "
+            "than to the least certain one. At 0.5, rare responses, such as refusals of benign prompts, are not made "
+            "more likely. 0: keep all groups, as in the paper."
         },
     )
     retention_weight: float = field(default=1.0, metadata={"help": "Weight of the retention loss."})
     retention_batch_size: int = field(default=16, metadata={"help": "Retention prompts per update and process."})
-    retention_tokens: int = field(default=32, metadata={"help": "Tokens of the base model's own answer that are held."})
+    retention_tokens: int = field(
+        default=32, metadata={"help": "Number of tokens of the base model's answer to match."}
+    )
     retention_first_weight: float = field(
         default=8.0,
-        metadata={"help": "Weight of an answer's first 4 tokens, where the model decides whether to refuse."},
+        metadata={"help": "Weight of the first 4 tokens of an answer, in which the model decides whether to refuse."},
     )
 
     pair_weight: float = field(
         default=4.0,
-        metadata={"help": "Weight of the paired loss: a wrapped request is to be answered as the bare one was."},
+        metadata={"help": "Weight of the paired loss, which teaches to answer a wrapped request as the bare one."},
     )
     pair_batch_size: int = field(default=24, metadata={"help": "Wrapped requests per update and process."})
     pair_tokens: int = field(
-        default=8, metadata={"help": "Tokens of the base model's answer to the bare request that are held."}
+        default=8, metadata={"help": "Number of tokens of the answer to the bare request to match."}
     )
     pair_sharpness: float = field(
         default=1.0,
         metadata={
-            "help": "Power that the base model's probabilities are raised to: above 1, its decision on the bare "
-            "request is held more firmly than it was sure of it."
+            "help": "Raise the probabilities of the answer to the bare request to this power: above 1, its decision is "
+            "kept more firmly than the model was sure of it."
         },
     )
     pair_reference: str = field(
         default="start",
         metadata={
-            "help": "Whose answer to the bare request a wrapped one is held to: start (the model as it is when pairs "
-            "begin), or policy (the model as it is at each update)."
+            "help": "Model whose answer to the bare request is the target: start (as it is when pairs begin) or policy "
+            "(as it is at each update)."
         },
     )
     pair_start: int = field(
         default=0,
         metadata={
-            "help": "Updates before pairs begin. Until then the reward works alone, so that what it has decided about "
-            "bare requests carries over to wrapped ones. 0: pairs from the first update, held to the base model."
+            "help": "Start pairs after this many updates, so that what the reward has decided about bare requests "
+            "carries over to wrapped ones. 0: pairs from the first update, with the base model's answers."
         },
     )
     pair_target: str = field(default="clean", metadata={"help": "Paired loss: " + ", ".join(PAIR_TARGETS) + "."})
@@ -152,15 +147,15 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
     max_cache_gb: float | None = field(
         default=None,
         metadata={
-            "help": "GiB that keys and values of a batch of rollouts may take. Default: half of an accelerator's free "
-            "memory, 2 on a CPU."
+            "help": "Limit the keys and values of a batch of rollouts to this many GiB. Default: half of an "
+            "accelerator's free memory, 2 on a CPU."
         },
     )
     packed_scoring: bool | None = field(
         default=None,
         metadata={
-            "help": "Score the completions of a batch as one sequence without padding, each prompt once. "
-            "Default: on a CPU, with models of plain full attention and no gradient checkpointing."
+            "help": "Score the completions of a batch as one sequence without padding. Default: true on a CPU for "
+            "models with plain full attention and without gradient checkpointing."
         },
     )
 
