@@ -306,7 +306,7 @@ def test_weights_that_are_gone(tmp_path: Path, model_folder: Any, caplog: pytest
 def test_figures_of_the_start_that_are_gone(tmp_path: Path, model_folder: Any) -> None:
     _, check, _ = scripted(tmp_path, model_folder("llama"), rates(at_0=0.5, at_2=0.9))
     write_jsonl(check.path, [row(2, 0.9)])
-    with pytest.raises(UserError, match="without the figures of the start"):
+    with pytest.raises(UserError, match="without the figures of the base model"):
         check.prepare(check.trainer, str(tmp_path / "checkpoint-2"))
 
 

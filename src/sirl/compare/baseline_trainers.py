@@ -102,7 +102,7 @@ class OnPolicyTrainer(_Packing, SFTTrainer):  # type: ignore[misc]
 
         L = mean_t KL(p_policy(. | wrapped, y_<t) || p_start(. | bare, y_<t))
 
-    in nats, on the start's `sirl.divergence.TOP_K` likeliest tokens and one bucket for the rest.
+    in nats, on the base model's `sirl.divergence.TOP_K` likeliest tokens and one bucket for the rest.
     """
 
     def __init__(self, *args: Any, drawing: SamplingParams, **kwargs: Any) -> None:

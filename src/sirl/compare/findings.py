@@ -48,7 +48,7 @@ def _checked_on(job: Job) -> tuple[Any, ...]:
 
 
 def _best_within(runs: Mapping[int, Measured], limits: Mapping[int, float]) -> Table:
-    """The best check of each run within its seed's limit, the start included: `dsr` and `over_refusal` over seeds.
+    """The best check of each run within its seed's limit, the base model included: `dsr` and `over_refusal` over seeds.
 
     `seeds` is how many have such a check, of `trails`.
     """

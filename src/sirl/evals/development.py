@@ -30,7 +30,7 @@ MAX_KINDS = 6
 """Refusal rates are given by category where there are at most so many."""
 
 KL_PROMPTS = 20
-"""The divergence from the start is measured on its answers to the first so many benign prompts."""
+"""The divergence from the base model is measured on its answers to the first so many benign prompts."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class DevelopmentSet:
         readable, no share),
         `empty` (answers that say nothing, of all that are scored), `commonest_sentence` (refusals of attacks in which
         one sentence stands, in any wording), `distinct` (different ones among these refusals), `repetition` (mean over
-        all answers of the 4-grams that came before in the same answer), `kl` (to the start, in nats a token, see
+        all answers of the 4-grams that came before in the same answer), `kl` (to the base model, in nats a token, see
         `sirl.evals.drift`), and as numbers `asked` (attempts) and `unscored` (those left out).
         """
         settings: dict[str, Any] = {"phase": "after", "max_new_tokens": self.max_new_tokens, "seed": self.seed}

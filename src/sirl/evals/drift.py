@@ -2,8 +2,8 @@
 
 The texts are what the base model said, greedily, to benign prompts. On each token of them
 
-- the divergence is KL(start || hardened) of the next-token distributions, in nats: the start's `TOP_K` most likely
-  tokens and one bucket for the rest, a lower bound of the KL over the whole vocabulary;
+- the divergence is KL(base || hardened) of the next-token distributions, in nats: the base model's `TOP_K` most
+  likely tokens and one bucket for the rest, a lower bound of the KL over the whole vocabulary;
 - the perplexity is that of the text itself under either model, exp of the mean negative log-probability of a token.
 
 A model that now refuses a benign prompt diverges at the first tokens of the answer; one that has become worse at
@@ -29,8 +29,8 @@ from sirl.stats import bootstrap_ratio
 
 @dataclass(frozen=True)
 class Text:
-    """An answer to a conversation as token ids, with the start's view of it: log-probabilities of its tokens `(T,)`,
-    and the most likely tokens at each place with theirs, `(T, K)`."""
+    """An answer to a conversation as token ids, with the base model's view of it: log-probabilities of its tokens
+    `(T,)`, and the most likely tokens at each place with theirs, `(T, K)`."""
 
     prompt_ids: list[int]
     answer_ids: list[int]

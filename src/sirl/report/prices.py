@@ -166,7 +166,7 @@ def _abilities(capability: Capability) -> list[Price]:
     for name, found in (capability.benchmarks or {}).items():
         table = next(iter(found.figures.values()))
         before, after, gap = table.before, table.after, table.difference
-        # of open answers there is no right one, and what was beyond the start cannot get worse
+        # of open answers there is no right one, and what was beyond the base model cannot get worse
         if found.chance is not None and found.able and table.lost is not None and before and after and gap:
             words = f"from {percent(1 - before.value)} to {percent(1 - after.value)}"
             out.append(Price(f"wrong answers to {name}", words, -gap.value, -gap.low, ABILITY_LIMIT))

@@ -68,7 +68,7 @@ class SelectionRule(SelectionLimits):
         return self.collapsed(row, start) is None and self._scored(row, start)
 
     def _scored(self, row: Row, start: Row) -> bool:
-        """Whether nearly as many of the answers could be scored as at the start."""
+        """Whether nearly as many of the answers could be scored as of the base model's."""
         if self.max_unscored is None:
             return True
         now, before = (figures.get("unscored") or 0 for figures in (row, start))
@@ -85,7 +85,7 @@ class SelectionRule(SelectionLimits):
         return None
 
     def choose(self, rows: Sequence[Row]) -> Row:
-        """The row to deploy; the first row is the start."""
+        """The row to deploy; the first row is the base model."""
         return max((row for row in rows if self.allows(row, rows[0])), key=score)
 
     def ended_by(self, rows: Sequence[Row]) -> str | None:
@@ -99,7 +99,7 @@ class SelectionRule(SelectionLimits):
     def __str__(self) -> str:
         words = "highest DSR (less the benign requests refused in the attacks' wrappings, where they were asked) among "
         words += f"the checks whose over-refusal rose by at most {100 * self.allowance:g} points over "
-        words += "the start"
+        words += "that of the base model"
         if self.wrapped_allowance is not None:
             words += f", that refuse {100 * self.wrapped_allowance:g} points more than it of those in wrappings at most"
         if self.max_repetition is not None:
@@ -192,7 +192,7 @@ class CheckpointSelectionCallback(TrainerCallback):  # type: ignore[misc]
         rows = list(iter_json_lines(self.path)) if self.path.exists() else []
         (self.rows,) = broadcast_object_list([[row for row in rows if row["step"] <= step]])
         if self.rule is not None and step > 0 and not (self.rows and self.rows[0]["step"] == 0):
-            raise UserError(f"{self.path}: without the figures of the start no policy can be chosen; {ANEW}")
+            raise UserError(f"{self.path}: without the figures of the base model no policy can be chosen; {ANEW}")
 
     def _check(self, args: Any, state: Any) -> None:
         started = time.monotonic()
