@@ -194,7 +194,7 @@ def _spans_lines(line: str) -> bool:
     except ValueError:
         return True
     turns = value and all(isinstance(row, dict) and {"role", "content"} <= set(row) for row in value)
-    return isinstance(value, list) and bool(value) and not turns
+    return isinstance(value, list) and not turns
 
 
 def read_json_rows(file: str, flag: str) -> list[Any]:

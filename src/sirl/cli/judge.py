@@ -123,7 +123,7 @@ def _check_human(row: dict[str, Any], wanted: str, where: str, labelled: bool) -
 
     if wanted == "label" or ("label" in row and labelled):
         head, _, tail = str(row.get("label")).partition("_")
-        row["label"] = tail if head.isdigit() else row.get("label")
+        row["label"] = tail if head.isdigit() and tail else row.get("label")
         if row["label"] not in HUMAN_LABELS:
             raise UserError(f"{where}: `label` is {row['label']!r}; expected one of {', '.join(HUMAN_LABELS)}")
     if (wanted == "harmful" or "harmful" in row) and not isinstance(row.get("harmful"), bool):
