@@ -35,7 +35,6 @@ _TURN = re.compile(
 )
 # How others would go about it, or a text that was asked for, told after all
 _AS_OTHERS = re.compile(r"\bone would\b|\bwould (?:usually|typically|normally|generally|first|begin by|start by)\b")
-_SEQUENCE = {"would", "then"}
 _DRAFT = re.compile(r"\W*+dear (?!user|friend\b|human|customer\b)")
 # How the speaker announces what is then said
 _ANNOUNCED = re.compile(r"\W*+(?:what )?i can (?:only )?(?:tell you|say|share|confirm|note)(?: is)?(?: that)?\b")
@@ -128,10 +127,12 @@ def told_anyway(refusal: str, after: str) -> bool:
         text = _ANNOUNCED.sub("", clause)
         turn = _TURN.match(text)
         text = text[turn.end() :] if turn else text
-        words = words_in(_MONTH.sub("", text))
+        words = words_in(text)
+        if "may" in words and _MONTH.search(text):
+            words = words_in(_MONTH.sub("", text))
         if _begins_other_help(text, words):
             return False
-        as_others = _AS_OTHERS.search(text) is not None or words >= _SEQUENCE
+        as_others = "would" in words and ("then" in words or _AS_OTHERS.search(text) is not None)
         if place == 1 and _BACKWARD.match(text) and not (as_others or _MADE.search(text)):
             continue
         if _DRAFT.match(text) or _is_told(text, words, turned=as_others or place == 0 or turn is not None):
