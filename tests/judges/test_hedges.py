@@ -174,7 +174,11 @@ def test_the_error_rates_that_reports_show() -> None:
     assert _errors(kept_back, "partial_refusal") == HEDGES
     assert "misses 5.4% of 971 refusals and calls 1.7% of 1,084 answers refusals" in errors_in_words()
     readme = " ".join((SET.parents[2] / "README.md").read_text(encoding="utf-8").split())
-    assert "On XSTest it misses 5.4% of the refusals and calls 1.7% of the answers refusals" in readme
+    x = XSTEST
+    assert (
+        f"It misses {x.missed} of XSTest's {x.refusals} refusals, and takes {x.taken} of {x.answers:,} answers"
+        in readme
+    )
 
 
 def test_the_error_rates_on_xstest() -> None:
