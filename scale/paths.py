@@ -77,6 +77,7 @@ TRAININGS: dict[str, Training] = {
     "vllm-rollouts": Training(
         "rollouts by vLLM, colocate",
         python="vllm",
+        start=("scale/vllm_on_cpu.py",),
         flags=(*_CPU, "--use_vllm", "true", "--vllm_mode", "colocate", "--vllm_max_model_length", "256"),
         reference=None,
         model=WIDE,

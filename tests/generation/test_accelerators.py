@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from sirl.entropy import ROWS_PER_SLICE, entropy_from_logits, greedy_with_entropy, sample_with_entropy, score_tokens
-from sirl.generation import SamplingParams, local
+from sirl.generation import SamplingParams, local, memory
 from sirl.generation.cache import grouped_attention
 from sirl.generation.local import LocalEngine, bytes_per_token
 from sirl.generation.memory import CACHE_BYTES, cache_bytes
@@ -75,8 +75,10 @@ def test_rollouts_are_the_same(
     params = SamplingParams(12, temperature, n=3, seed=1)
     model = tiny_model("llama")
     got = LocalEngine(model, tokenizer).rollout(prompts, params)
-    assert accelerator
     assert not any(map(is_slow, accelerator))
+    decoded = [call for call in accelerator if call["shape"][2] < call["keys"][2] // 2]
+    assert len(decoded) > 10
+    assert {call["keys"][1] for call in decoded} == {model.config.num_key_value_heads}, "keys are copied at each token"
     monkeypatch.undo()
     expected = LocalEngine(model, tokenizer).rollout(prompts, params)
     for a, b in zip((r for g in got for r in g), (r for g in expected for r in g), strict=True):
@@ -143,3 +145,8 @@ def test_the_cache_bounds_a_batch(tokenizer: Any, monkeypatch: pytest.MonkeyPatc
     LocalEngine(model, tokenizer, max_cache_gb=two_rows / (1 << 30)).rollout(prompts, SamplingParams(4))
     assert sum(sizes) == len(prompts)
     assert len(sizes) > 2
+    few = len(sizes)
+    sizes.clear()
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * two_rows if device == model.device else None)
+    LocalEngine(model, tokenizer).rollout(prompts, SamplingParams(4))
+    assert len(sizes) == few, "without a flag the bound follows the memory that is free"

@@ -31,7 +31,7 @@ def check_quantised(config: Any, model_args: ModelConfig) -> None:
     if not model_args.use_peft:
         raise UserError("--load_in_4bit: weights of 4 bits are not trained themselves; add --use_peft")
     if config.use_vllm:
-        raise UserError("--load_in_4bit: not with --use_vllm, which is sent whole weights; leave one of them out")
+        raise UserError("--load_in_4bit: not with --use_vllm yet; leave one of them out")
     if sharded(config):
         raise UserError("--load_in_4bit: not with FSDP or DeepSpeed; launch with configs/accelerate/ddp.yaml")
     if demo_scale(name) is not None or is_adapter(name):
