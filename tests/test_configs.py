@@ -119,7 +119,9 @@ def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", ["ablations/kl-0.001", "ablations/kl-0.01.yaml"])
 def test_a_fragment_is_no_configuration(name: str) -> None:
-    with pytest.raises(UserError, match=rf"^--config: {re.escape(name)} is no configuration but a fragment .*variants"):
+    with pytest.raises(
+        UserError, match=rf"^--config: {re.escape(name)} is a fragment that changes a configuration.*variants"
+    ):
         load_config(name)
 
 
@@ -236,9 +238,9 @@ def test_lists_may_be_written_as_text() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (changed(atack={}), r"x\.yaml: atack is no known key; did you mean attack\?"),
-        (changed(gap={"dataset_name": "d", "kk": 3}), r"x\.yaml: gap\.kk is no known key; did you mean k\?"),
-        (changed(attack={"goal": "g"}), r"attack\.goal is no known key; did you mean goals\?"),
+        (changed(atack={}), r"x\.yaml: atack is not a known key; did you mean attack\?"),
+        (changed(gap={"dataset_name": "d", "kk": 3}), r"x\.yaml: gap\.kk is not a known key; did you mean k\?"),
+        (changed(attack={"goal": "g"}), r"attack\.goal is not a known key; did you mean goals\?"),
         (changed(attack=["direct"]), r"attack must be a mapping of keys to values, got list"),
         (changed(seed="one"), r"seed: expected a whole number, got 'one'"),
         (changed(seed=True), r"seed: expected a whole number, got True"),
@@ -273,8 +275,8 @@ def test_wrong_value_is_named(data: dict[str, Any], message: str) -> None:
         ("- a\n- b\n", r"must be a mapping"),
         ("", r"must be a mapping"),
         ("seed: 1\nseed: 2\n", r"key 'seed' given twice .*line 2"),
-        ("1: 2\n", r"must be a mapping .*the key 1 is no text"),
-        ("on: 2\n", r"must be a mapping .*the key True is no text"),
+        ("1: 2\n", r"must be a mapping .*the key 1 is not text"),
+        ("on: 2\n", r"must be a mapping .*the key True is not text"),
         ("# nothing\n", r"must be a mapping .*is empty"),
         ("[a, b]: 2\n", r"not valid YAML \(a key must be a text .*line 1"),
         ("gap:\n  ? {a: 1}\n  : 2\n", r"not valid YAML \(a key must be a text .*line 2"),
@@ -305,7 +307,7 @@ def test_missing_file_lists_the_bundled_ones() -> None:
 
 
 def test_override_below_a_value() -> None:
-    with pytest.raises(UserError, match=r"--set name\.x: name is no section"):
+    with pytest.raises(UserError, match=r"--set name\.x: name is not a section"):
         load_config("demo", {"name.x": 1})
 
 

@@ -220,6 +220,14 @@ TICS = {
     "benign": r"\bharmless\b",
     "base model": r"\bstarting model\b",
     "except": r"\bbut for\b",
+    "per": r"\b(?:calls|nats|queries|tokens|FLOPs) a (?:goal|token|second|prompt)\b",
+    "otherwise": r"\bor else\b",
+    "run on, ask": r"\bput to\b",
+    "compare with": r"\bheld against\b",
+    "someone, another": r"\bsomebody\b",
+    "minus": r"\bless (?:that|z) of\b",
+    "from then on": r"\bfrom there on\b",
+    "is described": r"\bis (?:told|said) (?:there|in)\b",
 }
 """What to write, and the turn of phrase to write it for."""
 

@@ -202,9 +202,9 @@ REFUSED: dict[odd.Change, str] = {
     odd.tokenizer_of_another_model: r"the tokenizer has tokens that the model's embedding of 200 does not hold",
     odd.unknown_type: r"knows no model type 'llama9'; a newer one may: pip install -U transformers",
     odd.custom_code: r"needs code of its own \(auto_map in config\.json\), which sirl never runs",
-    odd.encoder_decoder: r"is no causal language model \(T5ForConditionalGeneration\); give a decoder-only chat model",
-    odd.masked_lm: r"is no causal language model \(BertForMaskedLM\)",
-    odd.reward_model: r"is no causal language model \(LlamaForSequenceClassification\)",
+    odd.encoder_decoder: r"not a causal language model \(T5ForConditionalGeneration\); give a decoder-only chat model",
+    odd.masked_lm: r"is not a causal language model \(BertForMaskedLM\)",
+    odd.reward_model: r"is not a causal language model \(LlamaForSequenceClassification\)",
     odd.headless: r"its files hold no weights for lm_head\.weight",
     odd.weights_file: r"is a file; give the folder that it is in",
     odd.gguf_file: r"is torn or damaged \(.*\); get the file again",
@@ -313,7 +313,7 @@ def test_tensors_that_are_not_used_are_told(folder: Path, caplog: pytest.LogCapt
 def test_an_end_token_that_is_none(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "generation_config.json").write_text('{"eos_token_id": "2"}')
     assert load(folder)[1].generation_config.eos_token_id is None
-    assert "eos_token_id '2' is no token id" in caplog.text
+    assert "eos_token_id '2' is not a token id" in caplog.text
 
 
 def test_pickled_weights_are_converted_as_the_line_says(

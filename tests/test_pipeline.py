@@ -437,7 +437,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("key", "value", "message"),
         [
-            ("max_stepz", 3, r"train: max_stepz is no known key; did you mean max_steps\?"),
+            ("max_stepz", 3, r"train: max_stepz is not a known key; did you mean max_steps\?"),
             ("max_steps", "many", "--max_steps.*invalid int value: 'many'"),
             ("num_generations", 1, "num_generations 1"),
             ("seed", 3, r"train\.seed: set seed at the top"),

@@ -232,7 +232,7 @@ class TestBadInput:
     def test_unsupported_ending(self, tmp_path: Path) -> None:
         path = tmp_path / "a.xlsx"
         path.write_text("[]")
-        with pytest.raises(UserError, match=r"unsupported ending; supported are \.jsonl \.csv \.parquet \.txt"):
+        with pytest.raises(UserError, match=r"unsupported extension; supported are \.jsonl \.csv \.parquet \.txt"):
             load_prompts(str(path))
 
     def test_folder(self, tmp_path: Path) -> None:

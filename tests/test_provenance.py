@@ -96,8 +96,8 @@ def test_run_keeps_it() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["gap", "--model_name_or_path", "demo"], "--model_revision v1: demo is no hub id"),
-        (["attack", "--output_dir", "out", "--model_name_or_path", "."], "--model_revision v1: . is no hub id"),
+        (["gap", "--model_name_or_path", "demo"], "--model_revision v1: demo is not a hub id"),
+        (["attack", "--output_dir", "out", "--model_name_or_path", "."], "--model_revision v1: . is not a hub id"),
         (
             ["attack", "--output_dir", "out", "--model_name_or_path", "m", "--engine", "http://localhost:1/v1"],
             "--model_revision v1: a server chooses its model itself",

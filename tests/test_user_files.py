@@ -317,5 +317,5 @@ def test_empty_cells_of_pandas_are_null(tmp_path: Path) -> None:
 
 
 def test_rows_of_json_are_no_table(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"FILE: .*a\.csv has an unsupported ending; expected rows of JSON"):
+    with pytest.raises(UserError, match=r"FILE: .*a\.csv has an unsupported extension; expected rows of JSON"):
         read_json_rows(write(tmp_path / "a.csv", MANY), "FILE")

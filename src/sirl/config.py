@@ -84,7 +84,7 @@ class TrainSection:
 class AttackSection:
     """Which attacks on which goals, how answers are decoded and judged. `template_file` adds the user's templates.
 
-    Adaptive attacks spend at most `budget` model calls a goal (null: each its own default). `attacker_model` writes
+    Adaptive attacks spend at most `budget` model calls per goal (null: each its own default). `attacker_model` writes
     prompts for those that have a second model (null: the target itself), run as `attacker_engine` says. Refusals that
     `max_new_tokens` cut off are asked again with `recheck_tokens` (null: four times as many; 0: they are not).
     """
@@ -280,7 +280,7 @@ def read_yaml(source: str, flag: str = "--config") -> dict[str, Any]:
         raise UserError(f"{flag}: {source} must be a mapping of keys to values, and {what}")
     for key in data:
         if not isinstance(key, str):
-            raise UserError(f"{flag}: {source} must be a mapping of keys to values; the key {key!r} is no text")
+            raise UserError(f"{flag}: {source} must be a mapping of keys to values; the key {key!r} is not text")
     return data
 
 
@@ -305,8 +305,8 @@ def _bundled(source: str, flag: str) -> Path:
     if flag == "--config":
         if name in fragments:
             raise UserError(
-                f"{flag}: {source} is no configuration but a fragment that goes over one: sirl compare --config demo "
-                f"--variants {name}"
+                f"{flag}: {source} is a fragment that changes a configuration, not a configuration: "
+                f"sirl compare --config demo --variants {name}"
             )
         known = ", ".join(configs)
         raise UserError(f"{flag}: no such file: {source}; give a YAML file or a bundled configuration ({known})")
@@ -336,7 +336,7 @@ def put(data: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key such as `train.max_steps`.
 
     Raises:
-        UserError: what stands before a dot is no section.
+        UserError: what stands before a dot is not a section.
     """
     *path, last = key.split(".")
     for part in path:
@@ -344,7 +344,7 @@ def put(data: dict[str, Any], key: str, value: Any) -> None:
             data[part] = {}
         data = data[part]
         if not isinstance(data, dict):
-            raise UserError(f"--set {key}: {part} is no section")
+            raise UserError(f"--set {key}: {part} is not a section")
     data[last] = value
 
 

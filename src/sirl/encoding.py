@@ -1,4 +1,4 @@
-"""Conversations and texts to token ids. One that cannot be put to the model is an error of its own, never its batch's.
+"""Conversations and texts to token ids. One that cannot be sent to the model is an error of its own, never its batch's.
 
 Three things go wrong with single conversations: the chat template refuses them (Gemma 2 knows no system role, Mistral
 wants user and assistant to take turns), they hold half of a surrogate pair, which is no text, or they are longer than

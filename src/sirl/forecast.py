@@ -208,7 +208,7 @@ class Clock:
         parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
         say(
             f"about {minutes(sum(seconds.values()))} on this machine, which reads {speed.read:,.0f} and writes "
-            f"{speed.written:,.0f} tokens a second (in seconds: {parts})"
+            f"{speed.written:,.0f} tokens per second (in seconds: {parts})"
         )
 
     def left(self) -> float | None:

@@ -89,7 +89,7 @@ def hub_rows(
 
     name = HubName.parse(source, split)
     if name is None:
-        raise UserError(f"{flag}: {source!r} is no file and no dataset id ({FORM})")
+        raise UserError(f"{flag}: {source!r} is neither a file nor a dataset id ({FORM})")
     log.info("reading %s (%s) from the hub", source, name.split)
     try:
         version = {"revision": name.revision} if name.revision else {}
@@ -134,7 +134,7 @@ def _advice(error: Exception, name: HubName, source: str, flag: str, known: str)
         )
     first = (words.strip() or type(error).__name__).split("\n")[0]
     return (
-        f"{flag}: {source!r} is no file{known}, and the hub gave no dataset of this name, split {name.split!r} "
+        f"{flag}: {source!r} is not a file{known}, and the hub gave no dataset of this name, split {name.split!r} "
         f"({type(error).__name__}: {first})"
     )
 

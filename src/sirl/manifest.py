@@ -147,7 +147,7 @@ class Manifest:
         check_writable(run_dir)
         found = cls.read(run_dir)
         if found is None and run_dir.is_dir() and not is_unused(run_dir):
-            raise UserError(f"--output_dir: {run_dir} is not empty and is no run folder; give a new one")
+            raise UserError(f"--output_dir: {run_dir} is not empty and is not a run folder; give a new one")
         if overwrite or is_half_cleared(found):
             clear(run_dir)
             return None
@@ -299,7 +299,7 @@ def check_writable(folder: Path, flag: str = "--output_dir") -> None:
     except OSError as error:
         raise UserError(f"{flag}: cannot write to {str(folder)[:200]} ({reason(error)})") from None
     except ValueError as error:  # NUL, which no name of a file may hold
-        raise UserError(f"{flag}: {str(folder)[:200]!r} is no name of a folder ({error})") from None
+        raise UserError(f"{flag}: {str(folder)[:200]!r} is not the name of a folder ({error})") from None
 
 
 def versions() -> dict[str, str | None]:

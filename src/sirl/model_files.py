@@ -97,7 +97,7 @@ def read_config(name: str, revision: str | None = None) -> Any:
 def check_name(name: str) -> None:
     """Raise `UserError` for a path that is no model folder."""
     if not name.isprintable() or len(name) > LONGEST:
-        raise UserError(f"{FLAG} {name[:80]!r}: is the name of no model; give a model folder, a hub id or `{DEMO}`")
+        raise UserError(f"{FLAG} {name[:80]!r}: is not the name of a model; give a model folder, a hub id or `{DEMO}`")
     path = Path(name).expanduser()
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if path.is_file():
@@ -223,8 +223,8 @@ def _check_kind(name: str, config: Any) -> None:
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False)
     if not causal or (kinds and not any(CAUSAL.search(str(kind)) for kind in kinds)):
         raise UserError(
-            f"{FLAG} {name}: is no causal language model ({', '.join(map(str, kinds)) or config.model_type}); give a "
-            "decoder-only chat model, such as Qwen/Qwen2.5-3B-Instruct"
+            f"{FLAG} {name}: is not a causal language model ({', '.join(map(str, kinds)) or config.model_type}); "
+            "give a decoder-only chat model, such as Qwen/Qwen2.5-3B-Instruct"
         )
 
 

@@ -199,13 +199,13 @@ def _file_of(source: str, flag: str) -> Path | None:
     path = Path(source).expanduser()
     if not _is_file_name(source, path):
         if HubName.parse(source) is None:
-            raise UserError(f"{flag}: {source!r} is no file and no dataset id ({FORM})")
+            raise UserError(f"{flag}: {source!r} is neither a file nor a dataset id ({FORM})")
         return None
     if path.is_dir():
         raise UserError(f"{flag}: {source} is a folder; give a file ({' '.join(_ENDINGS)})")
     if user_files.ending(path) not in _ENDINGS:
         raise UserError(
-            f"{flag}: {source} has an unsupported ending; supported are {' '.join(_ENDINGS)}, and these with .gz"
+            f"{flag}: {source} has an unsupported extension; supported are {' '.join(_ENDINGS)}, and these with .gz"
         )
     user_files.check_file(path, source, flag)
     return path

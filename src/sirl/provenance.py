@@ -23,10 +23,10 @@ Kinds: hub, folder, file, gguf, known (`sirl.weights.known`), bundled."""
 
 
 def check_has_versions(flag: str, revision: str | None, model: str) -> None:
-    """Raise `UserError` for a revision of a model that is no hub id."""
+    """Raise `UserError` for a revision of a model that is not a hub id."""
     local = demo_scale(model) is not None or Path(model).expanduser().exists()
     if revision is not None and (local or (is_gguf(model) and not HUB_FILE.fullmatch(model))):
-        raise UserError(f"{flag} {revision}: {model} is no hub id, which alone has versions; leave it out")
+        raise UserError(f"{flag} {revision}: {model} is not a hub id, and only hub ids have versions; leave it out")
 
 
 def model_source(name: str, revision: str | None = None) -> Source:

@@ -70,7 +70,7 @@ def gap_prompts(
     fit = fitting or (lambda found, _: list(found))
     out: list[tuple[PromptClass, Prompt]] = [(kind, p) for p in drawn_prompts(fit(prompts, "gap prompts"), limit, seed)]
     if not out:
-        raise UserError("gap: none of the prompts can be put to the model; see --max_prompt_tokens")
+        raise UserError("gap: none of the prompts can be sent to the model; see --max_prompt_tokens")
     return out + [("benign", p) for p in drawn_prompts(fit(benign, "benign gap prompts"), limit, seed)]
 
 
@@ -211,7 +211,9 @@ def _both_scored(before: Sequence[bool | None], after: Sequence[bool | None]) ->
     kept = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
     if len(kept) < len(before):
         left = len(before) - len(kept)
-        log.warning("%d of %d multiple-choice questions cannot be put to the model and are left out", left, len(before))
+        log.warning(
+            "%d of %d multiple-choice questions cannot be sent to the model and are left out", left, len(before)
+        )
     return {"before": [a for a, _ in kept], "after": [b for _, b in kept]} if kept else None
 
 

@@ -26,7 +26,7 @@ def build(cls: type[S], data: Mapping[str, Any], where: str) -> S:
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in known:
-            raise UserError(f"{where}{key} is no known key{suggestion(str(key), list(known))}")
+            raise UserError(f"{where}{key} is not a known key{suggestion(str(key), list(known))}")
     hints = typing.get_type_hints(cls)
     values = {key: convert(value, hints[key], f"{where}{key}") for key, value in data.items()}
     for name, spec in known.items():

@@ -207,7 +207,7 @@ def read_json_rows(file: str, flag: str) -> list[Any]:
     if not path.is_file():
         raise UserError(f"{flag}: no such file: {file}")
     if ending(path) in (".csv", ".tsv", ".parquet"):
-        raise UserError(f"{flag}: {file} has an unsupported ending; expected rows of JSON (.jsonl or .json)")
+        raise UserError(f"{flag}: {file} has an unsupported extension; expected rows of JSON (.jsonl or .json)")
     rows = list(json_rows(path, flag))
     for row in rows:
         if has_half_surrogate(row.value):

@@ -67,7 +67,7 @@ def test_text_file(tmp_path: Path) -> None:
         ([{"template": ["[PROMPT]"]}], r"line 1: the template must be a text, got list"),
         ([{"suffix": ""}], r"line 1: empty suffix"),
         ([{"suffix": 3}], r"line 1: the suffix must be a text"),
-        ([{"suffix": "[PROMPT] x"}], r"line 1: a suffix stands behind the goal"),
+        ([{"suffix": "[PROMPT] x"}], r"line 1: a suffix follows the goal"),
         ([{"prompt": "  ", "category": "suffix"}], r"line 1: empty suffix"),
         ([{"suffix": "x", "template": "[PROMPT]"}], r"line 1: has both 'template' and 'suffix'"),
         (
@@ -107,7 +107,7 @@ def test_wrong_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> 
         ("t.txt", b"[PROMPT]\n---\n", r"t\.txt, block 2: empty template"),
         ("t.txt", b"[PROMPT]\n---\nno place", r"t\.txt, block 2: no \[PROMPT\]"),
         ("t.txt", b" \n", r"t\.txt holds no templates"),
-        ("t.yaml", b"", r"t\.yaml has an unsupported ending; supported are \.jsonl \.txt \.md"),
+        ("t.yaml", b"", r"t\.yaml has an unsupported extension; supported are \.jsonl \.txt \.md"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -65,7 +65,7 @@ def test_validate_by_source(sirl: Any, file: Path) -> None:
         ("[]\n", (), "is empty"),
         ('{"prompt": "x"}\n', (), "row 1: no text under `response`"),
         ('{"response": 5}\n', (), "row 1: no text under `response`"),
-        ('{"response": "x", "prompt": 1}\n', (), "row 1: `prompt` is no text"),
+        ('{"response": "x", "prompt": 1}\n', (), "row 1: `prompt` is not text"),
         ('{"response": "x"}\nnot json\n', (), "line 2: not valid JSON"),
         ('{"response": "x", "label": "rude"}\n', ("--validate",), "row 1: `label` is 'rude'; expected one of"),
         ('{"response": "x"}\n', ("--validate",), "row 1: `label` is None; expected one of"),

@@ -116,7 +116,7 @@ def test_inspect_is_given_the_prompts_of_sirl_attack(goals: str) -> None:
         ("garak", ("--probes", ","), "--probes: none named"),
         ("garak", ("--detectors", " "), "--detectors: none named"),
         ("inspect", ("--detectors", "x"), "--detectors: belongs to garak"),
-        ("garak", ("--executable", "/no/such"), "--executable /no/such: no program that can be run"),
+        ("garak", ("--executable", "/no/such"), "--executable /no/such: not a program that can be run"),
         ("inspect", ("--probes", "gcg"), "--probes: gcg ask the model while they search"),
         ("inspect", ("--probes", "nonsense"), "--probes: unknown attack 'nonsense'"),
         ("inspect", ("--goals", "nowhere.jsonl"), "--goals"),

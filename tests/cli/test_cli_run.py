@@ -151,8 +151,8 @@ def test_benign_prompts_of_other_categories_have_a_line(sirl: Any, monkeypatch: 
         (("run", "--config", "nowhere.yaml"), "no such file: nowhere.yaml"),
         (("demo", "--set", "train.max_steps"), "--set: expected KEY=VALUE, got 'train.max_steps'"),
         (("demo", "--set", "train.max_steps=[1"), "--set train.max_steps: '[1' is not a YAML value"),
-        (("demo", "--set", "trian.max_steps=1"), "trian is no known key; did you mean train?"),
-        (("demo", "--set", "gap.kk=1"), "gap.kk is no known key; did you mean k?"),
+        (("demo", "--set", "trian.max_steps=1"), "trian is not a known key; did you mean train?"),
+        (("demo", "--set", "gap.kk=1"), "gap.kk is not a known key; did you mean k?"),
         (("demo", "--seed", "-1"), "seed: must be 0 or more"),
     ],
 )

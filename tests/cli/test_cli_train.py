@@ -130,13 +130,13 @@ def test_interrupted_training_goes_on_without_measuring_again(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--max_stepz", "3"), "--max_stepz is no known flag of sirl train; did you mean --max_steps?"),
+        (("--max_stepz", "3"), "--max_stepz is not a known flag of sirl train; did you mean --max_steps?"),
         (("--config", "nowhere.yaml"), "--config: no such file: nowhere.yaml"),
         (("--dataset_name", "nowhere.jsonl"), "--dataset_name: no such file: nowhere.jsonl"),
         (("--model_name_or_path", "./nowhere"), "nowhere"),
         (("--num_generations", "1"), "--num_generations 1"),
-        (("--model_name_or_path", "demo", "--model_revision", "v1"), "--model_revision v1: demo is no hub id"),
-        (("--model_revision", "v1"), "is no hub id, which alone has versions; leave it out"),
+        (("--model_name_or_path", "demo", "--model_revision", "v1"), "--model_revision v1: demo is not a hub id"),
+        (("--model_revision", "v1"), "is not a hub id, and only hub ids have versions; leave it out"),
         (("--per_device_train_batch_size", "512"), "12 prompts, but one batch takes"),
     ],
 )
@@ -161,11 +161,13 @@ def test_an_output_folder_of_nothing_is_none(sirl: Any, tmp_path: Path) -> None:
 def test_unknown_key_of_the_config(sirl: Any, tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     path.write_text("learning_rat: 1e-5\n")
-    assert f"{path}: learning_rat is no known key; did you mean learning_rate?" in sirl("train", "--config", path).error
+    assert (
+        f"{path}: learning_rat is not a known key; did you mean learning_rate?" in sirl("train", "--config", path).error
+    )
 
 
 def test_output_folder_of_something_else(sirl: Any, model: str, prompts: str, tmp_path: Path) -> None:
-    assert "is not empty and is no run folder" in sirl(*flags(model, prompts, tmp_path)).error
+    assert "is not empty and is not a run folder" in sirl(*flags(model, prompts, tmp_path)).error
 
 
 @pytest.mark.parametrize("what", ["chat_template", "eos_token"])

@@ -79,8 +79,8 @@ def test_variants_are_merged_key_by_key(config: str, tmp_path: Path) -> None:
     [
         ("attack: {max_goals: 3}", "attack is the same for all"),
         ("seed: 3", "seed is the same for all"),
-        ("trian: {max_steps: 3}", r"mine\.yaml: trian is no known key; did you mean train\?"),
-        ("gap: {kk: 3}", r"mine\.yaml: gap\.kk is no known key"),
+        ("trian: {max_steps: 3}", r"mine\.yaml: trian is not a known key; did you mean train\?"),
+        ("gap: {kk: 3}", r"mine\.yaml: gap\.kk is not a known key"),
         ("train: 3", r"mine\.yaml: train must be a mapping"),
         ("- a list", "--variants: .*must be a mapping"),
         ("train: {reward: [", "--variants: .*is not valid YAML"),
@@ -106,7 +106,7 @@ def test_wrong_overlay(config: str, tmp_path: Path, text: str, message: str) -> 
         ({"methods": ["best_of_n"], "sets": {"best_of_n:n": True}}, "expected a whole number from 1 up"),
         ({"methods": ["system_prompt"], "sets": {"system_prompt:text": ""}}, "expected text"),
         ({"methods": ["dpo"], "sets": {"dpo:attack.judge": "x"}}, "--set dpo:attack...: attack is the same for all"),
-        ({"sets": {"name.first": "x"}}, "--set name.first: name is no section"),
+        ({"sets": {"name.first": "x"}}, "--set name.first: name is not a section"),
     ],
 )
 def test_wrong_flags(config: str, tmp_path: Path, more: Any, message: str) -> None:

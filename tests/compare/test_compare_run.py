@@ -266,7 +266,7 @@ def test_foreign_folders_are_left_alone(out: Path) -> None:
     (out / "sft-seed0").mkdir(parents=True)
     (out / "sft-seed0" / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="sft-seed0 is not empty and is no run folder"):
+        with pytest.raises(UserError, match="sft-seed0 is not empty and is not a run folder"):
             compare(planned(out, ["sft"]), out, overwrite=overwrite)
     assert [p.name for p in (out / "sft-seed0").iterdir()] == ["thesis.txt"]
     assert not (out / "none-seed0").exists()

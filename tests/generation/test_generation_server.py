@@ -224,7 +224,7 @@ def test_wrong_options(engine: str, message: str) -> None:
 def test_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="needs the extra `vllm`"):
         load_engine("org/model", engine="vllm")
-    with pytest.raises(UserError, match="demo is no full model"):
+    with pytest.raises(UserError, match="demo is not a full model"):
         load_engine("demo", engine="vllm")
     module = ModuleType("vllm")
     module.LLM = FakeLLM  # type: ignore[attr-defined]

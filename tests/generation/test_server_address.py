@@ -19,7 +19,7 @@ from sirl.generation.address import api_key, is_in_the_clear, key_names, shown, 
 from sirl.records import user_turn
 
 PAGE = Reply("<html>Welcome</html>", content_type="text/html")
-NO_ADDRESS = r"--engine {}: is no OpenAI-compatible address \(does it end in /v1\?\)"
+NO_ADDRESS = r"--engine {}: is not an OpenAI-compatible address \(does it end in /v1\?\)"
 
 
 def answers(address: str, model: str = "served") -> bool:
@@ -110,7 +110,7 @@ def test_a_model_that_is_not_served(server: Server) -> None:
     "address", ["http://", "http://:80/v1", "http://h:99999/v1", "http://h:port/v1", "http://[::1"]
 )
 def test_what_is_no_address(address: str) -> None:
-    with pytest.raises(UserError, match=r"is no address; write http://HOST:PORT/v1"):
+    with pytest.raises(UserError, match=r"is not an address; write http://HOST:PORT/v1"):
         load_engine("served", engine=address)
 
 

@@ -279,7 +279,7 @@ class TestPage:
     def test_limits_and_method(self, page: Page, full_run: Path) -> None:
         text = page.content()
         assert "The attacks are fixed prompts" not in text
-        assert "They ended at 32 model calls a goal or earlier" in text
+        assert "They ended at 32 model calls per goal or earlier" in text
         assert "2 static attacks, 2 re-optimised attacks, 2 transferred attacks on 20 goals" in text
         assert "The attacks are fixed prompts" in Page(render_html(load_run(full_run))).content()
 

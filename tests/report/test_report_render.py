@@ -314,7 +314,7 @@ def test_health_of_the_policy_on_its_way(full_run: Path, tmp_path: Path) -> None
     assert "Training was ended early by <code>development.max_repetition</code>." in page
     table = page.partition('aria-label="Development set"')[2].partition("</table>")[0]
     heads = re.findall(r'<th scope="col">([^<]+)', table)
-    assert heads[3:] == ["different refusals", "repetition", "KL to the base model (nats a token)"]
+    assert heads[3:] == ["different refusals", "repetition", "KL to the base model (nats per token)"]
     cells = re.findall(r"<td>([^<]+)", table)
     assert cells == ["50.0%", "2.0%", "25%", "3.1%", "0.000", "90.0%", "4.0%", "–", "62.0%", "–"]
 
@@ -326,7 +326,7 @@ def test_what_else_has_changed(full_run: Path, tmp_path: Path) -> None:
     choices = {"before": [True, False], "after": [True, True]}
     write_json(run / "capability.json", {"drift": {**drift, "perplexity_rise": bounds}, "choices": choices})
     page = render_html(load_run(run))
-    assert "0.021 nats a token (0.015 to 0.030), 1,234 tokens of 5 answers" in page
+    assert "0.021 nats per token (0.015 to 0.030), 1,234 tokens of 5 answers" in page
     assert "1.500 before, 1.530 after: +2.1% (+1.5 to +3.0)" in page
     assert "0 lost, 1 gained (p = 1.000)" in page
     assert "What else has changed" not in render_html(load_run(full_run))

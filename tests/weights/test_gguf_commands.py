@@ -81,7 +81,7 @@ def test_gap_and_training(file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_revision_of_a_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gap", "--model_name_or_path", str(file), "--model_revision", "v1"]) == 2
-    assert "is no hub id, which alone has versions; leave it out" in capsys.readouterr().err
+    assert "is not a hub id, and only hub ids have versions; leave it out" in capsys.readouterr().err
 
 
 def test_one_line_for_a_damaged_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

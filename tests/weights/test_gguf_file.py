@@ -242,8 +242,8 @@ def unknown_type(path: Path) -> None:
 REFUSED = {
     torn: r"is torn or damaged \(.*\); get the file again",
     torn_in_its_header: r"is torn or damaged \(.*\); get the file again",
-    no_gguf: r"is no GGUF file, though its name ends so; get the file again",
-    empty: r"is no GGUF file",
+    no_gguf: r"is not a GGUF file, though its name ends so; get the file again",
+    empty: r"is not a GGUF file",
     lfs: r"is a pointer of Git LFS, not the file; run git lfs pull there",
     unknown_architecture: r"reads no GGUF file of this architecture \(.*rwkv7.*\); give the transformers model that",
     part: r"is one of 3 parts; join them: llama-gguf-split --merge",
@@ -292,5 +292,5 @@ def test_a_file_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [("lab/tiny-GGUF", "q8/tiny.gguf", "v1")]
     source = {"name": name, "kind": "gguf", "revision": "v1", "commit": commit, "sha256": sha256(path)}
     assert model_source(name, "v1") == source
-    with pytest.raises(UserError, match=r"lab/other:x\.gguf: cannot be had from the hub \(no such repository\)"):
+    with pytest.raises(UserError, match=r"lab/other:x\.gguf: cannot be downloaded from the hub \(no such repository\)"):
         load_tokenizer("lab/other:x.gguf")

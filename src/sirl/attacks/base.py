@@ -57,7 +57,7 @@ class AttackOptions:
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 1:
-            raise UserError(f"--attack_budget: must be 1 or more queries a goal, got {self.budget}")
+            raise UserError(f"--attack_budget: must be 1 or more queries per goal, got {self.budget}")
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
             raise UserError(f"--attack_seconds: must be above 0, got {self.seconds}")
 

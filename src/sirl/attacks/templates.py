@@ -42,7 +42,7 @@ def load_templates(file: str, flag: str = "--template_file") -> list[TemplateAtt
     """
     path = Path(file).expanduser()
     if ending(path) not in (".jsonl", ".txt", ".md"):
-        raise UserError(f"{flag}: {file} has an unsupported ending; supported are .jsonl .txt .md")
+        raise UserError(f"{flag}: {file} has an unsupported extension; supported are .jsonl .txt .md")
     text = read_text(path, flag)
     rows = _jsonl_rows(path, text) if ending(path) == ".jsonl" else _text_rows(path, text)
     places: dict[str, str] = {}
@@ -110,7 +110,7 @@ def _template_of(row: Mapping[str, Any], place: str) -> str:
 
 def _suffix_template(suffix: Any, place: str) -> str:
     if isinstance(suffix, str) and PLACEHOLDER in suffix:
-        raise UserError(f"{place}: a suffix stands behind the goal and holds no {PLACEHOLDER}; call it 'template'")
+        raise UserError(f"{place}: a suffix follows the goal and contains no {PLACEHOLDER}; call it 'template'")
     if not isinstance(suffix, str) or not suffix.strip():
         raise UserError(f"{place}: empty suffix" if isinstance(suffix, str) else f"{place}: the suffix must be a text")
     return _checked(f"{PLACEHOLDER} {suffix}", place)

@@ -130,8 +130,8 @@ def _show_searches(search: dict[str, Search]) -> None:
         costs = [cell(facts.seconds, ".3g"), cell(facts.flops, ".2g")]
         rows.append([name, *rates, cell(facts.p, ".2g"), broken, *counts, *costs])
     print("\nSearches: DSR of the prompts they start from and of what they found, by their own rules, with the exact")
-    print("McNemar p of the two; median queries a goal, to the first break of those broken, and of all goals (-:")
-    print("censored, half or more were not); the most queries a goal could cost; median seconds and FLOPs a goal")
+    print("McNemar p of the two; median queries per goal, to the first break of those broken, and of all goals (-:")
+    print("censored, half or more were not); the budget; median seconds and FLOPs per goal")
     head = ["start", "found", "p", "broken", "queries", "to break", "of all", "budget", "seconds", "FLOPs"]
     print_table(["attack", *head], rows)
 

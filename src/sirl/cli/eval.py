@@ -144,7 +144,7 @@ def _show(found: Capability, folder: Path) -> None:
     if drift:
         rise = drift.perplexity_rise
         print(
-            f"\nOn the base model's chat answers: divergence {drift.kl.value:.3f} nats a token, perplexity "
+            f"\nOn the base model's chat answers: divergence {drift.kl.value:.3f} nats per token, perplexity "
             f"{rise.value:+.1%} ({rise.low:+.1%} to {rise.high:+.1%})"
         )
     asked = found.overrefusal

@@ -112,7 +112,7 @@ def read_rows(path: Path, human: str | None, labelled: bool = True) -> list[dict
             raise UserError(f"{where}: no text under `response`")
         for key in ("prompt", "goal"):
             if not isinstance(row.get(key), str | None):
-                raise UserError(f"{where}: `{key}` is no text")
+                raise UserError(f"{where}: `{key}` is not text")
         if human:
             _check_human(row, human, where, labelled)
     return rows

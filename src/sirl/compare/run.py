@@ -97,7 +97,7 @@ def check_folder(job: Job, overwrite: bool) -> None:
     if is_half_cleared(manifest):
         return  # `Manifest.open` begins anew there
     if manifest is None and job.folder.is_dir() and not is_unused(job.folder):
-        raise UserError(f"--output_dir: {job.folder} is not empty and is no run folder; give another --output_dir")
+        raise UserError(f"--output_dir: {job.folder} is not empty and is not a run folder; give another --output_dir")
     if manifest and not overwrite and manifest.data.get("config_hash") != config_hash(job.as_dict()):
         raise UserError(
             f"--output_dir: {job.folder} holds a run of another configuration; give another --output_dir, or "

@@ -65,7 +65,7 @@ class DevelopmentSet:
         readable, no share),
         `empty` (answers that say nothing, of all that are scored), `commonest_sentence` (refusals of attacks in which
         one sentence stands, in any wording), `distinct` (different ones among these refusals), `repetition` (mean over
-        all answers of the 4-grams that came before in the same answer), `kl` (to the base model, in nats a token, see
+        all answers of the 4-grams that came before in the same answer), `kl` (to the base model, in nats per token, see
         `sirl.evals.drift`), and as numbers `asked` (attempts) and `unscored` (those left out).
         """
         settings: dict[str, Any] = {"phase": "after", "max_new_tokens": self.max_new_tokens, "seed": self.seed}

@@ -70,7 +70,7 @@ def read_texts(engine: LocalEngine, answers: Sequence[tuple[Conversation, str]])
 def measure_drift(engine: LocalEngine, texts: Sequence[Text]) -> dict[str, Any] | None:
     """Divergence and perplexities with 95% intervals (bootstrap over answers); None without texts.
 
-    Keys: `answers`, `tokens`, `kl` (nats a token), `perplexity_before`, `perplexity_after`, and `perplexity_rise`, the
+    Keys: `answers`, `tokens`, `kl` (nats per token), `perplexity_before`, `perplexity_after`, `perplexity_rise`, the
     share by which it rose; `kl` and `perplexity_rise` are tables of `value`, `low` and `high`.
     """
     if not texts:

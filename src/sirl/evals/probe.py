@@ -122,7 +122,7 @@ def probe_wrappings(
     """Fit a probe on `fit_on` and read it on `read_on`, both by `LABELS`, bare and in every wrapping.
 
     Raises:
-        UserError: fewer than `LEAST` requests of a class can be put to the model.
+        UserError: fewer than `LEAST` requests of a class can be sent to the model.
     """
     families = [family for family in wrapping_families().values() if not family.also]  # of no attack's kind
     states = {}

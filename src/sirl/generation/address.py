@@ -115,7 +115,7 @@ def tidy(base_url: str) -> str:
     except ValueError:
         parts, port_ok = urlsplit(""), False
     if not parts.hostname or not port_ok:
-        raise UserError(f"--engine {excerpt(base_url, 100)}: is no address; write http://HOST:PORT/v1")
+        raise UserError(f"--engine {excerpt(base_url, 100)}: is not an address; write http://HOST:PORT/v1")
     path = re.sub(r"/(?:chat/completions|completions|models|responses)/*$", "", parts.path).rstrip("/")
     return urlunsplit(parts._replace(path=path, fragment=""))
 
@@ -141,7 +141,7 @@ def find_server(base_url: str, model: str, ask: Ask) -> Found:
     for place in chats:  # not every server lists its models
         if _speaks(ask(place, "chat/completions", _hello(model)), model, place):
             return Found(place, model)
-    raise UserError(f"--engine {shown(base_url)}: is no OpenAI-compatible address (does it end in /v1?)")
+    raise UserError(f"--engine {shown(base_url)}: is not an OpenAI-compatible address (does it end in /v1?)")
 
 
 def _hello(model: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from sirl.records import Completion, Conversation, FinishReason
 
 UNSCORABLE = -1e30
-"""The log-probability of an answer to what cannot be put to the model: below any other, and finite, so that sums and
+"""The log-probability of an answer to what cannot be sent to the model: below any other, and finite, so that sums and
 differences stay numbers."""
 
 

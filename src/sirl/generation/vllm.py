@@ -38,7 +38,7 @@ class VLLMEngine:
     ) -> None:
         if demo_scale(model) is not None or is_adapter(model):
             raise UserError(
-                f"--engine vllm: {model} is no full model in transformers format; give the folder of a merged one "
+                f"--engine vllm: {model} is not a full model in transformers format; give the folder of a merged one "
                 "(RUN/model or RUN/base)"
             )
         try:
@@ -153,7 +153,7 @@ def _answers(
 
 
 def _refusals() -> tuple[type[BaseException], ...]:
-    """What a prompt that cannot be put to the model raises. vLLM's own errors are `ValueError`s in older versions."""
+    """What a prompt that cannot be sent to the model raises. vLLM's own errors are `ValueError`s in older versions."""
     try:
         from vllm.exceptions import VLLMClientError
     except ImportError:

@@ -91,7 +91,7 @@ def find_program(referee: Referee, given: str | None) -> str:
     """
     if given is not None:
         if not (os.path.isfile(given) and os.access(given, os.X_OK)):
-            raise UserError(f"--executable {given}: no program that can be run")
+            raise UserError(f"--executable {given}: not a program that can be run")
         return given
     beside = str(Path(sys.executable).parent)
     found = shutil.which(referee.program, path=beside) or shutil.which(referee.program)

@@ -20,7 +20,7 @@ LEADS = {
     "static": "The same prompts before and after. Share that the model refuses (defence success rate), by method.",
     "reoptimised": "Each search was repeated against each model, with the same budget: this is what an attacker meets "
     "who adapts to the hardened model. Share of goals at which the model refuses even the best prompt found.",
-    "transferred": "What the searches found against the model before, put to the hardened model as it is. This says "
+    "transferred": "What the searches found against the model before, tried unchanged on the hardened model. This says "
     "nothing of an attacker who searches again. Most of these prompts were chosen because they broke the old model, so "
     "that some fewer would break any other.",
 }
@@ -167,7 +167,7 @@ def attack_limits(attack: Attacks | None) -> list[tuple[str, str]]:
         words = f"They were not optimised again against the hardened model. {further}"
         return [("The attacks are fixed prompts.", words)]
     budgets = budgets_of(attack)
-    limit = f" at {max(budgets):,} model calls a goal or earlier" if budgets else " early"
+    limit = f" at {max(budgets):,} model calls per goal or earlier" if budgets else " early"
     return [
         (
             "The searches are short.",

@@ -35,7 +35,7 @@ def _drift_facts(drift: Drift | None, texts: str) -> list[tuple[str, str]]:
     return [
         (
             f"Divergence from the base model on {texts}",
-            f"{kl.value:.3f} nats a token ({kl.low:.3f} to {kl.high:.3f}), {drift.tokens:,} tokens of "
+            f"{kl.value:.3f} nats per token ({kl.low:.3f} to {kl.high:.3f}), {drift.tokens:,} tokens of "
             f"{count(drift.answers, 'answer')}",
         ),
         (

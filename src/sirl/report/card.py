@@ -62,7 +62,7 @@ def write_card(run_dir: str | os.PathLike[str]) -> Path:
     """Write `model/README.md`, where a model page looks for it; returns its path.
 
     Raises:
-        UserError: the folder is no run folder, or holds no hardened model.
+        UserError: the folder is not a run folder, or holds no hardened model.
     """
     run = load_run(run_dir)
     target = run.path / MODEL

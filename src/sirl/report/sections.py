@@ -62,7 +62,7 @@ DEVELOPMENT = (
     ("empty", "no answer", "{:.1%}"),
     ("distinct", "different refusals", "{:.0%}"),
     ("repetition", "repetition", "{:.1%}"),
-    ("kl", "KL to the base model (nats a token)", "{:.3f}"),
+    ("kl", "KL to the base model (nats per token)", "{:.3f}"),
 )
 
 
@@ -300,7 +300,7 @@ def method_facts(run: Run, results: Results) -> list[tuple[str, str]]:
         budgets = sorted(budgets_of(attack))
         if budgets:
             words = " to ".join(f"{n:,}" for n in dict.fromkeys((budgets[0], budgets[-1])))
-            facts.append(("Budget of a search", f"{words} model calls a goal"))
+            facts.append(("Budget of a search", f"{words} model calls per goal"))
     if benign:
         scored = {r.attempt.goal_id for r in run.benign or []}
         facts.append(("Benign prompts", count(len(scored), "prompt") + benign_name(run.manifest)))

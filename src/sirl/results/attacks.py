@@ -190,7 +190,7 @@ def search_figures(rows: Sequence[Scored]) -> Table:
 
     `start` and `found` are DSRs by what ends a search (`sirl.attacks.adaptive.verdicts`), the first judge's label and
     the first score where a judge gives one: of the prompt that it starts from, and of the best that it came to.
-    `queries` is the median number of model calls a goal, `budget` the most that a goal could cost, `broken` the number
+    `queries` is the median number of model calls per goal, `budget` the most that one could cost, `broken` the number
     of goals that were broken at all. `to_break` is the median number of calls to the first break over all goals, where
     an unbroken one counts as more than any (its search was censored when it ended): None unless more than half were
     broken. `to_break_of_broken` is the median of the broken ones alone, which flatters the attack. `seconds` (the

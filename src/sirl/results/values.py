@@ -262,7 +262,7 @@ class Wrapped:
 
 @dataclass(frozen=True)
 class Drift:
-    """KL to the base model (nats a token) and perplexities on its own answers, see `sirl.evals.drift`."""
+    """KL to the base model (nats per token) and perplexities on its own answers, see `sirl.evals.drift`."""
 
     answers: int
     tokens: int

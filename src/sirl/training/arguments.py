@@ -130,7 +130,7 @@ def parse_training(
         raise UserError(f"sirl train: {' '.join(str(error).split()) or type(error).__name__}") from error
     if unknown:
         known = [flag for action in parser._actions for flag in action.option_strings]
-        raise UserError(f"{unknown[0]} is no known flag of sirl train{suggestion(unknown[0], known)}")
+        raise UserError(f"{unknown[0]} is not a known flag of sirl train{suggestion(unknown[0], known)}")
     data, config, model, *rest = parsed
     values = {**vars(data), **vars(config), **vars(model)}
     refuse_ignored([*options, *_named(argv)], values, (SIRLConfig, ModelConfig))
@@ -179,7 +179,7 @@ def _as_flags(parser: TrainingParser, options: Mapping[str, Any], source: str) -
     words: list[str] = []
     for key, value in options.items():
         if key not in actions:
-            raise UserError(f"{source}: {key} is no known key{suggestion(str(key), list(actions))}")
+            raise UserError(f"{source}: {key} is not a known key{suggestion(str(key), list(actions))}")
         action, kinds = actions[key], _kinds(hints.get(key))
         if value is None:
             if type(None) in kinds:

@@ -199,7 +199,7 @@ class SIRLTrainer(Holding, PolicyMixin, Scoring, GRPOTrainer):  # type: ignore[m
         try:
             return [encode_chat(self.processing_class, tuple(p), self._context) for p in prompts]
         except EncodingError as error:
-            raise UserError(f"a training prompt cannot be put to the model ({error}): leave it out") from error
+            raise UserError(f"a training prompt cannot be sent to the model ({error}): leave it out") from error
 
     def _chosen(self, prompt: Any, responses: Sequence[Rollout], n: int, first: int) -> list[dict[str, Any]]:
         """The `n` of a prompt's responses whose rewards differ most, as columns; `first` counts responses before."""

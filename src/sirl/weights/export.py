@@ -26,7 +26,7 @@ def settle_generation_config(model: Any) -> None:
     settings = model.generation_config
     ends = settings.eos_token_id if isinstance(settings.eos_token_id, list | tuple) else [settings.eos_token_id]
     if not all(end is None or isinstance(end, int) for end in ends):
-        log.warning("generation_config.json: eos_token_id %r is no token id, and left out", settings.eos_token_id)
+        log.warning("generation_config.json: eos_token_id %r is not a token id, and left out", settings.eos_token_id)
         settings.eos_token_id = None
     for change in ({}, {"do_sample": True}, {"do_sample": False, **dict.fromkeys(SAMPLING)}):
         for key, value in change.items():

@@ -39,7 +39,7 @@ def dequantised(path: Path, cache: Path, name: str) -> Path:
     the file.
 
     Raises:
-        UserError: it is no GGUF file, torn, or holds what transformers cannot read.
+        UserError: it is not a GGUF file, torn, or holds what transformers cannot read.
         CannotWriteError: the cache cannot be written.
     """
     digest = sha256(path)
@@ -115,14 +115,14 @@ def read_gguf(path: Path, name: str) -> Any:
     """A reader of a GGUF file; `name` is what errors call it.
 
     Raises:
-        UserError: it is no GGUF file, or a torn one.
+        UserError: it is not a GGUF file, or a torn one.
     """
     with path.open("rb") as file:
         start = file.read(len(LFS_POINTER))
     if start == LFS_POINTER:
         raise UserError(f"{FLAG} {name}: is a pointer of Git LFS, not the file; run git lfs pull there")
     if start[:4] != b"GGUF":
-        raise UserError(f"{FLAG} {name}: is no GGUF file, though its name ends so; {_AGAIN}")
+        raise UserError(f"{FLAG} {name}: is not a GGUF file, though its name ends so; {_AGAIN}")
     try:
         return _Reader(path)
     except (*UNREADABLE, MemoryError) as error:

@@ -69,6 +69,6 @@ def _from_hub(name: str, repository: str, file: str, revision: str | None) -> Pa
         return Path(hf_hub_download(repository, file, revision=revision))
     except UNREADABLE as error:
         raise UserError(
-            f"{FLAG} {name}: cannot be had from the hub ({first_line(error)}); give a file that {repository} holds, or "
-            "one on this machine"
+            f"{FLAG} {name}: cannot be downloaded from the hub ({first_line(error)}); "
+            f"give a file that {repository} holds, or one on this machine"
         ) from error
