@@ -5,6 +5,7 @@ Its being here puts this folder on the path, so that tests in subfolders import 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -57,6 +58,13 @@ def _messages_name_flags() -> None:
     from sirl.errors import name_flags
 
     name_flags()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _little_garbage() -> None:
+    """What the tests' imports made stays for good: to look through it for garbage again and again takes time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

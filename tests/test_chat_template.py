@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from sirl import chat_template
+from sirl import chat_template, template_trial
 from sirl.chat_template import parse_arguments, thinks
 from sirl.config import parse_config
-from sirl.encoding import encode_chat, with_template_arguments
+from sirl.encoding import EncodingError, encode_chat, with_template_arguments
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine, load_local
+from sirl.models import load_tokenizer
 from sirl.records import Attempt, read_jsonl, user_turn
 from sirl.training import SIRLConfig
 from tiny_models import PROMPTS, TEMPLATE, tiny_model, tiny_tokenizer
@@ -159,3 +160,29 @@ def test_training_sees_the_arguments(model: str, tmp_path: Path, caplog: pytest.
         assert engine.encode([user_turn(PROMPTS[0])]) == [wanted]
     chat_template.warn_of_thoughts(tokenizer_of(OPENED), training=True)
     assert "so that the reward is on its thoughts" in caplog.text
+
+
+def test_a_template_that_has_passed_is_not_tried_again(model_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def trial(tokenizer: Any) -> int:
+        tried.append(tokenizer.chat_template)
+        return real(tokenizer)
+
+    real = template_trial._tried
+    monkeypatch.setattr(template_trial, "_tried", trial)
+    monkeypatch.setattr(template_trial, "_PASSED", {})
+    tokenizer = load_tokenizer(str(model_folder()))
+    load_tokenizer(str(model_folder()))
+    assert len(tried) == 1
+    first = template_trial.written_for_hello(tokenizer)
+    for change in ({"chat_template": "x" + tokenizer.chat_template}, {"template_arguments": {"thinks": True}}):
+        for name, value in change.items():
+            setattr(tokenizer, name, value)
+        assert template_trial.written_for_hello(tokenizer) == first + 1
+    assert len(tried) == 3
+    tokenizer.chat_template = "{{ raise_exception('no') }}"
+    for _ in range(2):
+        with pytest.raises(EncodingError):
+            template_trial.written_for_hello(tokenizer)
+    assert len(tried) == 5, "one that was refused may be corrected"

@@ -8,6 +8,7 @@ found out once, before it is used, where a limit of the system ends it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sirl.encoding import EncodingError, chat_text
+from sirl.encoding import EncodingError, chat_text, template_arguments
 from sirl.records import Conversation, user_turn
 
 SECONDS = 2
@@ -39,9 +40,28 @@ SHAPES: tuple[Conversation, ...] = (
 def written_for_hello(tokenizer: Any) -> int:
     """How many characters the chat template writes for `Hello`; whether other conversations suit it does not matter.
 
+    A template that has passed is not tried again in this process: every stage reads the model anew.
+
     Raises:
         EncodingError: it refuses that one, or it takes too long, or too much memory, for any of `SHAPES`.
     """
+    key = _reads(tokenizer)
+    if key not in _PASSED:
+        _PASSED[key] = _tried(tokenizer)
+    return _PASSED[key]
+
+
+_PASSED: dict[str, int] = {}
+
+
+def _reads(tokenizer: Any) -> str:
+    """A digest of all that a rendering depends on, but for the conversation."""
+    parts = [type(tokenizer).__qualname__, tokenizer.chat_template, tokenizer.special_tokens_map]
+    told = json.dumps([*parts, template_arguments(tokenizer)], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _tried(tokenizer: Any) -> int:
     if not hasattr(os, "fork"):  # nothing here can stop it
         return _lengths(tokenizer)
     reader, writer = os.pipe()
