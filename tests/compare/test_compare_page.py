@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from html.parser import HTMLParser
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 from sirl.compare.metrics import FIGURES, RATES
 from sirl.compare.page import render_comparison, standing
+from sirl.compare.values import Comparison, MethodResult, RunResult
 from sirl.report.charts import Spot, scatter
+from sirl.results.interface import made
 
 MOVED = {"value": 0.5, "low": 0.4, "high": 0.6}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\"'\u202egnp\x00"
@@ -66,6 +69,11 @@ def found() -> dict[str, Any]:
     front = ["none", "sirl"]
     more = {"at_equal_over_refusal": equal, "gap": gap}
     return {"model": "demo", "seeds": [0], "methods": names, "front": front, "rows": rows, **more}
+
+
+def test_every_figure_has_its_field() -> None:
+    assert set(FIGURES) <= {field.name for field in fields(MethodResult)}
+    assert set(RATES) <= {field.name for field in fields(RunResult)}
 
 
 class Elements(HTMLParser):
@@ -134,13 +142,13 @@ def test_without_any_figure_the_page_says_so(found: dict[str, Any]) -> None:
 
 
 def test_standing_names_who_dominates_and_what_is_left_open(found: dict[str, Any]) -> None:
-    methods = found["methods"]
+    methods = made(Comparison, found).methods
     assert standing(methods["sft"], methods, "demo") == "dominated by sirl"
-    near = method(0.88, 0.06, False, "sirl")
+    near = made(MethodResult, method(0.88, 0.06, False, "sirl"))
     assert standing(near, methods, "demo") == "dominated by sirl (intervals overlap)"
     assert standing(methods["dpo"], methods, "demo") == "failed"
     assert standing(methods["sirl"], methods, "demo") == "on the front"
-    other = method(0.99, 0.0, None, model="demo@1.5")
+    other = made(MethodResult, method(0.99, 0.0, None, model="demo@1.5"))
     assert standing(other, methods, "demo") == "not placed: starts from demo@1.5"
 
 

@@ -80,50 +80,53 @@ def _seeds(text: str | None) -> list[int]:
     return [int(word) for word in words]
 
 
-def show(found: dict[str, Any], folder: Path) -> None:
+def show(content: dict[str, Any], folder: Path) -> None:
     """The methods in one table, the front, and what failed."""
     from sirl.compare.metrics import SILENT, known_rates
     from sirl.compare.page import named
+    from sirl.compare.values import Comparison
+    from sirl.results.interface import made
 
-    known = known_rates(found["methods"])
+    found = made(Comparison, content)
+    known = known_rates(found.methods)
     rates = {title: key for key, title in known.items() if key not in (*SILENT, "partly_refused")}  # the page has room
-    told = any(method["dprime"] for method in found["methods"].values())
+    told = any(method.dprime for method in found.methods.values())
     columns = ["method", "seeds", *rates, *(["d'"] if told else []), "KL", "training s", "front"]
     rows = []
-    for name, method in found["methods"].items():
-        kl, seconds = (method[key]["mean"] if method[key] else None for key in ("kl", "train_seconds"))
-        cells = [percent_cell(method[key]["mean"] if method[key] else None) for key in rates.values()]
+    for name, method in found.methods.items():
+        kl, seconds = method.kl, method.train_seconds
+        cells = [percent_cell(mean.mean if (mean := getattr(method, key)) else None) for key in rates.values()]
         if told:
-            cells += ["-" if not method["dprime"] else f"{method['dprime']['mean']:.2f}"]
-        cells += ["-" if kl is None else f"{kl:.3f}", "-" if seconds is None else f"{seconds:.0f}"]
-        rows.append([name, str(method["seeds"]), *cells, "yes" if method["on_front"] else ""])
+            cells += ["-" if not method.dprime else f"{method.dprime.mean:.2f}"]
+        cells += ["-" if kl is None else f"{kl.mean:.3f}", "-" if seconds is None else f"{seconds.mean:.0f}"]
+        rows.append([name, str(method.seeds), *cells, "yes" if method.on_front else ""])
     print()
     print_table(columns, rows)
     for key in SILENT:
-        shares = {name: method[key]["mean"] for name, method in found["methods"].items() if method[key]}
+        shares = {name: mean.mean for name, method in found.methods.items() if (mean := getattr(method, key))}
         silent = [f"{name} {percent_cell(share)}" for name, share in shares.items() if share]
         if silent:
             print(f"Said nothing to {'benign prompts' if key == 'empty' else 'attacks'}: {', '.join(silent)}")
-    ends = {name: method["dprime"] for name, method in found["methods"].items() if method["dprime"]}
+    ends = {name: method.dprime for name, method in found.methods.items() if method.dprime}
     if ends:  # the table has no room for intervals
-        words = [f"{name} {d['mean']:.2f} ({d['low']:.2f} to {d['high']:.2f})" for name, d in ends.items()]
+        words = [f"{name} {d.mean:.2f} ({d.low:.2f} to {d.high:.2f})" for name, d in ends.items()]
         print(f"Telling harmful from benign in the same wrappings (d'): {', '.join(words)}")
-    if found["front"]:
-        names = [named(name, found["methods"][name]) for name in found["front"]]
+    if found.front:
+        names = [named(name, found.methods[name]) for name in found.front]
         print(f"\nOn the Pareto front of DSR and over-refusal: {', '.join(names)}")
-    if found["wrapped_front"]:
-        print(f"On that of DSR and benign requests refused in wrappings: {', '.join(found['wrapped_front'])}")
-    if equal := found["at_equal_over_refusal"]:
-        best = [f"{name} {percent_cell(m['dsr']['mean'])}" for name, m in equal["methods"].items() if m["dsr"]]
-        limit = percent_cell(equal["limit"])
+    if found.wrapped_front:
+        print(f"On that of DSR and benign requests refused in wrappings: {', '.join(found.wrapped_front)}")
+    if equal := found.at_equal_over_refusal:
+        best = [f"{name} {percent_cell(m.dsr.mean)}" for name, m in equal.methods.items() if m.dsr]
+        limit = percent_cell(equal.limit)
         print(f"Best DSR on the development set at no more over-refusal there than sirl's ({limit}): {', '.join(best)}")
-    others = [f"{name} ({m['model']})" for name, m in found["methods"].items() if m["model"] != found["model"]]
+    others = [f"{name} ({m.model})" for name, m in found.methods.items() if m.model != found.model]
     if others:
-        print(f"Not placed, as they start from another model than {found['model']}: {', '.join(others)}")
-    agree = [row["agrees"] for row in found["gap"] if row["agrees"] is not None]
+        print(f"Not placed, as they start from another model than {found.model}: {', '.join(others)}")
+    agree = [row.agrees for row in found.gap if row.agrees is not None]
     if agree:
         print(f"The gap predicted whether the DSR rises in {sum(agree)} of {len(agree)} base models and seeds")
-    for row in found["rows"]:
-        if row["status"] == "failed":
-            print(f"failed: {row['method']}, seed {row['seed']}: {row['reason']}")
+    for row in found.rows:
+        if row.status == "failed":
+            print(f"failed: {row.method}, seed {row.seed}: {row.reason}")
     print(f"\n{folder / 'compare.html'}")

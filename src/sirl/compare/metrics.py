@@ -17,6 +17,7 @@ import numpy as np
 from sirl.compare.findings import at_equal_over_refusal, gap_table
 from sirl.compare.grid import Job
 from sirl.compare.measured import LEAST_RISE, STARTS, Failed, Measured, Table, Units, spread
+from sirl.compare.values import MethodResult
 from sirl.evals.told_apart import Sides, pooled
 from sirl.results.attacks import KINDS, kinds_of
 from sirl.results.discrimination import count_sides
@@ -112,9 +113,9 @@ def measure_run(job: Job) -> Measured:
     return Measured(row, units, trail, deployed, strata, told)
 
 
-def known_rates(methods: Mapping[str, Table]) -> dict[str, str]:
+def known_rates(methods: Mapping[str, MethodResult]) -> dict[str, str]:
     """Those of `RATES` that any method has; silence only where there is any."""
-    found = {name: [method[name]["mean"] for method in methods.values() if method[name]] for name in RATES}
+    found = {name: [mean.mean for m in methods.values() if (mean := getattr(m, name))] for name in RATES}
     return {name: title for name, title in RATES.items() if (any(found[name]) if name in SILENT else found[name])}
 
 
