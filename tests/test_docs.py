@@ -22,6 +22,7 @@ from sirl.attacks.base import StaticAttack
 from sirl.cli.main import COMMANDS
 from sirl.config import RunConfig, parse_config
 from sirl.judges import JudgeItem, load_judge
+from sirl.training.arguments import parse_training
 
 ROOT = Path(__file__).parent.parent
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if path.is_file()]
@@ -76,6 +77,7 @@ class TestPage:
             data = yaml.safe_load(text)
             if "train" in data:
                 assert isinstance(parse_config(data, page.name), RunConfig)
+                parse_training(["--model_name_or_path", "demo", "--output_dir", "out"], data["train"], page.name)
 
     def test_links_lead_somewhere(self, page: Path) -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):

@@ -219,9 +219,10 @@ def _word(action: argparse.Action, kinds: set[Any], key: str, value: Any, source
     if isinstance(value, bool) and bool not in kinds:
         if not value and action.choices and "no" in action.choices:
             return "no"
+        wanted = "a number" if kinds & {int, float} else "a text"
         raise UserError(
-            f"{source}: {key}: expected another value than {str(value).lower()}; YAML reads yes, no, on and off so: "
-            "put the word in quotes"
+            f"{source}: {key}: expected {wanted}, got {str(value).lower()} (YAML reads yes, no, on and off as true and "
+            "false: put such a word in quotes)"
         )
     if value is None or isinstance(value, list | dict):
         found = "null" if value is None else "a list" if isinstance(value, list) else "a mapping"
