@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trl import GRPOConfig
 
 from sirl.errors import UserError
 from sirl.training import SIRLConfig
@@ -121,3 +122,17 @@ def test_checkpoints_fall_where_a_generation_batch_ends(
             config(tmp_path, **settings, save_steps=period + 1).check_save_steps()
         config(tmp_path, **{**settings, "save_strategy": "no"}, save_steps=period + 1).check_save_steps()
         config(tmp_path, **{**settings, "save_strategy": "epoch"}, save_steps=period + 1).check_save_steps()
+
+
+def test_transformers_that_has_one_name_of_checkpointing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM 0.32 asks for transformers before 5.20: no training could be started beside it."""
+
+    class Older(SIRLConfig):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "activation_checkpointing":
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(GRPOConfig, "__post_init__", lambda _: None)
+    assert Older(str(tmp_path), use_cpu=True).gradient_checkpointing is False
+    assert Older(str(tmp_path), use_cpu=True, gradient_checkpointing=True).gradient_checkpointing is True

@@ -161,7 +161,8 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         on_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if self.gradient_checkpointing is None and self.activation_checkpointing is None:  # transformers' newer name
+        newer_name = getattr(self, "activation_checkpointing", None)  # not in the transformers that vLLM 0.32 asks for
+        if self.gradient_checkpointing is None and newer_name is None:
             self.gradient_checkpointing = not on_cpu
         if on_cpu:
             self.dataloader_pin_memory = False  # there is no device to pin for, and torch would say so at every start
