@@ -14,6 +14,7 @@ from test_report_render import Page
 from report_runs import adaptive_rows, attack_rows, attempt, benign_rows, results_in, write_run
 from sirl.records import Attempt
 from sirl.report.assessment import assess_run, p_value
+from sirl.report.attack_sections import about
 from sirl.report.card import render_card
 from sirl.report.render import render_html
 from sirl.results.attacks import attack_summary, kinds_of, search_figures, with_origins
@@ -78,6 +79,14 @@ def test_no_mean_covers_two_kinds(mixed: Path) -> None:
     assert (summary["dsr_covers"], summary["dsr_after"]) == ("static", means["static"])
     assert {kind: f["dsr_after"] for kind, f in summary["kinds"].items()} == means
     json.dumps(attack, allow_nan=False)
+
+
+def test_attacks_are_explained_and_what_a_file_names_is_not_imported() -> None:
+    found = about(["base64", "gcg@before", "os:system", "template:mine"])
+    assert [name for name, _, _ in found] == ["base64", "gcg@before"]
+    assert all(words for _, words, _ in found)
+    assert "AML.T0068" in found[0][2]
+    assert "LLM01:2025" in found[1][2]
 
 
 def test_without_static_attacks_the_headline_is_of_the_searches() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sirl.attacks import ATTACKS, REPLAY, load_attack
 from sirl.report.charts import dumbbell_row, percent_axis
 from sirl.report.wording import ATTACK_NOUNS, count
 from sirl.results.rates import PHASES
 from sirl.results.values import Attacks, Change, HarmRates, Kind, Rate, Rates, Search, Share
+from sirl.taxonomy import tags_of
 
 DECODING_NAMES = {"greedy": "greedy", "sample": "sampled, T=1"}
 TITLES = {
@@ -71,7 +73,20 @@ def kind_section(kind: str, figures: Kind) -> dict[str, Any]:
         "totals": totals,
         "harm": {phase: tables.overall for phase, tables in figures.harm.get(decoding, {}).items()},
         "names": names,
+        "about": about(names),
     }
+
+
+def about(names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Name, description and ids (OWASP, ATLAS, garak) of each attack of ours. A name of another stays unexplained: it
+    comes from a file, and what a file names is not imported."""
+    known = [(name, name.removesuffix(REPLAY)) for name in names if name.removesuffix(REPLAY) in ATTACKS]
+    out = []
+    for name, attack in known:
+        tags = tags_of(attack)
+        ids = ", ".join((*tags.owasp, *tags.atlas, *tags.garak))
+        out.append((name, load_attack(attack).description, ids))
+    return out
 
 
 def _order(name: str, by_attack: Mapping[str, Mapping[str, Rate]]) -> float:

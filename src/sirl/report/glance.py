@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sirl.demo import is_demo
+from sirl.report.attack_sections import about as attacks_in_words
 from sirl.report.charts import percent
 from sirl.report.wording import ATTACK_NOUNS, count
 from sirl.results.values import Attacks, Rate, Results, Share, Wrapped
@@ -145,7 +146,8 @@ def _through(attack: Attacks) -> list[Line]:
         return []
     name = min(last, key=lambda attack: last[attack].rate or 0.0)
     then = _words(before.get(name), broken=True) if after else ""
-    note = f"{_interval(last[name], broken=True)}Goals broken, of {last[name].n:,}."
+    said = "".join(f" {name}: {words}." for _, words, _ in attacks_in_words([name]))
+    note = f"{_interval(last[name], broken=True)}Goals broken, of {last[name].n:,}.{said}"
     to = {"kind": "attack", "attack": name, **(_verdict(last[name], refused=False) if after else {})}
     out = [Line(f"Works best: {name}", then, _words(last[name], broken=True), note, to)]
     worst = attack.worst_case[attack.decodings[0]]
