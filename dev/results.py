@@ -40,6 +40,7 @@ MORE = {
     "easy_questions": "Easy questions answered correctly",
     "one_sentence": "Refusals that contain the commonest sentence",
 }
+STRONGEST = "What still gets through: goals that the strongest attack breaks"
 PLAIN = ("dprime", "perplexity")
 """Figures that are no shares."""
 Table = Mapping[str, Any]
@@ -77,16 +78,30 @@ def _link(data: Table, page: Path) -> str:
 
 
 def glance(names: Sequence[str], page: Path) -> str:
-    """README's table: two columns a run, values without their intervals."""
+    """README's table: a column for each run, before and after without their intervals, narrow enough for a phone."""
     runs = [read(name) for name in names]
-    head = ["", *(f"{run['title']}, {phase}" for run in runs for phase in ("before", "after"))]
-    rows = []
-    for key, words in FIGURES.items():
-        cells = [run["figures"].get(key, {}).get(phase) for run in runs for phase in ("before", "after")]
-        firsts = [cell[0] if isinstance(cell, list) else cell for cell in cells]
-        rows.append([words, *(figure(cell, key in PLAIN) for cell in firsts)])
-    rows.append(["", *(cell for run in runs for cell in (_link(run, page), ""))])
+    head = ["before → after", *(run["title"] for run in runs)]
+    rows = [
+        [words, *(_change(run["figures"].get(key), key in PLAIN) for run in runs)] for key, words in FIGURES.items()
+    ]
+    rows.append([STRONGEST, *(_strongest(run.get("attacks")) for run in runs)])
+    rows.append(["", *(_link(run, page) for run in runs)])
     return _markdown(head, rows)
+
+
+def _change(phases: Mapping[str, Any] | None, plain: bool) -> str:
+    cells = [(phases or {}).get(phase) for phase in ("before", "after")]
+    then, now = (figure(cell[0] if isinstance(cell, list) else cell, plain) for cell in cells)
+    return f"{then} → **{now}**" if phases else "–"
+
+
+def _strongest(attacks: Mapping[str, Sequence[float]] | None) -> str:
+    """What still gets through: the attack with the lowest DSR after, as the share of goals that it breaks."""
+    if not attacks:
+        return "–"
+    name = min(attacks, key=lambda attack: attacks[attack][1])
+    then, now = (number(1 - rate) for rate in attacks[name])
+    return f"{then} → **{now}** ({name})"
 
 
 def block(names: str, page: Path) -> str:
