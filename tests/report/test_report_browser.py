@@ -43,6 +43,10 @@ def test_a_number_leads_to_its_conversations(page: Browser, report: Path) -> Non
     assert page.run("return document.getElementById('count').innerText") == f"{fixed} of {everything}"
     page.run("document.getElementById('reset').click()")
     assert page.run(SEEN) == everything
+    page.run("const a = document.querySelector('a.to'); a.dataset.status = 'of no conversation'; a.click()")
+    assert page.run(SEEN) == 0  # a number of 0 leads to nothing, not to everything
+    page.run("document.getElementById('reset').click()")
+    assert page.run(SEEN) == everything
 
 
 def test_search_reads_what_is_folded(page: Browser, report: Path) -> None:

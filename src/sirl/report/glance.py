@@ -73,8 +73,8 @@ def _interval(rate: Share | None, broken: bool = False) -> str:
 
 
 def _verdict(rate: Rate, refused: bool) -> dict[str, str]:
-    """The filter for what a rate counts; none where it counts more than one verdict, or nothing."""
-    if rate.partial or rate.empty or not (rate.refused if refused else rate.n - rate.refused):
+    """The filter for what a rate counts; none where that is more than one verdict."""
+    if rate.partial or rate.empty:
         return {}
     return {"after": REFUSED if refused else ANSWERED}
 

@@ -30,7 +30,8 @@
   });
   if (!bar) return;
   var fields = Array.prototype.slice.call(bar.querySelectorAll('select')), search = bar.querySelector('input');
-  function apply() {
+  // `nothing`: a number of 0 was clicked, whose verdict no conversation has
+  function apply(nothing) {
     var wanted = search.value.trim().toLowerCase(), seen = 0;
     if (wanted && !texts) texts = items.map(function (d) {
       var folded = d.querySelector(':scope > template');
@@ -38,19 +39,22 @@
     });
     items.forEach(function (d, i) {
       var fits = fields.every(function (f) { return !f.value || d.dataset[f.name] === f.value; });
-      fits = fits && (!wanted || texts[i].indexOf(wanted) >= 0);
+      fits = nothing !== true && fits && (!wanted || texts[i].indexOf(wanted) >= 0);
       d.hidden = !fits;
       seen += fits;
     });
     document.getElementById('count').textContent = seen.toLocaleString('en') + ' of ' + items.length.toLocaleString('en');
   }
   function set(values) {
+    var nothing = false;
     fields.forEach(function (f) {
       f.value = values[f.name] || '';
-      if (f.selectedIndex < 0) f.value = '';
+      if (f.selectedIndex >= 0) return;
+      f.value = '';
+      nothing = true;
     });
     search.value = '';
-    apply();
+    apply(nothing);
   }
   fields.forEach(function (f) { f.addEventListener('change', apply); });
   search.addEventListener('input', apply);
