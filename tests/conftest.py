@@ -40,6 +40,8 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`make test` hands out files in this order (`--no-loadscope-reorder`)."""
+    if missing := [name for name in LONGEST if not (Path(__file__).parents[1] / name).is_file()]:
+        raise pytest.UsageError(f"LONGEST in tests/conftest.py names what is not there: {', '.join(missing)}")
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 

@@ -231,7 +231,7 @@ def test_first_k_rewards_the_first_tokens_alone(own_engine: bool, tmp_path: Path
 
 
 def test_training_moves_entropy_where_the_reward_points(tmp_path: Path, model_folder: Any) -> None:
-    settings = {"max_steps": 25, "beta": 0.0, "per_device_train_batch_size": 16, "learning_rate": 1e-3}
+    settings = {"max_steps": 18, "beta": 0.0, "per_device_train_batch_size": 16, "learning_rate": 2e-3}
     ends = {}
     for reward in ("entropy", "neg_entropy"):
         trainer = tiny_trainer(tmp_path, model_folder("llama"), reward=reward, **settings)
