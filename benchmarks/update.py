@@ -65,7 +65,7 @@ def sirl_update(turns: Turns, folder: Path, size: Size) -> None:
     from peft import LoraConfig, get_peft_model
 
     from sirl.models import load_model
-    from sirl.training.lean import lean_layers
+    from sirl.training.cpu_layers import use_cpu_layers
     from sirl.training.lora import forget_formed, materialise_lora
     from sirl.training.packed import add_packed_forward, pack, packed_scores
 
@@ -73,7 +73,7 @@ def sirl_update(turns: Turns, folder: Path, size: Size) -> None:
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **LORA))
     materialise_lora(model)
     add_packed_forward(model.get_base_model())
-    lean_layers(model)
+    use_cpu_layers(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     generator = torch.Generator().manual_seed(0)
     prompts = prompt_ids(folder, size.prompts)

@@ -106,10 +106,11 @@ def _run(axes: Any, name: str, where: list[list[float]], colour: str) -> None:
     axes.annotate("", (x2, y2), (x, y), arrowprops=arrow)
     axes.plot(x, y, "o", color=colour, markerfacecolor="none", markersize=8, markeredgewidth=2)
     axes.plot(x2, y2, "o", color=colour, markersize=9)
+    beside_the_start = y < 40  # where no other method is, and the picture has room
     axes.annotate(
         f"SIRL with pairs:\n{name}",
-        (x2, y2),
-        (9, 2 if x2 < 20 else -19),
+        (x, y) if beside_the_start else (x2, y2),
+        (11, -5) if beside_the_start else (9, 2),
         textcoords="offset points",
         color=colour,
         fontweight="bold",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "src" / "sirl").rglob("*.py"))
@@ -71,3 +74,20 @@ def test_imports_go_one_way() -> None:
     assert set(place) == rooms, "every room has its place"
     up = [f"{own[p]} imports {n}" for p in FILES if own[p] in rooms for n in imported(p) if place[n] > place[own[p]]]
     assert not up
+
+
+SCRIPTS = sorted(
+    path for folder in ("benchmarks", "dev", "examples", "scale") for path in (ROOT / folder).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_scripts_import_what_there_is(script: Path) -> None:
+    """They run too seldom for a name that was changed to be noticed."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sirl":
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}"), (
+                    alias.name
+                )
