@@ -59,7 +59,7 @@ def test_names_are_taken_apart(source: str, parts: tuple[str, str | None, str]) 
 
 @pytest.mark.parametrize("source", ["org/name@", "org/name:", "a/b/c", "a b", "org/name@a@b", "@test", "org/name@a:b"])
 def test_what_is_no_name(source: str) -> None:
-    with pytest.raises(UserError, match=r"no file and no dataset id \(org/name:config@split\)"):
+    with pytest.raises(UserError, match=r"neither a file nor a dataset id \(org/name:config@split\)"):
         load_prompts(source)
 
 

@@ -76,7 +76,7 @@ def test_finished_run_is_refused_unless_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_folder_of_something_else_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "base").mkdir()
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         begin(tmp_path, overwrite=overwrite)
     assert [p.name for p in tmp_path.iterdir()] == ["base"]
 

@@ -244,7 +244,7 @@ class TestBadInput:
             load_prompts("demo/trian")
 
     def test_neither_file_nor_id(self) -> None:
-        with pytest.raises(UserError, match="no file and no dataset id"):
+        with pytest.raises(UserError, match="neither a file nor a dataset id"):
             load_prompts("a b")
 
     def test_only_blank_lines(self, tmp_path: Path) -> None:

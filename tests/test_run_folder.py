@@ -11,6 +11,8 @@ from sirl.run_folder import ALL, SUITES, Suite
 
 SOURCE = Path(run_folder.__file__).parent
 NAMED = {value for name, value in vars(run_folder).items() if name.isupper() and isinstance(value, str)}
+INSIDE = {run_folder.PAIR_ANSWERS}
+"""What lies in one of the folders."""
 FOLDERS = {name for name in NAMED if "." not in name}
 
 
@@ -25,7 +27,7 @@ def spelled(path: Path) -> list[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     told = docstrings(tree)
     texts = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and n not in told]
-    files = {name for name in ALL if name not in FOLDERS and not name.startswith(".")}
+    files = {name for name in (*ALL, *INSIDE) if name not in FOLDERS and not name.startswith(".")}
     out = [n.value for n in texts if n.value.lstrip("/") in files]
     joined = [n.right for n in ast.walk(tree) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)]
     return out + [str(n.value) for n in joined if isinstance(n, ast.Constant) and n.value in FOLDERS]
@@ -42,7 +44,7 @@ def test_all_is_what_is_named() -> None:
     assert suites == list(SUITES)
     files = {name for s in suites for name in (s.attempts, s.verdicts, s.disagreements)}
     assert len(files) == 3 * len(suites)
-    assert set(ALL) == NAMED | files | {".base.partial", ".model.partial"}
+    assert set(ALL) == NAMED - INSIDE | files | {".base.partial", ".model.partial"}
     assert len(set(ALL)) == len(ALL)
     assert ALL[-1] == run_folder.MANIFEST, "which says until then that the folder is being cleared"
 

@@ -88,7 +88,7 @@ def test_probe_in_wrappings(sirl: Any, prompts: str, tmp_path: Path, monkeypatch
         (("--wrappings", "aim", "--probe_dataset_name", "demo/train"), "--probe_dataset_name: the column category"),
         (("--wrappings", "aim", "--dataset_name", "demo/contrast"), "are also --probe_dataset_name prompts"),
         (("--k", 0), "--k: must be 1 or more"),
-        (("--temperature", 0), "temperature must be above 0"),
+        (("--temperature", 0), "--temperature 0: must be above 0"),
         (("--dataset_name", "nowhere.csv"), "--dataset_name: no such file"),
         (("--benign_dataset_name", "nowhere.csv"), "--benign_dataset_name: no such file"),
         (("--judge", "solomon"), "solomon"),

@@ -122,7 +122,7 @@ def test_bundled_questions() -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [{"prompt": "no options", "answer": "A"}, {"prompt": "A. a\nB. b", "answer": "C"}, {}, []]
+    "row", [{"prompt": "no options", "answer": "A"}, {"prompt": "A. a\nB. b", "answer": "C"}, {}, ""]
 )
 def test_rows_that_are_no_questions(row: Any, tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"

@@ -88,6 +88,8 @@ def run(args: argparse.Namespace) -> Outcome:
     if split_engine(args.engine)[0] != "local":
         raise UserError(f"--engine {args.engine}: gives no entropies; sirl gap needs --engine local")
     check_revision(args)
+    if not args.temperature > 0:
+        raise UserError(f"--temperature {args.temperature:g}: must be above 0 (responses are drawn, not decoded)")
     config = GapConfig(k=args.k, max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed)
     judge = refusal_judge(args.judge)
     prompts = load_prompts(
