@@ -12,9 +12,10 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sirl.errors import CannotWriteError
 
@@ -179,6 +180,24 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         if any(words in str(error) for words in _TORCH_REFUSALS):
             raise CannotWriteError(path, "the disk takes no more") from error
         raise
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as a safetensors file, whole or not at all; on return it is on the disk.
+
+    Raises:
+        CannotWriteError: the disk is full, the folder is read-only, or the like.
+    """
+    from safetensors.torch import save_file
+
+    partial = unfinished(path)
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(whole, partial, metadata=metadata)
+        sync_file(partial)
+        partial.replace(path)
+        sync_folder(path.parent)
 
 
 def refused(error: OSError) -> bool:

@@ -216,8 +216,6 @@ class Events:
         import transformers.modeling_utils
         from transformers.trainer_callback import TrainerState
 
-        import sirl.training.checkpoint_selection
-
         os.fsync = os.fstat  # type: ignore[assignment]  # a kill loses nothing that the kernel has
         for name in ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "ftruncate"):
             self._wrap(os, name)
@@ -228,7 +226,6 @@ class Events:
             safetensors.torch,
             transformers.modeling_utils,
             peft.peft_model,
-            sirl.training.checkpoint_selection,
         ):
             for name in ("save_file", "safe_save_file"):
                 if hasattr(module, name):

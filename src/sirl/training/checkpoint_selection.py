@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
-from safetensors.torch import save_file
 from transformers import TrainerCallback
 
-from sirl.disk import sync_file, sync_folder, unfinished, writing
+from sirl.disk import write_tensors
 from sirl.errors import UserError
 from sirl.generation.base import Engine
 from sirl.records import append_jsonl, iter_json_lines, write_json, write_jsonl
@@ -223,14 +222,7 @@ class CheckpointSelectionCallback(TrainerCallback):  # type: ignore[misc]
         resumed = self.rule.choose([row for row in self.rows if row["step"] <= self.saved])["step"]
         target = self.weights(best)
         if best == state.global_step and not target.is_file():
-            partial = unfinished(target)
-            weights = {name: p.detach().cpu().contiguous() for name, p in self._trained()}
-            with writing(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                save_file(weights, partial, metadata={"step": str(best)})
-                sync_file(partial)
-                partial.rename(target)
-                sync_folder(target.parent)
+            write_tensors(target, dict(self._trained()), {"step": str(best)})
         self._delete_all_but(target, self.weights(resumed))
 
     def _delete_all_but(self, *wanted: Path) -> None:

@@ -84,14 +84,13 @@ class GivesBackMemory(TrainerCallback):  # type: ignore[misc]
     GROWTH = 1.25
 
     def __init__(self) -> None:
-        self.usual: int | None = None  # bytes
-        self.given_back = False
+        self.usual: int | None = 0  # bytes; None: to be seen at the next update
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         held = resident_bytes()
-        if self.usual is None and self.given_back:
+        if self.usual is None:
             self.usual = held
-        elif self.usual is None or held > self.GROWTH * self.usual:
+        elif held > self.GROWTH * self.usual:
             self._give_back()
 
     def on_save(self, *_: Any, **__: Any) -> None:
@@ -99,4 +98,4 @@ class GivesBackMemory(TrainerCallback):  # type: ignore[misc]
 
     def _give_back(self) -> None:
         give_back_memory()
-        self.given_back, self.usual = True, None
+        self.usual = None

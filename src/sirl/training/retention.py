@@ -20,10 +20,10 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from sirl.disk import sync_file, sync_folder, unfinished, writing
+from sirl.disk import write_tensors
 from sirl.divergence import TOP_K, answer_logits, bucketed_kl, top_tokens
 from sirl.encoding import EncodingError
 from sirl.entropy import score_tokens
@@ -55,12 +55,7 @@ def save_answers(answers: Sequence[ReferenceAnswer], path: Path) -> None:
     tensors |= {f"{name}_lengths": torch.tensor([len(row) for row in rows]) for name, rows in ids.items()}
     tensors["top_ids"] = torch.cat([a.top_ids for a in answers])
     tensors["top_logprobs"] = torch.cat([a.top_logprobs for a in answers])
-    partial = unfinished(path)
-    with writing(path):
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
-        sync_file(partial)
-        partial.replace(path)
-        sync_folder(path.parent)
+    write_tensors(path, tensors)
 
 
 def load_answers(path: Path) -> list[ReferenceAnswer]:

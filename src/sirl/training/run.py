@@ -312,8 +312,10 @@ def save_hardened(trainer: Any, tokenizer: Any, target: Path) -> None:
             with writing(adapter):
                 model.save_pretrained(adapter)
                 sync_tree(adapter)
-            whole = load_model(str(adapter), dtype=model.dtype, place=False) if is_quantised(model) else None
-            model = whole or merge_layers(model)
+            if is_quantised(model):
+                model = load_model(str(adapter), dtype=model.dtype, place=False)
+            else:
+                model = merge_layers(model)
         export_model(_plain(model), tokenizer, target)
     log.info("hardened model on %s: %s", default_device(), target)
 
