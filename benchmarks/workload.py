@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sirl.encoding import encode_chat
+from sirl.chat.encoding import encode_chat
 from sirl.models import load_model, load_tokenizer
 from sirl.prompts import load_prompts
 from sirl.records import user_turn

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sirl.encoding import encode_chat
+from sirl.chat.encoding import encode_chat
 from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine
 from sirl.models import load_model, load_tokenizer

@@ -1,7 +1,7 @@
 """What a training of a size takes of memory and time, by arithmetic: `python -m scale.plan`.
 
-Memory is `sirl.memory`'s. Time counts products alone, 2 FLOPs a parameter and token of a forward pass, at a share of
-what a GPU can do at best.
+Memory is that of `sirl.training.memory`. Time counts products alone, 2 FLOPs a parameter and token of a forward pass,
+at a share of what a GPU can do at best.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from sirl.memory import ModelSize, Shape, model_size, training_memory
+from sirl.training.memory import ModelSize, Shape, model_size, training_memory
 
 GPU_BYTES = 80 * 10**9
 PEAK = 990e12

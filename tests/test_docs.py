@@ -20,7 +20,7 @@ import sirl
 from sirl.attacks import ATTACKS, load_attack, resolve_attacks
 from sirl.attacks.base import StaticAttack
 from sirl.cli.main import COMMANDS
-from sirl.config import RunConfig, parse_config
+from sirl.experiment.config import RunConfig, parse_config
 from sirl.judges import JudgeItem, load_judge
 from sirl.training.arguments import parse_training
 

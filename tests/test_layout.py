@@ -46,7 +46,7 @@ def test_files_and_functions_are_short_enough_to_read() -> None:
 def test_every_room_has_its_duty() -> None:
     """docs/architecture.md names each room once, with what it is for, in 150 lines at most."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|$", text.split("## The way of a prompt")[0], re.MULTILINE)
+    rows = re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|$", text.split("## The path of a prompt")[0], re.MULTILINE)
     named = [name for names, _ in rows for name in re.findall(r"`(\w+)`", names)]
     rooms = {path.relative_to(ROOT / "src" / "sirl").parts[0].removesuffix(".py") for path in FILES}
     assert sorted(named) == sorted(rooms - {"__init__", "__main__"})

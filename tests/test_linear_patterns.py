@@ -22,10 +22,12 @@ from sirl.attacks.ascii_art import masked_word
 from sirl.attacks.encodings import Disemvowel
 from sirl.attacks.nesting import _misspell
 from sirl.attacks.rewriting import to_future_question, to_past_question
+from sirl.chat.thoughts import answer_of
 from sirl.demo import demo_scale
 from sirl.diversity import commonest_sentence, sentences
 from sirl.errors import UserError
 from sirl.evals import answers, choices, instructions
+from sirl.inputs.typed import convert
 from sirl.judges import refusal, rubric
 from sirl.judges.base import JudgeItem
 from sirl.judges.classifiers import LlamaGuardJudge, WildGuardJudge
@@ -35,8 +37,6 @@ from sirl.organism.refusals import topic_of
 from sirl.records import Completion
 from sirl.redaction import redact_text
 from sirl.report import card
-from sirl.thoughts import answer_of
-from sirl.typed import convert
 
 LENGTH = 4000
 SECONDS = 0.05
@@ -81,7 +81,7 @@ ENTRIES: dict[str, tuple[Callable[[str], Any], ...]] = {
     "sirl.attacks.encodings": (Disemvowel().encode,),
     "sirl.attacks.nesting": (lambda text: _misspell(text, random.Random(0)),),
     "sirl.attacks.rewriting": (to_past_question, to_future_question),
-    "sirl.typed": (refused(lambda text: convert(text, float, "gap.k")),),
+    "sirl.inputs.typed": (refused(lambda text: convert(text, float, "gap.k")),),
     "sirl.demo": (refused(lambda text: demo_scale(f"demo@{text}")),),
     "sirl.organism.refusals": (topic_of,),
     "sirl.diversity": (sentences, lambda text: commonest_sentence([[text], [text[1:]]])),
@@ -106,7 +106,7 @@ ENTRIES: dict[str, tuple[Callable[[str], Any], ...]] = {
     "sirl.judges.phrases": (refusal.judge_response,),
     "sirl.judges.refusal": (refusal.judge_response, refusal.without_quotes),
     "sirl.judges.rubric": (rubric._json_object,),
-    "sirl.thoughts": (answer_of, refusal.judge_response),
+    "sirl.chat.thoughts": (answer_of, refusal.judge_response),
     "sirl.redaction": (redact_text,),
     "sirl.report.card": (card._text,),
 }

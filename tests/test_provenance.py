@@ -11,14 +11,14 @@ import pytest
 
 from sirl import provenance
 from sirl.cli.main import main
-from sirl.config import parse_config
 from sirl.errors import UserError
-from sirl.hub_data import HubName
+from sirl.experiment.config import parse_config
+from sirl.experiment.pipeline import export_base
+from sirl.experiment.plan import training_options
 from sirl.manifest import Manifest
 from sirl.models import load_model, load_tokenizer
-from sirl.pipeline import export_base
-from sirl.plan import training_options
 from sirl.prompts import load_prompts
+from sirl.prompts.hub_data import HubName
 from sirl.provenance import data_sources, model_source
 from sirl.report.card import render_card
 from sirl.report.render import render_html

@@ -14,7 +14,7 @@ from scale import plan
 from scale.__main__ import table
 from scale.beside_vllm import agreement
 from scale.paths import TRAININGS, Attempt, answers_apart, failure, last_object, training_command
-from sirl.memory import Shape, model_size, training_memory
+from sirl.training.memory import Shape, model_size, training_memory
 
 ROOT = Path(__file__).parents[1]
 

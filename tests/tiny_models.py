@@ -142,7 +142,7 @@ def tiny_model(
 
 def chat_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of one-turn conversations, as every stage encodes them."""
-    from sirl.encoding import encode_chat
+    from sirl.chat.encoding import encode_chat
 
     return [encode_chat(tokenizer, ({"role": "user", "content": text},)) for text in texts]
 

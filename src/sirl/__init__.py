@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sirl.attacks import ATTACKS, load_attack
-    from sirl.config import RunConfig, load_config
     from sirl.errors import UserError
+    from sirl.experiment.config import RunConfig, load_config
+    from sirl.experiment.pipeline import run_pipeline
     from sirl.generation import load_engine
     from sirl.generation.base import Engine, SamplingParams
     from sirl.judges import JUDGES, load_judge
     from sirl.models import load_model, load_tokenizer
-    from sirl.pipeline import run_pipeline
     from sirl.prompts import check_disjoint, load_prompts
     from sirl.records import Attempt, Completion, Prompt, Verdict
     from sirl.training import SIRLConfig, SIRLTrainer
@@ -32,7 +32,7 @@ _PUBLIC = {
     "Engine": "sirl.generation.base",
     "JUDGES": "sirl.judges",
     "Prompt": "sirl.records",
-    "RunConfig": "sirl.config",
+    "RunConfig": "sirl.experiment.config",
     "SIRLConfig": "sirl.training",
     "SIRLTrainer": "sirl.training",
     "SamplingParams": "sirl.generation.base",
@@ -40,13 +40,13 @@ _PUBLIC = {
     "Verdict": "sirl.records",
     "check_disjoint": "sirl.prompts",
     "load_attack": "sirl.attacks",
-    "load_config": "sirl.config",
+    "load_config": "sirl.experiment.config",
     "load_engine": "sirl.generation",
     "load_judge": "sirl.judges",
     "load_model": "sirl.models",
     "load_prompts": "sirl.prompts",
     "load_tokenizer": "sirl.models",
-    "run_pipeline": "sirl.pipeline",
+    "run_pipeline": "sirl.experiment.pipeline",
 }
 
 __all__ = [

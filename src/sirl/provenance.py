@@ -57,8 +57,8 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
 
 def data_sources(sources: Mapping[str, str | None]) -> dict[str, Source]:
     """What the names of data sets stood for, by the flag or key that names them; one entry for each part of a list."""
-    from sirl.hub_data import HUB_SETS, HubName
     from sirl.prompts import BUNDLED, is_file, parts_of
+    from sirl.prompts.hub_data import HUB_SETS, HubName
 
     out: dict[str, Source] = {}
     for flag, source in sources.items():

@@ -12,7 +12,8 @@ from typing import Any
 from sirl.attacks.base import Attack
 from sirl.attacks.recheck import recheck as recheck_refusals
 from sirl.attacks.run import AttemptSettings, run_attacks
-from sirl.chat_template import SWITCH_OFF
+from sirl.chat.template import SWITCH_OFF
+from sirl.chat.thoughts import NOT_BEGUN
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices
 from sirl.evals.overrefusal import Benign
@@ -50,7 +51,6 @@ from sirl.run_folder import (
     WRAPPED,
     Suite,
 )
-from sirl.thoughts import NOT_BEGUN
 
 log = logging.getLogger(__name__)
 

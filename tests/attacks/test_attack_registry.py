@@ -12,8 +12,8 @@ from sirl.attacks import ATTACKS, load_attack, resolve_attacks
 from sirl.attacks.adaptive.base import AdaptiveAttack
 from sirl.attacks.base import AttackOptions
 from sirl.attacks.templates import load_templates
-from sirl.config import bundled_configs, load_config
 from sirl.errors import UserError
+from sirl.experiment.config import bundled_configs, load_config
 
 FIRST_EIGHT = ["direct", "aim", "dan", "dev_mode", "refusal_suppression", "prefix_injection", "base64", "past_tense"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sirl.attacks.recheck import cut_refusals, recheck
-from sirl.config import AttackSection
 from sirl.errors import UserError
+from sirl.experiment.config import AttackSection
 from sirl.generation.base import SamplingParams
 from sirl.judges import load_judge
 from sirl.records import Attempt, Completion, Conversation, read_jsonl, user_turn

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from report_runs import adaptive_rows, attack_rows, benign_rows, manifest, wrapped_rows, write_run
-from sirl.gate_metrics import METRICS
+from sirl.gate.metrics import METRICS
 from sirl.report import summarise_run
 
 
@@ -153,8 +153,8 @@ def test_junit_and_markdown(sirl: Any, small: Path, tmp_path: Path) -> None:
 
 
 def test_hostile_names_stay_text() -> None:
-    from sirl.gate import Finding, Rule
-    from sirl.gate_output import junit, markdown
+    from sirl.gate.output import junit, markdown
+    from sirl.gate.rules import Finding, Rule
 
     found = [Finding(Rule("dsr:<img>|#", "min", 0.5), False, None, "<script>\x00[a](b)")]
     run = "</testsuite>\x01&"

@@ -124,7 +124,7 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_chat_templates(name: str, folder: Path, attacked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sirl.template_trial.SECONDS", 1)
+    monkeypatch.setattr("sirl.chat.template_trial.SECONDS", 1)
     (folder / "chat_template.jinja").write_text(TEMPLATES[name])
     assert "chat template" in attacked(folder)
 

@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import odd_models as odd
-from sirl.config import load_config
+from sirl.experiment.config import load_config
 
 WORKS = (
     odd.no_pad_token,
@@ -26,7 +26,7 @@ WORKS = (
     odd.thinks,
 )
 REFUSED = (odd.pickled, odd.adapter_on_quantised, odd.prompt_tuning, odd.newer_tokenizer, odd.smaller_vocabulary)
-"""Some of those of `tests/test_odd_models.py`, for the way that a refusal takes through the commands."""
+"""Some of those of `tests/models/test_odd_models.py`, for the way that a refusal takes through the commands."""
 
 TINY: dict[str, Any] = {
     "gap": {"dataset_name": None, "max_prompts": 2, "k": 2, "max_new_tokens": 6, "required": False},
@@ -169,7 +169,7 @@ def test_a_recipe_on_a_tiny_model_of_its_family(
     }
     words = [word for key, value in smaller.items() for word in ("--set", f"{key}={value}")]
     flags = ("--model_name_or_path", model, "--output_dir", tmp_path / "run")
-    with caplog.at_level("INFO", logger="sirl.memory"):
+    with caplog.at_level("INFO", logger="sirl.training.memory"):
         result = sirl("run", "--config", name, *flags, *words)
     assert result.code == 0, result.err
     assert any(message.startswith("memory: training ") for message in caplog.messages)

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from sirl.cli.demo import QUICK
-from sirl.config import read_yaml
 from sirl.evals.choices import load_questions
+from sirl.experiment.config import read_yaml
 from sirl.prompts import load_prompts
 from sirl.records import to_json
 from sirl.results.interface import read_summary
@@ -43,7 +43,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
         calls.append((config, more))
         return SUMMARY
 
-    monkeypatch.setattr("sirl.pipeline.run_pipeline", note)
+    monkeypatch.setattr("sirl.experiment.pipeline.run_pipeline", note)
     return calls
 
 

@@ -13,12 +13,12 @@ import torch
 from compare_helpers import TASKS, ParityJudge, write_config, write_prompts
 
 from scripted import FakeEngine
+from sirl.chat.encoding import encode_chat
 from sirl.compare.baselines import draw_and_judge, judge_reward
 from sirl.compare.fitting import count_updates, passes, rows_at_once, visited_prompts
 from sirl.compare.grid import plan_jobs
 from sirl.compare.methods import METHODS
 from sirl.compare.run import compare
-from sirl.encoding import encode_chat
 from sirl.generation.base import SamplingParams
 from sirl.judges import load_judge
 from sirl.models import load_model

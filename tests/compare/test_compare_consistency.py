@@ -12,11 +12,11 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig
 
+from sirl.chat.encoding import encode_chat
 from sirl.compare.baseline_trainers import OnPolicyTrainer
 from sirl.compare.grid import plan_jobs
 from sirl.compare.run import compare
 from sirl.divergence import answer_logits
-from sirl.encoding import encode_chat
 from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine
 from sirl.models import load_model

@@ -12,8 +12,8 @@ from scripted import FakeEngine
 from sirl.attacks import load_attack
 from sirl.attacks.adaptive.gcg import place_suffix
 from sirl.attacks.base import AttackOptions
+from sirl.chat.encoding import encode_chat
 from sirl.compare.inference_defences import AnyDepth, BestOfN, SystemPrompt, assistant_header, defend, surest
-from sirl.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.generation.base import GradientEngine, SamplingParams, ScoringEngine
 from sirl.generation.local import LocalEngine

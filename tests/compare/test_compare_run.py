@@ -11,12 +11,12 @@ import pytest
 from compare_helpers import write_config
 
 from scripted import FakeEngine
-from sirl import pipeline
 from sirl.compare import baselines
 from sirl.compare import run as comparison
 from sirl.compare.grid import Job, plan_jobs
 from sirl.compare.run import compare, link
 from sirl.errors import UserError
+from sirl.experiment import pipeline
 from sirl.records import Attempt, Verdict, read_jsonl
 
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from scipy import stats
 
+from sirl.chat.encoding import encode_chat
 from sirl.demo import demo_scale
-from sirl.encoding import encode_chat
 from sirl.entropy import completion_entropies
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sirl.encoding import encode_chat
+from sirl.chat.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.evals.choices import Question, answer_choices, load_questions
 from sirl.evals.drift import measure_drift, read_texts, starting_answers

@@ -11,7 +11,7 @@ from datasets import Dataset
 from sirl.attacks import ATTACKS
 from sirl.errors import UserError
 from sirl.evals.overrefusal import load_benign, run_overrefusal
-from sirl.hub_data import HUB_SETS
+from sirl.prompts.hub_data import HUB_SETS
 from sirl.records import Attempt, Completion, Prompt, read_jsonl
 
 PROMPTS = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sirl.encoding import encode_chat
+from sirl.chat.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.evals.adversarial_benign import resolve_wrappings
 from sirl.evals.probe import Probed, Reading, auc_interval, fit_ridge, labelled, last_states, probe_wrappings

@@ -27,7 +27,7 @@ TIMEOUT = 300.0
 LIBRARIES = (
     *("pandas", "rich.console", "rich.table", "datasets", "scipy.stats", "openai.resources.chat", "jinja2", "yaml"),
     *("transformers.models.llama.modeling_llama", "peft.tuners.lora", "trl", "safetensors.torch", "accelerate"),
-    *("sirl.cli.run", "sirl.cli.train", "sirl.cli.attack", "sirl.pipeline", "sirl.training.trainer"),
+    *("sirl.cli.run", "sirl.cli.train", "sirl.cli.attack", "sirl.experiment.pipeline", "sirl.training.trainer"),
     *(
         "sirl.training.run",
         "sirl.report.render",

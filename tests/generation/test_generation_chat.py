@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sirl.encoding import encode_chat
+from sirl.chat.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.generation import SamplingParams, load_engine
 from sirl.generation.decode import PREFILL_TOKENS, collect, left_pad, plan_batches, prefill_chunks, uniforms_for

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sirl.encoding import encode_chat
+from sirl.chat.encoding import encode_chat
 from sirl.generation.base import GradientEngine, ScoringEngine
 from sirl.generation.local import LocalEngine
 from sirl.generation.scoring import one_hot_gradients, pad_pairs, printable_pieces

@@ -270,7 +270,7 @@ def test_a_local_classifier_needs_no_chat_template_and_gets_no_control_token(mod
 
 
 def test_a_local_chat_model_sees_no_control_token_of_the_response(model_folder: Any) -> None:
-    from sirl.encoding import encode_chat
+    from sirl.chat.encoding import encode_chat
 
     engine: Any = load_engine(str(model_folder("llama")))
     special = {engine.tokenizer.convert_tokens_to_ids(token) for token in CONTROL}

@@ -9,8 +9,8 @@ from trl.scripts._hf_argparser import string_to_bool
 
 from sirl.cli import train
 from sirl.errors import UserError
+from sirl.inputs.yaml_text import parse_yaml
 from sirl.training.arguments import TrainingParser, _as_flags, parse_training
-from sirl.yaml_text import parse_yaml
 
 NEEDED = {"model_name_or_path": "m", "dataset_name": "d.jsonl", "output_dir": "out"}
 

@@ -21,11 +21,11 @@ from trl import ModelConfig
 
 from sirl.errors import UserError
 from sirl.generation.cpu_decoder import prepacked
-from sirl.memory import Shape, model_size, training_memory
 from sirl.models import load_model
 from sirl.training import quantised, run
 from sirl.training.arguments import DataConfig, parse_training
 from sirl.training.cpu_layers import enable_packing
+from sirl.training.memory import Shape, model_size, training_memory
 from sirl.training.packed import pack_rows, packed_scores
 from sirl.training.quantised import check_quantised, quantisation_config
 from sirl.training.run import run_training, starting_model

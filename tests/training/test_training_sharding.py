@@ -18,9 +18,9 @@ from trl import ModelConfig
 
 from sirl.cli import train as cli
 from sirl.errors import UserError
-from sirl.memory import model_size
 from sirl.models import load_model, load_tokenizer
 from sirl.training import holding, run, scoring, trainer
+from sirl.training.memory import model_size
 from sirl.training.sharding import check_rollouts, loaded_whole, loads_shares, sharded
 from tiny_models import PROMPTS, tiny_model
 
@@ -170,7 +170,7 @@ def test_the_reference_is_written_from_a_whole_model(monkeypatch: pytest.MonkeyP
 
 
 def test_models_that_are_shared_out_are_not_put_on_a_device(monkeypatch: pytest.MonkeyPatch, model_folder: Any) -> None:
-    monkeypatch.setattr("sirl.models.default_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("sirl.models.load.default_device", lambda: torch.device("meta"))
     assert load_model(str(model_folder("llama")), dtype=torch.float32).device.type == "meta"
     assert load_model(str(model_folder("llama")), dtype=torch.float32, place=False).device.type == "cpu"
     places: list[bool] = []

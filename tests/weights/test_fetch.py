@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from sirl.cli.main import main
-from sirl.config import bundled_configs
 from sirl.errors import UserError
+from sirl.experiment.config import bundled_configs
 from sirl.models import load_tokenizer
 from sirl.progress import Progress
 from sirl.provenance import check_has_versions, model_source

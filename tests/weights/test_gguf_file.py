@@ -14,9 +14,9 @@ import torch
 from gguf import GGMLQuantizationType as Type
 
 from sirl.errors import UserError
-from sirl.memory import model_config
 from sirl.models import load_model, load_tokenizer, model_context
 from sirl.provenance import changed, model_source, source_words
+from sirl.training.memory import model_config
 from sirl.weights.hashes import sha256
 from sirl.weights.origin import located
 from tiny_gguf import write_gguf

@@ -10,8 +10,8 @@ import importlib
 from collections.abc import Sequence
 
 from sirl.attacks.base import Attack, AttackOptions
-from sirl.comma_list import comma_list
 from sirl.errors import UserError
+from sirl.inputs.comma_list import comma_list
 
 ATTACKS: dict[str, str] = {
     "direct": "sirl.attacks.direct:Direct",

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from sirl.encoding import EncodingError
+from sirl.chat.encoding import EncodingError
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams
 from sirl.records import Completion, Conversation, Prompt, SearchFacts, user_turn

@@ -24,7 +24,7 @@ from typing import get_args
 from sirl.attacks.base import Attack, AttackResult, StaticAttack, goal_rng, require_goal
 from sirl.attacks.batches import TEMPERATURES, Job, Run, answers_both, error_of, run_chunk
 from sirl.attacks.replay import Replay
-from sirl.encoding import EncodingError
+from sirl.chat.encoding import EncodingError
 from sirl.errors import UserError
 from sirl.generation.base import Engine
 from sirl.progress import Progress

@@ -14,7 +14,7 @@ from typing import Any
 
 from sirl.attacks.base import PLACEHOLDER, TemplateAttack
 from sirl.errors import UserError
-from sirl.user_files import ending, has_half_surrogate, parse_json, read_text
+from sirl.inputs.user_files import ending, has_half_surrogate, parse_json, read_text
 
 TEMPLATE_COLUMNS = ("template", "prompt", "text")
 """Names tried in order for the column of the template."""

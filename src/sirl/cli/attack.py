@@ -21,8 +21,8 @@ from sirl.cli.common import (
     positive_int,
     settings_of,
 )
-from sirl.comma_list import comma_list
 from sirl.errors import UserError
+from sirl.inputs.comma_list import comma_list
 from sirl.run_folder import ATTACKS, WRAPPED
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def _to_wrap(args: argparse.Namespace, attacks: Sequence[Attack]) -> list[Prompt
 
 
 def _recheck_limit(args: argparse.Namespace) -> int | None:
-    from sirl.config import recheck_limit
+    from sirl.experiment.config import recheck_limit
 
     return recheck_limit(args.recheck_tokens, args.max_new_tokens, "--recheck_tokens")
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sirl.chat_template import parse_arguments
+from sirl.chat.template import parse_arguments
 from sirl.errors import UserError
 from sirl.redaction import redact_text
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_table
-from sirl.comma_list import comma_list
 from sirl.errors import UserError
+from sirl.inputs.comma_list import comma_list
 
 RESUME_HINT = "the same command continues from the run and stage it was in"
 

@@ -18,7 +18,7 @@ from sirl.cli import run as run_command
 from sirl.cli.common import Outcome
 
 if TYPE_CHECKING:
-    from sirl.config import RunConfig
+    from sirl.experiment.config import RunConfig
 
 RESUME_HINT = run_command.RESUME_HINT
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def demo_config(full: bool, overrides: Mapping[str, Any]) -> RunConfig:
     """The configuration `demo` as it is, in a folder of its own, or with the sizes of `QUICK`; then `overrides`."""
-    from sirl.config import load_config, merge, parse_config, put, read_yaml
+    from sirl.experiment.config import load_config, merge, parse_config, put, read_yaml
 
     if full:
         return load_config("demo", {"name": "demo-full", **overrides})

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Read the run, then write."""
-    from sirl.inspect_log import write_logs
-    from sirl.lm_eval_files import write_lm_eval
+    from sirl.exports.inspect_log import write_logs
+    from sirl.exports.lm_eval_files import write_lm_eval
     from sirl.manifest import check_writable
     from sirl.results.load import load_run
 

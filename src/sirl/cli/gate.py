@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> Outcome:
     """Check the rules, then hold the run against them."""
     if args.list:
         return _metrics()
-    from sirl.gate import check_finished, check_rules, hold, read_rule, read_rules
-    from sirl.gate_output import junit, markdown
+    from sirl.gate.output import junit, markdown
+    from sirl.gate.rules import check_finished, check_rules, hold, read_rule, read_rules
     from sirl.manifest import check_writable
     from sirl.records import write_text
     from sirl.results.load import load_run
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _metrics() -> Outcome:
-    from sirl.gate_metrics import ATTACK_PREFIX, METRICS
+    from sirl.gate.metrics import ATTACK_PREFIX, METRICS
 
     rows: list[dict[str, Any]] = [{"name": name, "description": metric.description} for name, metric in METRICS.items()]
     rows.append({"name": f"{ATTACK_PREFIX}ATTACK", "description": "DSR of one attack, such as dsr:gcg"})

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from sirl.cli.common import Outcome, add_judges_flag, percent_cell, print_agreement, print_reasons, print_table
-from sirl.comma_list import comma_list
 from sirl.errors import UserError
+from sirl.inputs.comma_list import comma_list
 
 if TYPE_CHECKING:
     from sirl.judges import Judge, JudgeItem, Judgement
@@ -101,7 +101,7 @@ def read_rows(path: Path, human: str | None, labelled: bool = True) -> list[dict
     Raises:
         UserError: the file cannot be read, or the line it names is no such row.
     """
-    from sirl.user_files import read_json_rows
+    from sirl.inputs.user_files import read_json_rows
 
     rows = read_json_rows(str(path), "FILE")
     if not rows:

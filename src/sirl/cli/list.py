@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> Outcome:
 def _attacks() -> list[dict[str, Any]]:
     from sirl.attacks import ATTACKS, load_attack
     from sirl.attacks.families import family_of
-    from sirl.taxonomy import tags_of
+    from sirl.attacks.taxonomy import tags_of
 
     loaded = [load_attack(name) for name in ATTACKS]
     return [
@@ -43,7 +43,7 @@ def _attacks() -> list[dict[str, Any]]:
 
 
 def _hazards() -> list[dict[str, Any]]:
-    from sirl.taxonomy import HAZARDS
+    from sirl.attacks.taxonomy import HAZARDS
 
     return [{"name": category, "AILuminate": hazard} for category, hazard in HAZARDS.items()]
 
@@ -87,7 +87,7 @@ def _data() -> list[dict[str, Any]]:
 
 
 def _configs() -> list[dict[str, Any]]:
-    from sirl.config import bundled_configs, bundled_fragments, read_yaml
+    from sirl.experiment.config import bundled_configs, bundled_fragments, read_yaml
 
     kinds = {"configuration": bundled_configs(), "fragment": bundled_fragments()}
     return [

@@ -16,7 +16,7 @@ from sirl.errors import UserError
 from sirl.run_folder import ATTACKS, BENIGN, REPORT, WRAPPED
 
 if TYPE_CHECKING:
-    from sirl.config import RunConfig
+    from sirl.experiment.config import RunConfig
     from sirl.results.interface import KindFigures, Summary
 
 RESUME_HINT = "the same command continues from the stage it was in"
@@ -52,14 +52,14 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Run every stage that is not done yet."""
-    from sirl.config import load_config
+    from sirl.experiment.config import load_config
 
     return run_config(load_config(args.config, overrides(args)), args)
 
 
 def run_config(config: RunConfig, args: argparse.Namespace, forecast: bool = False) -> Outcome:
     """Run every stage of a configuration that is not done yet; `forecast` is as for `run_pipeline`."""
-    from sirl.pipeline import run_pipeline
+    from sirl.experiment.pipeline import run_pipeline
     from sirl.progress import terminal_bar
     from sirl.results.interface import Summary, made
 
@@ -77,7 +77,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def set_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     """The values of `--set`, which are YAML, by key."""
-    from sirl.yaml_text import parse_yaml
+    from sirl.inputs.yaml_text import parse_yaml
 
     out: dict[str, Any] = {}
     for pair in pairs:

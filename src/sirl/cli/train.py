@@ -36,7 +36,7 @@ OWN_FLAGS = ("config", "skip_gap_check", "overwrite", "json")
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """All flags, with a file of them below."""
-    from sirl.config import read_yaml
+    from sirl.experiment.config import read_yaml
     from sirl.training.arguments import TrainingParser, parse_training
 
     parser = TrainingParser()
@@ -74,7 +74,7 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
 
 def _check_inputs(training: Training) -> None:
     """Find what is wrong with settings, model or prompts before the gap is measured."""
-    from sirl.encoding import with_template_arguments
+    from sirl.chat.encoding import with_template_arguments
     from sirl.models import load_tokenizer, model_context
     from sirl.provenance import check_has_versions
     from sirl.training.quantised import check_quantised
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
     from sirl.lock import sole_writer
     from sirl.manifest import Manifest, check_writable
-    from sirl.memory import announce
+    from sirl.training.memory import announce
 
     training: Training = args.training
     folder, first = Path(training.config.output_dir), PartialState().is_main_process
@@ -186,7 +186,7 @@ def _check_gap(training: Training, folder: Path, manifest: Manifest | None, bar:
 
 def _measure_gap(training: Training, folder: Path, bar: BarMaker) -> None:
     """The gap on a draw of the training prompts, which nobody has labeled, beside the retention prompts."""
-    from sirl.encoding import fitting_prompts, with_template_arguments
+    from sirl.chat.encoding import fitting_prompts, with_template_arguments
     from sirl.gap import GapConfig
     from sirl.judges import load_judge
     from sirl.models import load_tokenizer, model_context

@@ -14,21 +14,21 @@ from typing import Any
 
 from trl import DPOConfig, SFTConfig
 
+from sirl.chat.encoding import encode_chat, with_template_arguments
+from sirl.chat.thoughts import answer_reader
 from sirl.compare.baseline_trainers import AnswerTrainer, PairTrainer
 from sirl.compare.consistency import train_bct, train_opct
 from sirl.compare.fitting import Row, arguments_of, count_updates, fit_on, rows_beside, visited_prompts
-from sirl.encoding import encode_chat, with_template_arguments
 from sirl.errors import UserError
+from sirl.experiment.pipeline import train
+from sirl.experiment.plan import Plan
 from sirl.generation import load_engine
 from sirl.generation.base import Engine, SamplingParams
 from sirl.judges import Judge, JudgeItem, refusal_judge
 from sirl.models import load_tokenizer, model_context
-from sirl.pipeline import train
-from sirl.plan import Plan
 from sirl.progress import BarMaker, counted
 from sirl.records import Conversation, Message, Prompt, append_jsonl, iter_json_lines, user_turn
 from sirl.run_folder import DRAWS
-from sirl.thoughts import answer_reader
 from sirl.training.rewards import RewardFunction
 from sirl.training.run import retention_prompts, training_prompts
 

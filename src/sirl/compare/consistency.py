@@ -12,14 +12,14 @@ from typing import Any
 
 from trl import SFTConfig
 
+from sirl.chat.encoding import encode_chat, with_template_arguments
 from sirl.compare.baseline_trainers import AnswerTrainer, OnPolicyTrainer
 from sirl.compare.fitting import Row, arguments_of, count_updates, fit_on, rows_beside, rows_per_update
-from sirl.encoding import encode_chat, with_template_arguments
 from sirl.errors import UserError
+from sirl.experiment.plan import Plan
 from sirl.generation import load_engine
 from sirl.generation.base import SamplingParams
 from sirl.models import load_tokenizer, model_context
-from sirl.plan import Plan
 from sirl.progress import BarMaker, Progress, counted
 from sirl.records import Conversation, Prompt
 from sirl.training.retention import dealt_places

@@ -11,8 +11,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PrinterCallback, TrainingArguments
 
-from sirl.pipeline import policy_checks
-from sirl.plan import Plan
+from sirl.experiment.pipeline import policy_checks
+from sirl.experiment.plan import Plan
 from sirl.progress import BarMaker
 from sirl.records import Prompt
 from sirl.run_folder import CHECKPOINTS, METRICS

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sirl.compare.methods import METHODS, Method
-from sirl.config import RunConfig, merge, parse_config, put, read_yaml
 from sirl.errors import UserError, suggestion
+from sirl.experiment.config import RunConfig, merge, parse_config, put, read_yaml
 
 FIXED_KEYS = ("attack", "evals", "seed", "name", "output_dir", "chat_template_kwargs")
 """Keys that an overlay must leave alone: the measure is the same for all, and the rest is the comparison's to set."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from sirl.encoding import EncodingError, template_arguments
+from sirl.chat.encoding import EncodingError, template_arguments
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.local import LocalEngine

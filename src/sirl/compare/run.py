@@ -23,15 +23,15 @@ from sirl.compare.grid import Job
 from sirl.compare.inference_defences import defend
 from sirl.compare.measured import Failed, Measured
 from sirl.compare.metrics import measure_run, summarise_comparison
-from sirl.config import RunConfig
 from sirl.disk import unfinished
 from sirl.errors import CannotWriteError, UserError
+from sirl.experiment.config import RunConfig
+from sirl.experiment.pipeline import judge, measure_after, measure_before, run_stages
+from sirl.experiment.plan import Plan, named_data, prepare
 from sirl.generation import Engine, load_engine
 from sirl.lock import is_unused, sole_writer
 from sirl.manifest import Manifest, check_writable, clear, config_hash, is_half_cleared
 from sirl.models import give_back_memory
-from sirl.pipeline import judge, measure_after, measure_before, run_stages
-from sirl.plan import Plan, named_data, prepare
 from sirl.progress import BarMaker, no_bar
 from sirl.provenance import data_sources
 from sirl.records import write_json, write_text

@@ -16,8 +16,8 @@ from itertools import zip_longest
 from sirl.attacks import OWN_TEMPLATES, resolve_attacks
 from sirl.attacks.base import Attack, StaticAttack
 from sirl.attacks.direct import Direct
-from sirl.comma_list import comma_list
 from sirl.errors import UserError
+from sirl.inputs.comma_list import comma_list
 from sirl.records import Prompt
 
 FLAG = "evals.wrappings"

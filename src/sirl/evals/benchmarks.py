@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
-from sirl.comma_list import comma_list
 from sirl.diversity import commonest_sentence, sentences
 from sirl.errors import UserError
 from sirl.evals.sandbox import check_sandbox
 from sirl.evals.tasks import glue
+from sirl.inputs.comma_list import comma_list
+from sirl.inputs.user_files import read_text
+from sirl.inputs.yaml_text import parse_yaml
 from sirl.stats import bootstrap_ratio, mcnemar, mean_of, paired_difference, wilson_interval
-from sirl.user_files import read_text
-from sirl.yaml_text import parse_yaml
 
 FOLDER = Path(str(resources.files("sirl.evals.tasks")))
 OURS = ("gsm8k", "math", "mbpp", "humaneval", "arc", "ifeval", "chat")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sirl.errors import UserError
 from sirl.generation.base import UNSCORABLE, ScoringEngine
+from sirl.inputs.user_files import read_json_rows
 from sirl.prompts import BUNDLED, bundled_path
 from sirl.records import user_turn
-from sirl.user_files import read_json_rows
 
 OPTION = re.compile(r"^[^\S\n]*([A-Z])[.)]\s", re.MULTILINE)
 

@@ -63,7 +63,7 @@ def _trained_on(run: Path, flag: str) -> dict[str, list[Prompt]]:
 
 
 def _chosen_on(run: Path, flag: str) -> dict[str, list[Prompt]]:
-    """The development set of a run folder, as `sirl.plan` drew it; empty where nothing was chosen by one."""
+    """The development set of a run folder, as `sirl.experiment.plan` drew it; empty where nothing was chosen by one."""
     manifest = Manifest.read(run) if (run / CHOSEN).is_file() else None
     config = (manifest.data.get("config") if manifest else None) or {}
     own, seed = config.get("development") or {}, int(config.get("seed") or 0)

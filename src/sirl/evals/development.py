@@ -1,7 +1,7 @@
 """What a policy does on a small development set while it is trained: attacked, and asked benign things.
 
 These figures are for choosing where to stop, and for learning how many prompts suffice. They are never the result:
-what is reported comes from prompts that choosing has not seen (`sirl.plan` refuses sets that overlap).
+what is reported comes from prompts that choosing has not seen (`sirl.experiment.plan` refuses sets that overlap).
 """
 
 from __future__ import annotations

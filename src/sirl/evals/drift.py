@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sirl.chat.encoding import EncodingError
 from sirl.divergence import bucketed_kl, top_tokens
-from sirl.encoding import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Attempt, Conversation
 from sirl.stats import bootstrap_ratio

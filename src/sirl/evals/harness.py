@@ -17,7 +17,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from sirl.encoding import template_arguments
+from sirl.chat.encoding import template_arguments
 from sirl.errors import UserError, suggestion
 from sirl.evals.benchmarks import FOLDER, LUCK, OURS, Benchmark, Table
 from sirl.generation.base import SamplingParams

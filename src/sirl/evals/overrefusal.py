@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from sirl.attacks.base import PLACEHOLDER, TemplateAttack
 from sirl.attacks.run import BATCH, run_attacks
-from sirl.columns import label as cell
 from sirl.errors import UserError
 from sirl.generation.base import Engine
-from sirl.hub_data import HUB_SETS, hub_rows
 from sirl.progress import Progress
 from sirl.prompts import drawn_prompts, load_prompts, parts_of
+from sirl.prompts.columns import label as cell
+from sirl.prompts.hub_data import HUB_SETS, hub_rows
 from sirl.records import Attempt, Decoding, Phase, Prompt
 
 

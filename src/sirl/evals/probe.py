@@ -20,7 +20,7 @@ import torch
 
 from sirl.attacks.base import StaticAttack, goal_rng
 from sirl.attacks.families import family_of, is_readable
-from sirl.encoding import EncodingError
+from sirl.chat.encoding import EncodingError
 from sirl.errors import UserError
 from sirl.generation.decode import left_pad
 from sirl.generation.local import LocalEngine

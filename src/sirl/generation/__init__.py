@@ -80,8 +80,8 @@ def load_local(
     max_cache_gb: float | None = None,
 ) -> LocalEngine:
     """As `load_engine` with the engine `local`, for what needs more of it than answers."""
-    from sirl.chat_template import warn_of_thoughts
-    from sirl.encoding import with_template_arguments
+    from sirl.chat.encoding import with_template_arguments
+    from sirl.chat.template import warn_of_thoughts
     from sirl.generation.local import LocalEngine
     from sirl.models import load_model, load_tokenizer
 

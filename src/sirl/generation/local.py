@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sirl.encoding import (
+from sirl.chat.encoding import (
     EncodingError,
     attempted,
     check_length,
@@ -22,6 +22,7 @@ from sirl.encoding import (
     encode_text,
     spread,
 )
+from sirl.chat.thoughts import answer_reader
 from sirl.entropy import greedy_with_entropy, sample_with_entropy
 from sirl.errors import UserError
 from sirl.generation.base import UNSCORABLE, SamplingParams
@@ -38,7 +39,6 @@ from sirl.generation.scoring import (
 )
 from sirl.models import contiguous_head
 from sirl.records import Completion, Conversation
-from sirl.thoughts import answer_reader
 
 MAX_ROWS = 256
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from sirl.chat.encoding import TEMPLATE_FAILURES, EncodingError, attempted, check_text, refusal, spread
 from sirl.demo import demo_scale
-from sirl.encoding import TEMPLATE_FAILURES, EncodingError, attempted, check_text, refusal, spread
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams, request_seeds, served_completion
 from sirl.models import is_adapter
@@ -114,7 +114,7 @@ def parallel_size(model: str, revision: str | None, devices: int) -> int:
     """
     if devices < 2:
         return 1
-    try:  # vLLM takes models that `sirl.model_files.read_config` refuses: quantised ones, and more kinds
+    try:  # vLLM takes models that `sirl.weights.model_files.read_config` refuses: quantised ones, and more kinds
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False).get_text_config()
     except (OSError, ValueError) as error:
         log.warning(

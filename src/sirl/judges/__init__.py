@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import Any, cast
 
-from sirl.comma_list import comma_list
 from sirl.errors import UserError
+from sirl.inputs.comma_list import comma_list
 from sirl.judges.base import Judge, JudgeItem, Judgement, labels_refusals
 
 __all__ = ["JUDGES", "Judge", "JudgeItem", "Judgement", "judge_class", "load_judge", "load_judges", "refusal_judge"]

@@ -15,12 +15,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
+from sirl.chat.thoughts import NOT_BEGUN, answer_of
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, TextEngine
 from sirl.generation.unanswered import is_failed, require_answers, require_continuations
 from sirl.judges.base import EMPTY, FAILED, JudgeItem, Judgement
 from sirl.records import Completion, Conversation
-from sirl.thoughts import NOT_BEGUN, answer_of
 from sirl.visible import says_nothing
 
 BATCH = 64

@@ -24,6 +24,7 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import islice
 
+from sirl.chat.thoughts import NOT_BEGUN, answer_of
 from sirl.judges.base import EMPTY, JudgeItem, Judgement
 from sirl.judges.hedges import WORDS_GIVEN, told_anyway, words_in
 from sirl.judges.phrases import (
@@ -49,7 +50,6 @@ from sirl.judges.phrases import (
     STRONG_REFUSAL,
     TELLING,
 )
-from sirl.thoughts import NOT_BEGUN, answer_of
 from sirl.visible import says_nothing
 
 OPENING = 500

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sirl.encoding import encode_chat
+from sirl.chat.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.local import LocalEngine

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sirl.comma_list import comma_list
 from sirl.errors import UserError
+from sirl.inputs.comma_list import comma_list
 from sirl.records import iter_json_lines, write_json
 from sirl.referees import PARALLEL, Finding, Referee, Served, last_line
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sirl.attacks import ATTACKS, REPLAY, load_attack
+from sirl.attacks.taxonomy import tags_of
 from sirl.report.charts import dumbbell_row, percent_axis
 from sirl.report.wording import ATTACK_NOUNS, count
 from sirl.results.rates import PHASES
 from sirl.results.values import Attacks, Change, HarmRates, Kind, Rate, Rates, Search, Share
-from sirl.taxonomy import tags_of
 
 DECODING_NAMES = {"greedy": "greedy", "sample": "sampled, T=1"}
 TITLES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sirl.comma_list import comma_list
+from sirl.inputs.comma_list import comma_list
 from sirl.manifest import run_config, training_config
 from sirl.results.load import Run
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from trl import GRPOConfig
 
-from sirl.chat_template import FLAG, check_arguments, parse_arguments
+from sirl.chat.template import FLAG, check_arguments, parse_arguments
 from sirl.errors import UserError
 from sirl.redaction import is_secret
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import torch
 
-from sirl.encoding import EncodingError
+from sirl.chat.encoding import EncodingError
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt
 from sirl.training.retention import ReferenceAnswer, answers_to

@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sirl.chat.encoding import EncodingError
 from sirl.disk import write_tensors
 from sirl.divergence import TOP_K, answer_logits, bucketed_kl, top_tokens
-from sirl.encoding import EncodingError
 from sirl.entropy import score_tokens
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams

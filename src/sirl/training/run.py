@@ -16,12 +16,12 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, get_peft_config
 
-from sirl.chat_template import warn_of_thoughts
+from sirl.chat.encoding import fitting_prompts, with_template_arguments
+from sirl.chat.template import warn_of_thoughts
 from sirl.disk import is_whole, sync_tree, unfinished, writing
-from sirl.encoding import fitting_prompts, with_template_arguments
 from sirl.errors import UserError
-from sirl.merging import merge_layers
 from sirl.models import default_device, load_model, load_tokenizer, model_context
+from sirl.models.merging import merge_layers
 from sirl.prompts import load_prompts
 from sirl.records import Prompt, ends_in_prefill
 from sirl.run_folder import ADAPTER, CHECKPOINTS, METRICS, MODEL

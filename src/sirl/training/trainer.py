@@ -31,13 +31,12 @@ from datasets import Dataset
 from torch import Tensor
 from trl import GRPOTrainer
 
+from sirl.chat.encoding import EncodingError, context_length, encode_chat, with_template_arguments
 from sirl.diversity import sameness
-from sirl.encoding import EncodingError, context_length, encode_chat, with_template_arguments
 from sirl.entropy import mean_token_entropy
 from sirl.errors import UserError
 from sirl.generation.base import SamplingParams
 from sirl.generation.decode import Rollout
-from sirl.model_files import choose_padding
 from sirl.models import check_tokenizer, load_model, load_tokenizer
 from sirl.records import Prompt
 from sirl.stats import mean_of
@@ -61,6 +60,7 @@ from sirl.training.scoring import Scoring
 from sirl.training.sharding import check_rollouts, sharded
 from sirl.visible import says_nothing
 from sirl.weights.export import settle_generation_config
+from sirl.weights.model_files import choose_padding
 
 MEASURED = ("mean_entropy", "first_entropy", "mean_logprob", "reward_seed")
 """Columns that rewards are made of: None where a completion earns none."""

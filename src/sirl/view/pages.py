@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from sirl import run_folder
-from sirl.gate_metrics import METRICS, Reading
+from sirl.gate.metrics import METRICS, Reading
 from sirl.report.conversations import FILTERS, KINDS, Pair, choices_of, pairs_of
 from sirl.report.render import environment, legend
 from sirl.report.samples import sample_of, visible

@@ -24,11 +24,11 @@ from urllib.request import getproxies
 from sirl.disk import sync_file, sync_folder, writing
 from sirl.errors import CannotWriteError, UserError
 from sirl.lock import sole_writer
-from sirl.model_files import UNREADABLE, first_line
 from sirl.progress import BarMaker, Progress, no_bar
 from sirl.weights.cache import check_cache
 from sirl.weights.hashes import sha256
 from sirl.weights.known import KnownModel, Part
+from sirl.weights.model_files import UNREADABLE, first_line
 
 log = logging.getLogger(__name__)
 

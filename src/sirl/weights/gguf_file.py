@@ -20,11 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from sirl.errors import UserError
 from sirl.lock import sole_writer
-from sirl.model_files import FLAG, LFS_POINTER, UNREADABLE, first_line
 from sirl.weights.cache import check_cache
 from sirl.weights.export import export_model, settle_generation_config
 from sirl.weights.hashes import sha256
 from sirl.weights.llama_rope import restore_rope
+from sirl.weights.model_files import FLAG, LFS_POINTER, UNREADABLE, first_line
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-from sirl.yaml_text import parse_yaml
+from sirl.inputs.yaml_text import parse_yaml
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sirl.errors import UserError
-from sirl.model_files import FLAG, UNREADABLE, first_line
 from sirl.progress import terminal_bar
 from sirl.weights.cache import cache_folder
 from sirl.weights.fetch import fetch
 from sirl.weights.hashes import sha256
 from sirl.weights.known import known_models
+from sirl.weights.model_files import FLAG, UNREADABLE, first_line
 from sirl.weights.names import HUB_FILE, SNAPSHOT, is_gguf
 
 

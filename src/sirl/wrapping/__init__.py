@@ -16,8 +16,8 @@ from importlib import resources
 
 import yaml
 
-from sirl.comma_list import comma_list
 from sirl.errors import UserError
+from sirl.inputs.comma_list import comma_list
 from sirl.records import Conversation, Message, Prompt, user_turn
 
 PLACEHOLDER = "[PROMPT]"

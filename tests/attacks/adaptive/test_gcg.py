@@ -12,7 +12,7 @@ from adaptive_models import GOALS, PARAMS, Scripted, ScriptedScoring
 
 from sirl.attacks.adaptive.gcg import GCG, GCGConfig, best_tokens, draw_candidates, place_suffix, readable
 from sirl.attacks.run import run_attacks
-from sirl.encoding import encode_chat
+from sirl.chat.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.generation.local import LocalEngine
 from sirl.records import Attempt, read_jsonl, user_turn

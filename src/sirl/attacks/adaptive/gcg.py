@@ -127,7 +127,7 @@ def place_suffix(tokenizer: Any, goal: str, text: str) -> Suffix:
     Raises:
         SearchError: the tokeniser joins it with what is around it.
     """
-    from sirl.encoding import encode_chat
+    from sirl.chat.encoding import encode_chat
 
     bare, whole = (encode_chat(tokenizer, conversation(goal, t)) for t in ("", text))
     start = _alike(bare, whole)
@@ -170,7 +170,7 @@ def draw_candidates(
 
 def readable(tokenizer: Any, goal: str, old: Suffix, candidates: Sequence[Sequence[int]], count: int) -> list[Suffix]:
     """The first `count` candidates whose text, put behind the goal, is read as the very tokens that were scored."""
-    from sirl.encoding import encode_chat
+    from sirl.chat.encoding import encode_chat
 
     kept: list[Suffix] = []
     for ids in candidates:

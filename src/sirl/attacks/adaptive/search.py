@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from sirl.attacks.adaptive.verdicts import Look, Seen
 from sirl.attacks.base import AttackResult, require_goal
-from sirl.encoding import is_too_long
+from sirl.chat.encoding import is_too_long
 from sirl.errors import UserError
 from sirl.generation.base import Engine, SamplingParams, ScoringEngine
 from sirl.judges.base import Judge

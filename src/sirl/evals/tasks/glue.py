@@ -17,8 +17,8 @@ from sirl.evals.answers import final_answer, program, same_number, same_value
 from sirl.evals.choices import OPTION
 from sirl.evals.instructions import follows
 from sirl.evals.sandbox import run_program
+from sirl.inputs.user_files import read_json_rows
 from sirl.judges import Judge, JudgeItem, load_judge
-from sirl.user_files import read_json_rows
 
 Row = Mapping[str, Any]
 Figures = dict[str, float]

@@ -1,0 +1,1 @@
+"""Rules that a release must meet (`sirl gate`)."""

@@ -1,0 +1,1 @@
+"""What users write, read strictly: files, YAML, lists with commas, settings."""
