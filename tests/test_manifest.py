@@ -100,7 +100,7 @@ def test_stages_of_single_commands_share_a_folder(tmp_path: Path) -> None:
 def test_unfinished_stage_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), join(tmp_path, "attack_before", model="a").stage("attack_before"):
         raise KeyboardInterrupt
-    with pytest.raises(UserError, match=r"unfinished attack_before of other settings \(model differ\)"):
+    with pytest.raises(UserError, match=r"unfinished attack_before with other settings \(model differ\)"):
         join(tmp_path, "attack_before", model="b")
     assert len(join(tmp_path, "attack_before", model="a").data["resumed"]) == 1
 

@@ -114,7 +114,7 @@ def _cut_torn_line(handle: int) -> int:
         _write_all(handle, b"\n")
         return size + 1
     if not is_torn(data[end:]):
-        raise OSError(errno.EINVAL, "its end is no record")
+        raise OSError(errno.EINVAL, "its last line is not a whole record")
     os.ftruncate(handle, end)
     return end
 

@@ -101,8 +101,8 @@ def _lock(handle: int, what: str, wait: bool) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX)
             return
         if error.errno in _TAKEN:
-            raise UserError(f"{what} is being written by {_holder(handle)}; wait for it, or give another") from None
-        log.warning("%s: no locks on this file system (%s); see that nothing else writes there", what, reason(error))
+            raise UserError(f"{what} is being written by {_holder(handle)}; wait for it, or give another one") from None
+        log.warning("%s: no locks on this file system (%s); let nothing else write there", what, reason(error))
 
 
 def _is_at(handle: int, path: Path) -> bool:

@@ -123,7 +123,7 @@ class Manifest:
             if without_addresses(old) != without_addresses(plain):
                 keys = _changed(old if isinstance(old, dict) else {}, plain)
                 raise UserError(
-                    f"--output_dir: {run_dir} holds {'a finished' if finished else 'an unfinished'} {stage} of other "
+                    f"--output_dir: {run_dir} holds {'a finished' if finished else 'an unfinished'} {stage} with other "
                     f"settings ({', '.join(keys[:4])} differ); {_WAYS_OUT}"
                 )
             return found._go_on({**found.data["config"], stage: plain}, command)
@@ -237,7 +237,7 @@ class Manifest:
             role, before, now = other
             raise UserError(
                 f"--output_dir: {self.run_dir} was begun with {role} {before['name']} at {version_of(before)}, "
-                f"which is {now.get('sha256') or now['commit']} now; name the version that is meant, or {_WAYS_OUT}"
+                f"which is {now.get('sha256') or now['commit']} now; name the version that you want, or {_WAYS_OUT}"
             )
         kept.update({role: source for role, source in found.items() if version_of(source) or role not in kept})
         self._save()

@@ -70,7 +70,7 @@ def gap_prompts(
     fit = fitting or (lambda found, _: list(found))
     out: list[tuple[PromptClass, Prompt]] = [(kind, p) for p in drawn_prompts(fit(prompts, "gap prompts"), limit, seed)]
     if not out:
-        raise UserError("gap: none of the prompts can be sent to the model; see --max_prompt_tokens")
+        raise UserError("gap: none of the prompts can be sent to the model; check --max_prompt_tokens")
     return out + [("benign", p) for p in drawn_prompts(fit(benign, "benign gap prompts"), limit, seed)]
 
 

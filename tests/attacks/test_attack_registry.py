@@ -69,7 +69,7 @@ def test_own_templates_come_last_or_where_they_are_named(tmp_path: Path) -> None
         assert [attack.name for attack in resolve_attacks(spec, mine)] == names
     with pytest.raises(UserError, match="both named 'template:1'"):
         resolve_attacks("direct", [*mine, *load_templates(str(tmp_path / "mine.txt"))])
-    with pytest.raises(UserError, match="'templates' stands for the attacks of a template file, and none was given"):
+    with pytest.raises(UserError, match="'templates' means the attacks of a template file; none was given"):
         resolve_attacks("direct,templates")
 
 

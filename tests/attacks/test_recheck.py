@@ -186,5 +186,5 @@ def test_what_was_not_answered_keeps_its_place() -> None:
     ((lead, words),) = truncation_limits({"static": {"before": made(Truncation, {"overall": table, "by_attack": {}})}})
     assert lead == "Answers end at a token limit."
     assert "4 of 4 greedy refusals" in words
-    assert "of 2 of them there is no verdict on a longer answer" in words
+    assert "of 2 of them have no verdict on a longer answer" in words
     assert truncation_limits(None) == []

@@ -192,7 +192,9 @@ def test_errors_of_a_finished_run_are_tried_again(
     assert (first["n"], first["errors"]) == (3, 1)
     fake.healed = True
     assert "holds a finished attack_before" in sirl(*words).error
-    assert "of other settings (max_new_tokens differ)" in sirl(*words, "--retry_errors", "--max_new_tokens", "9").error
+    assert (
+        "with other settings (max_new_tokens differ)" in sirl(*words, "--retry_errors", "--max_new_tokens", "9").error
+    )
     again = sirl(*words, "--retry_errors").json["rates"]["greedy"]["before"]["overall"]
     assert (again["n"], again["errors"], again["refused"]) == (4, 0, 4)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "done"

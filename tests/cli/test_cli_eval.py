@@ -165,6 +165,6 @@ def test_without_isolation_code_is_run_on_a_second_request_alone(
     monkeypatch.setattr("sirl.experiment.evaluate.find_spec", lambda _: None)  # as far as this goes
     (data / "mbpp.jsonl").write_text(json.dumps({"prompt": "p", "test_list": ["assert True"]}) + "\n")
     words += ["--tasks", "mbpp", "--data_dir", data, "--allow_code_execution"]
-    assert "--tasks mbpp: this machine makes no namespaces" in sirl(*words).error
+    assert "--tasks mbpp: this machine allows no namespaces" in sirl(*words).error
     assert "needs the extra `eval`" in sirl(*words, "--allow_unsandboxed_code").error
     sandbox.allow_unsandboxed(False)

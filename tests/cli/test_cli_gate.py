@@ -95,8 +95,8 @@ def test_rules_of_a_file(sirl: Any, small: Path, tmp_path: Path) -> None:
         ("", "expected `min:` and `max:`"),
         ("min: {dsr: 1, dsr: 0}", "'dsr' given twice"),
         ("min: {dsr: true}", "min dsr=True: expected a number"),
-        ('min: {"dsr:a\\nb": 1}', "no metric 'dsr:a\\nb'"),
-        ("max: {nothing: 1}", "max: no metric 'nothing'; there are dsr, "),
+        ('min: {"dsr:a\\nb": 1}', "unknown metric 'dsr:a\\nb'"),
+        ("max: {nothing: 1}", "max: unknown metric 'nothing'; there are dsr, "),
     ],
 )
 def test_a_file_that_is_no_rules(sirl: Any, small: Path, tmp_path: Path, text: str, message: str) -> None:
@@ -110,12 +110,12 @@ def test_a_file_that_is_no_rules(sirl: Any, small: Path, tmp_path: Path, text: s
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "no rule to hold the run against"),
+        ((), "no rule to check"),
         (("--min", "dsr"), "--min dsr: expected METRIC=LIMIT"),
         (("--min", "dsr=90"), "a share, from -1 to 1; write 90% as 0.9"),
         (("--min", "dsr=nan"), "expected a number"),
-        (("--max", "drs=0.1"), "no metric 'drs'; there are dsr, dsr_rise, "),
-        (("--min", "ability_fall=0"), "a price, of which only the high end is known; give --max"),
+        (("--max", "drs=0.1"), "unknown metric 'drs'; there are dsr, dsr_rise, "),
+        (("--min", "ability_fall=0"), "a price, of which only the high end is known; use --max"),
         (("--min", "dsr=0", "--min", "dsr=0.5"), "--min dsr: given twice"),
         (("--min", "dsr=0", "--junit", "/dev/null/x.xml"), "--junit"),
         (("--rules", "nowhere.yaml"), "--rules nowhere.yaml: cannot be read"),
@@ -137,7 +137,7 @@ def test_a_run_that_is_not_finished_is_no_evidence(sirl: Any, tmp_path: Path) ->
     folder = write_run(
         tmp_path / "run", attacks=rows, benign=None, metrics=None, gap=None, gap_samples=None, manifest=half
     )
-    assert "not finished: attack_after" in sirl("gate", folder, "--min", "dsr=0").error
+    assert "unfinished: attack_after" in sirl("gate", folder, "--min", "dsr=0").error
 
 
 def test_junit_and_markdown(sirl: Any, small: Path, tmp_path: Path) -> None:

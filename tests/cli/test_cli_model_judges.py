@@ -198,7 +198,7 @@ def test_a_judge_of_harm_alone_is_refused_before_any_work(
     sirl: Any, goals: str, tmp_path: Path, server: Server
 ) -> None:
     words = flags(goals, tmp_path / "run", "--judge", f"harmbench@{server.url}#served")
-    assert "harmbench tells harm and no refusals; name it after a judge that does" in sirl(*words).error
+    assert "harmbench labels harm but not refusals; name it after a judge that does" in sirl(*words).error
     assert "needs a model: rubric@MODEL" in sirl(*flags(goals, tmp_path / "run", "--judge", "rubric")).error
     assert not (tmp_path / "run").exists()
 

@@ -274,7 +274,7 @@ def test_nothing_to_learn_from_is_one_line(tmp_path: Path, model_folder: Any) ->
     )
     reasons = {row["method"]: row["reason"] for row in found["rows"] if row["status"] == "failed"}
     assert set(reasons) == {"sft", "dpo"}
-    assert "no answer to 4 training prompts was judged a refusal" in reasons["sft"]
+    assert "no answer to 4 prompts was judged a refusal" in reasons["sft"]
     assert "there are no pairs" in reasons["dpo"]
 
 

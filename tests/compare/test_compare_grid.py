@@ -99,7 +99,7 @@ def test_wrong_overlay(config: str, tmp_path: Path, text: str, message: str) -> 
         ({"variants": ["nowhere.yaml"]}, "--variants: no such file"),
         ({"variants": ["some/sirl.yaml"]}, "the name 'sirl' is a method's"),
         ({"variants": ["some/.yaml"]}, "cannot be a folder's"),
-        ({"methods": ["sirl"], "sets": {"dpo:beta": 1}}, "--set dpo:...: dpo takes no part"),
+        ({"methods": ["sirl"], "sets": {"dpo:beta": 1}}, "--set dpo:...: dpo is not in this comparison"),
         ({"methods": ["dpo"], "sets": {"dpo:betta": 1}}, r"no setting of dpo; did you mean beta\?"),
         ({"methods": ["dpo"], "sets": {"dpo:beta": 0}}, "--set dpo:beta: expected a number above 0, got 0"),
         ({"methods": ["best_of_n"], "sets": {"best_of_n:n": 2.5}}, "expected a whole number from 1 up"),

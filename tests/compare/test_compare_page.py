@@ -89,7 +89,7 @@ class Elements(HTMLParser):
 def test_shows_every_method_the_front_and_what_failed(found: dict[str, Any]) -> None:
     html = render_comparison(found)
     assert "On the front of safety and helpfulness: none, sirl." in html
-    assert "dpo, seed 0, failed and is in no figure: no pairs" in html
+    assert "dpo, seed 0, failed and is not in any figure: no pairs" in html
     assert "dominated by sirl" in html
     assert html.count('class="dot"') == 3 + 2 * (2 * 3 - 1), "means in the picture, and each with the start in the bars"
     assert "n: 4" in html

@@ -210,9 +210,9 @@ def test_rights_are_given_away() -> None:
 def test_nothing_runs_without_isolation_unless_a_flag_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "isolated_by", lambda: NOTHING)
     monkeypatch.setattr(sandbox, "_unsandboxed", False)
-    with pytest.raises(UserError, match=r"--allow_code_execution: .* makes no namespaces .* --allow_unsandboxed_code"):
+    with pytest.raises(UserError, match=r"--allow_code_execution: .* allows no namespaces .* --allow_unsandboxed_code"):
         run_program("pass")
-    with pytest.raises(UserError, match="--tasks mbpp: this machine makes no namespaces"):
+    with pytest.raises(UserError, match="--tasks mbpp: this machine allows no namespaces"):
         check_sandbox("--tasks mbpp")
     monkeypatch.setattr(sandbox, "_unsandboxed", True)
     check_sandbox("--tasks mbpp")

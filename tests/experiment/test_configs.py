@@ -253,8 +253,11 @@ def test_lists_may_be_written_as_text() -> None:
         (changed(attack={"max_goals": "all"}), r"max_goals: expected a whole number or null, got 'all'"),
         (changed(evals={"wrappings": 3}), r"evals\.wrappings: expected text or a list of text or null, got 3"),
         (changed(evals={"wrappings": "dan", "max_wrapped": 0}), r"evals\.max_wrapped: must be 1 or more, got 0"),
-        (changed(evals={"wrappings": "dan", "overrefusal": None}), r"evals\.wrappings: .* those of evals\.overrefusal"),
-        (changed(development={"goals": "g"}), r"development\.overrefusal: choosing needs benign prompts"),
+        (
+            changed(evals={"wrappings": "dan", "overrefusal": None}),
+            r"evals\.wrappings: wraps the prompts of evals\.over",
+        ),
+        (changed(development={"goals": "g"}), r"development\.overrefusal: name benign prompts, because"),
         (changed(development={"goals": "g", "choose": False, "max_repetition": 2}), r"max_repetition: a share from 0"),
         (changed(name="a/b"), r"name: 'a/b' cannot be the name of a folder"),
         (changed(name=""), r"name: '' cannot be the name of a folder"),

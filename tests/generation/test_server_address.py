@@ -134,7 +134,7 @@ def test_keys_go_to_whom_they_are_meant_for(monkeypatch: pytest.MonkeyPatch) -> 
         "https://evil.org/api.openai.com",
     ):
         assert api_key(address) == (None, None)
-    with pytest.raises(UserError, match="OPENAI_API_KEY goes over https only"):
+    with pytest.raises(UserError, match="OPENAI_API_KEY is sent over https only"):
         api_key("http://api.openai.com/v1")
     monkeypatch.setenv("SIRL_API_KEY", "of all")
     assert api_key(other)[0] == "of all"
@@ -155,7 +155,7 @@ def test_what_is_sent_is_the_key_that_was_named(server: Server, monkeypatch: pyt
     assert answers(server.url)
     assert server.keys[-1] == "Bearer named"
     monkeypatch.setenv(name, "\u201cnamed\u201d")
-    with pytest.raises(UserError, match=f"{name}: holds characters that no key has"):
+    with pytest.raises(UserError, match=f"{name}: contains characters that no key has"):
         load_engine("served", engine=server.url)
 
 
@@ -182,7 +182,7 @@ def test_a_key_over_plain_http_is_warned_of(
     assert "plain http" not in caplog.text
     monkeypatch.setenv("SIRL_API_KEY", "named")
     load_engine("served", engine=server.url)
-    assert "the key of SIRL_API_KEY goes over plain http" in caplog.text
+    assert "the key of SIRL_API_KEY is sent over plain http" in caplog.text
     assert "named" not in caplog.text
 
 

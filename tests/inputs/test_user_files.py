@@ -218,7 +218,7 @@ MALFORMED: dict[str, tuple[str, str | bytes, str]] = {
     "a key twice": (
         "a.jsonl",
         '{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}\n',
-        "line 2: key 'prompt' is there twice",
+        "line 2: key 'prompt' appears twice",
     ),
     "half a surrogate pair": ("a.jsonl", '{"prompt": "a"}\n{"prompt": "how \\ud83d"}\n', "line 2: half of a surrogate"),
     "half a pair in a turn": (

@@ -216,9 +216,9 @@ def test_lists_of_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal_judge("wildguard@m").name == "wildguard@m"
     with pytest.raises(UserError, match=r"attack\.judge refusal,refusal: a judge is named twice"):
         load_judges("refusal,refusal", "attack.judge")
-    with pytest.raises(UserError, match=r"harmbench tells harm and no refusals; .* as in refusal,harmbench@m"):
+    with pytest.raises(UserError, match=r"harmbench labels harm but not refusals; .* as in refusal,harmbench@m"):
         load_judges("harmbench@m,refusal")
-    with pytest.raises(UserError, match=r"gap.judge .*: one judge is wanted here, not 2"):
+    with pytest.raises(UserError, match=r"gap.judge .*: expected one judge, not 2"):
         refusal_judge("refusal,rubric@m", "gap.judge")
     with pytest.raises(UserError, match="unknown judge ''"):
         load_judges(" , ")

@@ -201,13 +201,13 @@ REFUSED: dict[odd.Change, str] = {
     odd.larger_tokenizer: r"embedding of 300 does not hold \('<\|im_start\|>' is 300\)",
     odd.tokenizer_of_another_model: r"the tokenizer has tokens that the model's embedding of 200 does not hold",
     odd.unknown_type: r"knows no model type 'llama9'; a newer one may: pip install -U transformers",
-    odd.custom_code: r"needs code of its own \(auto_map in config\.json\), which sirl never runs",
+    odd.custom_code: r"needs its own code \(auto_map in config\.json\), which sirl never runs",
     odd.encoder_decoder: r"not a causal language model \(T5ForConditionalGeneration\); give a decoder-only chat model",
     odd.masked_lm: r"is not a causal language model \(BertForMaskedLM\)",
     odd.reward_model: r"is not a causal language model \(LlamaForSequenceClassification\)",
     odd.headless: r"its files hold no weights for lm_head\.weight",
-    odd.weights_file: r"is a file; give the folder that it is in",
-    odd.gguf_file: r"is torn or damaged \(.*\); get the file again",
+    odd.weights_file: r"is a file; give its folder",
+    odd.gguf_file: r"is incomplete or damaged \(.*\); get the file again",
     odd.gguf_folder: r"the folder holds no config\.json; give the file itself, .*tiny\.Q4_K_M\.gguf",
 }
 

@@ -89,7 +89,7 @@ def test_turns_in_a_cell_of_a_table(tmp_path: Path, name: str) -> None:
     assert [turn["content"] for turn in read.messages] == ["Hi", "Yes?", "Name a river"]
     frame[name] = [str(turns)]
     frame.to_csv(tmp_path / "set.csv", index=False)
-    with pytest.raises(UserError, match=r"row 1.*a list of turns as text that is no JSON"):
+    with pytest.raises(UserError, match=r"row 1.*a list of turns as text that is not JSON"):
         only(str(tmp_path / "set.csv"))
 
 

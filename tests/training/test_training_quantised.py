@@ -67,9 +67,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ("model_settings", "settings", "message"),
     [
         ({"use_peft": False}, {}, "--load_in_4bit: .* add --use_peft"),
-        ({}, {"use_vllm": True}, "--load_in_4bit: not with --use_vllm"),
-        ({}, {"fsdp": "full_shard"}, "--load_in_4bit: not with FSDP or DeepSpeed; launch with .*ddp.yaml"),
-        ({"model_name_or_path": "demo"}, {}, "--load_in_4bit: not for demo"),
+        ({}, {"use_vllm": True}, "--load_in_4bit: does not work with --use_vllm"),
+        ({}, {"fsdp": "full_shard"}, "--load_in_4bit: does not work with FSDP or DeepSpeed; launch with .*ddp.yaml"),
+        ({"model_name_or_path": "demo"}, {}, "--load_in_4bit: does not work for demo"),
     ],
 )
 def test_where_there_is_none(

@@ -88,6 +88,6 @@ def test_one_line_for_a_damaged_file(file: Path, capsys: pytest.CaptureFixture[s
     file.write_bytes(file.read_bytes()[:900])
     assert main(["gap", "--model_name_or_path", str(file)]) == 2
     err = capsys.readouterr().err.strip()
-    assert err.startswith(f"sirl: error: --model_name_or_path {file}: is torn or damaged (")
+    assert err.startswith(f"sirl: error: --model_name_or_path {file}: is incomplete or damaged (")
     assert err.endswith("; get the file again")
     assert "\n" not in err

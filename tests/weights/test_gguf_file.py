@@ -240,9 +240,9 @@ def unknown_type(path: Path) -> None:
 
 
 REFUSED = {
-    torn: r"is torn or damaged \(.*\); get the file again",
-    torn_in_its_header: r"is torn or damaged \(.*\); get the file again",
-    no_gguf: r"is not a GGUF file, though its name ends so; get the file again",
+    torn: r"is incomplete or damaged \(.*\); get the file again",
+    torn_in_its_header: r"is incomplete or damaged \(.*\); get the file again",
+    no_gguf: r"is not a GGUF file, despite its name; get the file again",
     empty: r"is not a GGUF file",
     lfs: r"is a pointer of Git LFS, not the file; run git lfs pull there",
     unknown_architecture: r"reads no GGUF file of this architecture \(.*rwkv7.*\); give the transformers model that",

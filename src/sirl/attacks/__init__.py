@@ -150,7 +150,7 @@ def resolve_attacks(
 def _expand(entry: str, templates: Sequence[Attack], flag: str) -> Sequence[Attack]:
     if entry == OWN_TEMPLATES:
         if not templates:
-            raise UserError(f"{flag}: {OWN_TEMPLATES!r} stands for the attacks of a template file, and none was given")
+            raise UserError(f"{flag}: {OWN_TEMPLATES!r} means the attacks of a template file; none was given")
         return templates
     if entry not in GROUPS:
         return [load_attack(entry, flag)]

@@ -14,7 +14,7 @@ def check_attacker(
     """Raise `UserError` for an attacker that nothing would ask; the flags are how errors call the two values."""
     if model is None:
         if engine != "local":
-            raise UserError(f"{engine_flag} {engine}: also needs {model_flag}, the model that it shall run")
+            raise UserError(f"{engine_flag} {engine}: also needs {model_flag}, the model to run there")
         return
     if not any(attack.uses_attacker for attack in attacks):
         raise UserError(f"{model_flag} {model}: none of the chosen attacks has an attacker; leave it out, or add pair")

@@ -141,7 +141,7 @@ def require_goal(goal: Prompt) -> str:
     """
     text = goal.text.strip()
     if not text:
-        raise UserError(f"goal {goal.id!r} is empty: every goal needs a text")
+        raise UserError(f"goal {goal.id!r} is empty: a goal needs text")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

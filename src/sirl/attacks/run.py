@@ -136,10 +136,10 @@ def _check_input(attacks: Sequence[Attack], goals: Sequence[Prompt], decodings: 
     }
     for what, values in names.items():
         if not values:
-            raise UserError(f"{what}: none given, at least one is needed")
+            raise UserError(f"{what}: none given; give at least one")
         if len(set(values)) < len(values):
             twice, _ = Counter(values).most_common(1)[0]
-            raise UserError(f"{what}: {twice!r} appears twice; every one needs a name or id of its own")
+            raise UserError(f"{what}: {twice!r} appears twice; each needs its own name or id")
     if unknown := [decoding for decoding in decodings if decoding not in TEMPERATURES]:
         raise UserError(f"decodings: {unknown[0]!r} is not known; choose from {', '.join(get_args(Decoding))}")
     for goal in goals:

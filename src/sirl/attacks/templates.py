@@ -73,7 +73,7 @@ def _jsonl_rows(path: Path, text: str) -> Iterator[_Row]:
             raise UserError(f"{place}: expected a JSON object, got {type(row).__name__}")
         template = _template_of(row, place)
         if has_half_surrogate(row):
-            raise UserError(f"{place}: half of a surrogate pair, which is no text in UTF-8")
+            raise UserError(f"{place}: half of a surrogate pair, which is not valid UTF-8")
         yield _Row(place, _name_of(row, place) or str(number), template, str(row.get("source") or path.name))
 
 
@@ -124,7 +124,7 @@ def _checked(template: Any, place: str) -> str:
     if PLACEHOLDER not in template:
         raise UserError(f"{place}: no {PLACEHOLDER} in the template, so there is no place for the goal")
     if has_half_surrogate(template):
-        raise UserError(f"{place}: half of a surrogate pair in the template, which is no text in UTF-8")
+        raise UserError(f"{place}: half of a surrogate pair in the template, which is not valid UTF-8")
     return template
 
 

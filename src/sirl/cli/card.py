@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.report.card import write_card
 
     if args.private and not args.push_to_hub:
-        raise UserError("--private: says how --push_to_hub makes a repository; give both or neither")
+        raise UserError("--private: needs --push_to_hub; give both or neither")
     if args.push_to_hub:
         check_name(args.push_to_hub)
     check_writable(args.run_dir, "RUN_DIR")

@@ -76,7 +76,7 @@ def _seeds(text: str | None) -> list[int]:
         or not all(word.isdecimal() for word in words)
         or len(set(map(int, words))) < len(words)
     ):
-        raise UserError(f"--seeds {text}: expected whole numbers with commas, each once, such as 0,1,2")
+        raise UserError(f"--seeds {text}: expected different whole numbers separated by commas, such as 0,1,2")
     return [int(word) for word in words]
 
 

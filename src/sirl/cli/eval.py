@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.results.values import Capability
 
     if args.allow_unsandboxed_code and not args.allow_code_execution:
-        raise UserError("--allow_unsandboxed_code: says how --allow_code_execution runs programs; give both or neither")
+        raise UserError("--allow_unsandboxed_code: needs --allow_code_execution; give both or neither")
     allow_unsandboxed(args.allow_unsandboxed_code)
     check_has_versions("--model_revision", args.model_revision, args.model_name_or_path)
     check_has_versions("--reference_revision", args.reference_revision, args.reference)

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> Outcome:
         raise UserError(f"--engine {args.engine}: gives no entropies; sirl gap needs --engine local")
     check_revision(args)
     if not args.temperature > 0:
-        raise UserError(f"--temperature {args.temperature:g}: must be above 0 (responses are drawn, not decoded)")
+        raise UserError(f"--temperature {args.temperature:g}: must be above 0, because responses are sampled")
     config = GapConfig(k=args.k, max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed)
     judge = refusal_judge(args.judge)
     prompts = load_prompts(

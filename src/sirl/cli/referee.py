@@ -107,7 +107,7 @@ def _examine(args: argparse.Namespace, referee: Referee, program: str) -> dict[s
     reasons = [{"reason": reason, "count": count} for reason, count in commonest(server.failures)]
     if not server.spoken:
         why = f"; the reason: {reasons[0]['reason']}" if reasons else ""
-        raise UserError(f"{args.referee} put no question that the model could answer; see {log}{why}")
+        raise UserError(f"{args.referee} asked no question that the model could answer; see {log}{why}")
     document = {
         "tool": args.referee,
         "version": version,
@@ -150,7 +150,7 @@ def _referee(args: argparse.Namespace) -> Referee:
                 )
         return Garak(args.probes, args.detectors, args.max_goals)
     if args.detectors is not None:
-        raise UserError("--detectors: belongs to garak; a second judge for inspect is --grader")
+        raise UserError("--detectors: only for garak; for inspect, --grader names a second judge")
     goals = load_prompts(
         args.goals or GOALS, column=args.prompt_column, limit=args.max_goals, seed=args.seed, flag="--goals"
     )

@@ -82,7 +82,7 @@ def train_sft(plan: Plan, bar: BarMaker) -> None:
     drawn = draw(plan, bar, held=bool(config.retention_weight))
     pool = [_example(drawn, row["prompt"], refused[0]["ids"]) for row in drawn.rows if (refused := _refusals(row))]
     if not pool:
-        raise UserError(f"no answer to {len(drawn.rows)} training prompts was judged a refusal: nothing to imitate")
+        raise UserError(f"no answer to {len(drawn.rows)} prompts was judged a refusal, so there is nothing to imitate")
     pool += [_example(drawn, prompt, answer) for prompt, answer in drawn.held]
     rows = rows_beside(config, config.retention_batch_size if drawn.held else 0)
     args = arguments_of(SFTConfig, plan, drawn.updates, rows)
@@ -102,7 +102,7 @@ def train_dpo(plan: Plan, bar: BarMaker, beta: float) -> None:
         for refusal, answer in zip(_refusals(row), _answers(row), strict=False)
     ]
     if not pool:
-        raise UserError(f"none of {len(drawn.rows)} training prompts drew a refusal and an answer: there are no pairs")
+        raise UserError(f"none of {len(drawn.rows)} prompts got both a refusal and an answer, so there are no pairs")
     pairs = max(1, plan.training.config.per_device_train_batch_size // 2)  # a pair is two rows
     args = arguments_of(DPOConfig, plan, drawn.updates, pairs, beta=beta)
     fit_on(PairTrainer, args, plan, pool, drawn.tokenizer, bar)

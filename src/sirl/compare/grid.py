@@ -77,7 +77,7 @@ def plan_jobs(
     chosen = _methods(methods, variants)
     for name in own:
         if name not in chosen:
-            raise UserError(f"--set {name}:...: {name} takes no part{suggestion(name, list(chosen))}")
+            raise UserError(f"--set {name}:...: {name} is not in this comparison{suggestion(name, list(chosen))}")
     entries = [_entry(base, name, *source, own.get(name, {})) for name, source in chosen.items()]
     return [
         Job(name, seed, method, settings, _config(base, overlay, f"{name}-seed{seed}", seed, folder, source))
@@ -130,7 +130,7 @@ def _entry(
     for key in FIXED_KEYS:
         if key in overlay:
             where = f"--set {name}:{key}..." if key in dotted else source
-            raise UserError(f"{where}: {key} is the same for all that is compared; leave it out")
+            raise UserError(f"{where}: {key} is the same for all runs of a comparison; leave it out")
     return name, method, overlay, settings, source
 
 

@@ -34,7 +34,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "none": Method(
         "none",
-        "the model as it is",
+        "the base model without a defence",
         "-",
     ),
     "system_prompt": Method(
@@ -45,30 +45,30 @@ METHODS: dict[str, Method] = {
     ),
     "best_of_n": Method(
         "inference_time",
-        "n answers at temperature 1, of which the one with the lowest mean token entropy is given",
+        "n answers at temperature 1; returns the one with the lowest mean token entropy",
         "best-of-n by the model's own certainty, Kang et al. 2025, arXiv 2502.18581",
         settings={"n": 4},
     ),
     "ada": Method(
         "inference_time",
-        "at depths of its answer the model is shown the assistant's header again; where it would refuse, it does",
+        "shows the model the assistant's header again at intervals in its answer; if it would refuse there, it does",
         "Any-Depth Alignment by rethinking, Zhang et al. 2025, arXiv 2510.18081",
         settings={"every": 16, "tokens": 16},
     ),
     "sft": Method(
         "trained",
-        "fine-tuning on refusals that the model drew itself and a judge picked, and on its own benign answers",
+        "fine-tuning on refusals that the model sampled and a judge selected, and on its own answers to benign prompts",
         "safety tuning, Bianchi et al. 2023, arXiv 2309.07875; targets as in RAFT, Dong et al. 2023, arXiv 2304.06767",
     ),
     "dpo": Method(
         "trained",
-        "preference pairs of the same draws: a refusal before an answer to the same prompt",
+        "preference pairs of the same samples: a refusal is preferred to an answer to the same prompt",
         "Rafailov et al. 2023, arXiv 2305.18290",
         settings={"beta": 0.1},
     ),
     "grpo_judge": Method(
         "trained",
-        "GRPO rewarded by a judge (1 for a full refusal, else 0), with the configuration's retention",
+        "GRPO rewarded by a judge (1 for a full refusal, otherwise 0), with the configuration's retention",
         "GRPO: Shao et al. 2024, arXiv 2402.03300; rules as a reward: Mu et al. 2024, arXiv 2411.01111",
         # the configuration's limits are in nats, this reward is 0 or 1
         overlay={"train": {"min_reward_spread": 0.0, "sameness_weight": 0.0}},
@@ -80,12 +80,12 @@ METHODS: dict[str, Method] = {
     ),
     "opct": Method(
         "trained",
-        "the policy's samples on wrapped requests, under the reverse KL to the base model given the bare ones",
+        "the policy's samples on wrapped requests, with the reverse KL to the base model given the bare ones",
         "on-policy consistency training, arXiv 2605.21834",
     ),
     "sirl_published": Method(
         "pipeline",
-        "SIRL as published: no retention, all responses and groups learnt from, the last policy",
+        "SIRL as published: no retention; learns from all responses and groups; deploys the last policy",
         "Shen et al. 2025, arXiv 2510.01088",
         overlay={
             "train": {

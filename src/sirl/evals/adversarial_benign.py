@@ -40,14 +40,14 @@ def resolve_wrappings(
     """
     words = comma_list(spec)
     if not words:
-        raise UserError(f"{flag}: name at least one static attack, static for all of them, or null for none")
+        raise UserError(f"{flag}: name at least one static attack, static for all, or null for none")
     if Direct.name in words:
-        raise UserError(f"{flag}: {Direct.name} wraps nothing; evals.overrefusal asks benign requests as they are")
+        raise UserError(f"{flag}: {Direct.name} has no wrapping; evals.overrefusal asks bare benign requests")
     attacks = resolve_attacks(words, templates if OWN_TEMPLATES in words else (), flag=flag)
     adaptive = [attack.name for attack in attacks if not isinstance(attack, StaticAttack)]
     if adaptive:
         shown = ", ".join(adaptive[:3]) + (" ..." if len(adaptive) > 3 else "")
-        raise UserError(f"{flag}: only static attacks wrap a request without searching; leave out {shown}")
+        raise UserError(f"{flag}: only static attacks wrap a request without a search; leave out {shown}")
     return wrappings_of(attacks)
 
 

@@ -239,7 +239,7 @@ def run_benchmark(benchmark: Benchmark, lm: EngineLM, limit: int | None = None) 
         ) from error
     rows = [row for name, samples in found["samples"].items() for row in _rows(name, samples)]
     if not any(row["figures"] for row in rows):
-        raise UserError(f"--tasks {benchmark.name}: the task gives no figure for a single row, so nothing to pair")
+        raise UserError(f"--tasks {benchmark.name}: the task has no figure for single rows, so nothing can be paired")
     return rows
 
 

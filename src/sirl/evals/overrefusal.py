@@ -43,7 +43,7 @@ def _published(name: str, flag: str) -> list[Prompt]:
         rows = list(hub_rows(known.source, known.split, flag, lambda _: known.columns)[1])
     except UserError as error:
         raise UserError(
-            f"{flag}: {name} stands for {known.source} on the hub, which cannot be read from here; download it and "
+            f"{flag}: {name} stands for {known.source} on the hub, which cannot be reached; download it and "
             f"give the file ({known.wanted}) ({error.__cause__})"
         ) from error
     prompts = [

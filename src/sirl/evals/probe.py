@@ -105,7 +105,7 @@ def labelled(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
     if sum(map(len, found.values())) < len(prompts) or min(map(len, found.values())) < LEAST:
         counts = " and ".join(f"{len(part)} {label}" for label, part in found.items())
         raise UserError(
-            f"{FLAG}: the column category has to say {' or '.join(LABELS)} of every prompt, of {LEAST} or more each; "
+            f"{FLAG}: the column category must be {' or '.join(LABELS)} of every prompt, of {LEAST} or more each; "
             f"found {counts} among {len(prompts)}"
         )
     return found

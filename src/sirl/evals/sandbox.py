@@ -87,11 +87,11 @@ def allow_unsandboxed(allowed: bool = True) -> None:
 def check_sandbox(flag: str) -> None:
     """Raise `UserError`, with `flag` in front, where programs could not be isolated, or not be run at all."""
     if not hasattr(os, "fork"):
-        raise UserError(f"{flag}: programs of a model are run on Linux and macOS only")
+        raise UserError(f"{flag}: a model's programs run only on Linux and macOS")
     if isolated_by() == NOTHING and not _unsandboxed:
         raise UserError(
-            f"{flag}: this machine makes no namespaces (unshare), so that programs of the model would run with your "
-            "files and network; run where it may, or add --allow_unsandboxed_code if you accept that"
+            f"{flag}: this machine allows no namespaces (unshare), so the model's programs would see your files and "
+            "network; use a machine that allows them, or add --allow_unsandboxed_code if you accept that"
         )
 
 

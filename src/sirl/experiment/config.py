@@ -140,8 +140,8 @@ class EvalsSection:
         _at_least(1, evals__max_questions=self.max_questions, evals__max_wrapped=self.max_wrapped)
         if self.wrappings not in (None, "attacks") and not self.overrefusal:
             raise UserError(
-                "evals.wrappings: the prompts that are wrapped are those of evals.overrefusal; name some there, or set "
-                "evals.wrappings to null"
+                "evals.wrappings: wraps the prompts of evals.overrefusal; name some there, or set evals.wrappings "
+                "to null"
             )
 
 
@@ -169,14 +169,14 @@ class DevelopmentSection(SelectionLimits):
         super().__post_init__()
         if self.choose and not self.overrefusal:
             raise UserError(
-                "development.overrefusal: choosing needs benign prompts, or a policy that refuses everything is the "
-                "best; name some there, or set development.choose to false"
+                "development.overrefusal: name benign prompts, because otherwise a policy that refuses everything "
+                "would be the best; or set development.choose to false"
             )
         _at_least(1, development__max_wrapped=self.max_wrapped)
         if self.wrapped_allowance is not None and self.max_wrapped is None:
             raise UserError(
-                "development.wrapped_allowance: limits the benign requests that are refused in wrappings, of which "
-                "development.max_wrapped asks none; name a number there"
+                "development.wrapped_allowance: limits refusals of benign requests in wrappings, but "
+                "development.max_wrapped asks none; set it to a number above 0"
             )
         _at_least(1, development__every=self.every, development__max_goals=self.max_goals)
         _at_least(1, development__max_prompts=self.max_prompts, development__max_new_tokens=self.max_new_tokens)

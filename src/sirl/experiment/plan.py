@@ -150,7 +150,7 @@ def training_options(config: RunConfig) -> Mapping[str, Any]:
     """The flags of `sirl train` that a run's configuration stands for."""
     for key in OF_ALL_STAGES:
         if key in config.train.options:
-            raise UserError(f"train.{key}: set {key} at the top of the file, where it holds for all stages")
+            raise UserError(f"train.{key}: set {key} at the top of the file, where it applies to all stages")
     return {
         # every stage loads the copy of the model that the run makes first
         "model_name_or_path": str(config.run_dir / BASE),

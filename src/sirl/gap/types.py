@@ -29,9 +29,7 @@ class GapSampling:
             if getattr(self, name) < 1:
                 raise UserError(f"gap.{name}: must be 1 or more, got {getattr(self, name)}")
         if not self.temperature > 0:
-            raise UserError(
-                f"gap.temperature: must be above 0 (responses are drawn, not decoded), got {self.temperature}"
-            )
+            raise UserError(f"gap.temperature: must be above 0, because responses are sampled, got {self.temperature}")
 
     def config(self, seed: int) -> GapConfig:
         """The settings of a measurement that draws like this."""

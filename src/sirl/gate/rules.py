@@ -99,7 +99,7 @@ def _rule(name: str, bound: Bound, limit: object, where: str) -> Rule:
     if metric.share and not -1 <= value <= 1:
         raise UserError(f"{where} {name}={limit}: a share, from -1 to 1; write 90% as 0.9")
     if metric.price and bound == "min":
-        raise UserError(f"{where} {name}={limit}: a price, of which only the high end is known; give --max")
+        raise UserError(f"{where} {name}={limit}: a price, of which only the high end is known; use --max")
     return Rule(name, bound, value)
 
 
@@ -115,13 +115,13 @@ def find_metric(name: str, where: str) -> Metric:
     if attack and attack != name and attack.isprintable():
         return named_attack(attack)
     known = ", ".join([*METRICS, f"{ATTACK_PREFIX}ATTACK"])
-    raise UserError(f"{where}: no metric {name!r}; there are {known}")
+    raise UserError(f"{where}: unknown metric {name!r}; there are {known}")
 
 
 def check_rules(rules: Sequence[Rule]) -> None:
     """Raise `UserError` unless there are rules, each metric and bound once."""
     if not rules:
-        raise UserError("--min: no rule to hold the run against; give --min, --max or --rules")
+        raise UserError("--min: no rule to check; give --min, --max or --rules")
     seen: set[tuple[str, str]] = set()
     for rule in rules:
         if (rule.metric, rule.bound) in seen:
@@ -154,4 +154,4 @@ def check_finished(run_dir: Path, manifest: Mapping[str, Any] | None) -> None:
     held = {name: stage for name, stage in stages.items() if isinstance(stage, dict) and name != "report"}
     unfinished = [name for name, stage in held.items() if stage.get("status") not in (None, "done")]
     if unfinished:
-        raise UserError(f"{run_dir}: not finished: {', '.join(unfinished)}; run the same command again first")
+        raise UserError(f"{run_dir}: unfinished: {', '.join(unfinished)}; run the same command again first")

@@ -113,7 +113,7 @@ def _index(choice: Any) -> int:
 def _answer(choice: Any) -> Completion:
     """One choice, of chat completions or of completions."""
     if not isinstance(choice, Mapping):
-        return Completion.failed("the server sent a choice that is no object")
+        return Completion.failed("the server sent a choice that is not an object")
     if error := choice.get("error"):
         return Completion.failed(f"the server failed in the middle of the answer: {read_error(error).reason}")
     message = choice.get("message")
@@ -126,7 +126,7 @@ def _answer(choice: Any) -> Completion:
         if not text and ended is None and message.get("content") is None:
             return Completion.failed("the server sent a message without content")
         if not text and not _may_be_blank(message.get("content")):
-            return Completion.failed("the server sent a content that is no text")
+            return Completion.failed("the server sent a content that is not text")
     elif message is None and "text" in choice:
         text = _text(choice["text"])
     else:

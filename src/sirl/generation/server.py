@@ -48,7 +48,7 @@ STATUS_NAMES = {
 }
 
 LEARNED = {
-    "seed": "takes no seed: what it draws cannot be repeated",
+    "seed": "takes no seed, so its samples cannot be repeated",
     "n": "gives one answer a request: it is asked once for each",
 }
 """What is worth saying of a parameter that a server does not take."""
@@ -105,7 +105,7 @@ class ServerEngine:
         self._refused: Dropped = set()
         key, source = api_key(self._given)
         if key and is_in_the_clear(self._given):
-            log.warning("%s: the key of %s goes over plain http, where others can read it", shown(self._given), source)
+            log.warning("%s: the key of %s is sent over plain http; others can read it", shown(self._given), source)
         # whom the user's account with OpenAI belongs to is nobody else's business either
         private = () if is_openai(self._given) else ("OpenAI-Organization", "OpenAI-Project")
         self._client = openai.OpenAI(

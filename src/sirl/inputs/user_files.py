@@ -139,7 +139,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} appears twice")
     return out
 
 
@@ -211,7 +211,7 @@ def read_json_rows(file: str, flag: str) -> list[Any]:
     rows = list(json_rows(path, flag))
     for row in rows:
         if has_half_surrogate(row.value):
-            raise UserError(f"{flag}: {row.place}: half of a surrogate pair, which is no text in UTF-8")
+            raise UserError(f"{flag}: {row.place}: half of a surrogate pair, which is not valid UTF-8")
     return [row.value for row in rows]
 
 

@@ -92,7 +92,7 @@ def load_judges(specs: str, flag: str = "--judge") -> list[Judge]:
         raise UserError(f"{flag} {specs}: a judge is named twice")
     if not labels_refusals(judges[0]):
         raise UserError(
-            f"{flag} {specs}: {named[0].partition('@')[0]} tells harm and no refusals; name it after a judge that "
+            f"{flag} {specs}: {named[0].partition('@')[0]} labels harm but not refusals; name it after a judge that "
             f"does, as in refusal,{named[0]}"
         )
     return judges
@@ -106,5 +106,5 @@ def refusal_judge(spec: str, flag: str = "--judge") -> Judge:
     """
     judges = load_judges(spec, flag)
     if len(judges) > 1:
-        raise UserError(f"{flag} {spec}: one judge is wanted here, not {len(judges)}")
+        raise UserError(f"{flag} {spec}: expected one judge, not {len(judges)}")
     return judges[0]

@@ -55,7 +55,7 @@ def _unwritten(value: str) -> Any:
     try:
         return json.loads(value)
     except ValueError:
-        raise NoPromptError("no prompt but a list of turns as text that is no JSON") from None
+        raise NoPromptError("no prompt but a list of turns as text that is not JSON") from None
 
 
 def _turn(turn: Any, place: str) -> Message:

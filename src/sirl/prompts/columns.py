@@ -166,5 +166,5 @@ def _is_blank(value: Any) -> bool:
 
 def _joined(first: Any, between: str, second: Any) -> str:
     if not isinstance(first, str) or not isinstance(second, str):
-        raise ValueError("a context can be joined to a text only, not to a list of messages")
+        raise ValueError("a context can be joined only to a text, not to a list of messages")
     return f"{first.strip()}{between}{second.strip()}"

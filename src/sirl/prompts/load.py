@@ -246,7 +246,7 @@ def _read(
         return
     elif ending == ".txt":
         if column:
-            raise UserError(f"{flag}: {path} is a text file with one prompt a line; it has no column {column!r}")
+            raise UserError(f"{flag}: {path} is a text file with one prompt per line; it has no column {column!r}")
         lines = (_Row(row.place, row.value) for row in user_files.text_rows(path, flag))
         yield from _prompts(lines, str(path), flag, lenient=False)
         return
@@ -332,7 +332,7 @@ def _asked(row: _Row) -> tuple[str, Conversation]:
         raise NoPromptError(row.wrong)
     text, messages = read_conversation(row.text, row.prefill)
     if user_files.has_half_surrogate([text, *messages, row.id, row.category]):
-        raise NoPromptError("half of a surrogate pair, which is no text in UTF-8")
+        raise NoPromptError("half of a surrogate pair, which is not valid UTF-8")
     return text, messages
 
 

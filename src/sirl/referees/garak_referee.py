@@ -29,7 +29,7 @@ class Garak(Referee):
 
     program = "garak"
     install = (
-        "put it in an environment of its own (pipx install garak) and name it with --executable, "
+        "install it in a separate environment (pipx install garak) and name it with --executable, "
         "or pip install 'sirl[garak]'"
     )
 

@@ -159,7 +159,7 @@ def _cheap(results: Results) -> str:
     if wrapped is not None and wrapped > MOSTLY:
         start = "" if then is None else f" ({percent(then)} before)"
         return f"plain requests; of benign ones in the attacks' wrappings it refuses {percent(wrapped)}{start}"
-    return "benign requests" if wrapped is not None else "benign requests as they are"
+    return "benign requests" if wrapped is not None else "bare benign requests"
 
 
 def _too_much(results: Results) -> str:
@@ -235,7 +235,7 @@ def _warnings(results: Results, manifest: Mapping[str, Any] | None) -> list[str]
     others = {name: s for name, s in stages.items() if isinstance(s, dict) and name != "report"}
     open_ = [name for name, s in others.items() if s.get("status") not in (None, "done")]
     if open_:
-        out.append(f"Not finished: {', '.join(open_)}. Figures of these stages are of what there is so far.")
+        out.append(f"Not finished: {', '.join(open_)}. Figures of these stages cover only what is done so far.")
     asked: dict[str, Attacks | Benign | Wrapped | None] = {
         "attacks": results.attack,
         "benign prompts": results.benign,
@@ -274,7 +274,7 @@ def _adaptive_warning(attack: Attacks | None) -> list[str]:
     if not change or not change.pairs or (change.interval and change.interval[0] > 0):
         return []
     return [
-        "It is not shown that attacks which adapt to the hardened model are held off: re-optimised, they succeeded "
+        "The run does not show that the model withstands attacks which adapt to it: re-optimised, they succeeded "
         f"{change.complied_before:,} times before and {change.complied_after:,} after ({p_words(change)})."
     ]
 

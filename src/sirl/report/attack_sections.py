@@ -22,9 +22,9 @@ LEADS = {
     "static": "The same prompts before and after. Share that the model refuses (defence success rate), by method.",
     "reoptimised": "Each search was repeated against each model, with the same budget: this is what an attacker meets "
     "who adapts to the hardened model. Share of goals at which the model refuses even the best prompt found.",
-    "transferred": "What the searches found against the model before, tried unchanged on the hardened model. This says "
-    "nothing of an attacker who searches again. Most of these prompts were chosen because they broke the old model, so "
-    "that some fewer would break any other.",
+    "transferred": "Prompts that the searches found against the base model, tried unchanged on the hardened model. "
+    "They say nothing about an attacker who searches again. Most of them were selected because they broke the base "
+    "model, so any other model would break slightly less often.",
 }
 
 
@@ -177,7 +177,7 @@ def attack_limits(attack: Attacks | None) -> list[tuple[str, str]]:
     further = "An attacker who adapts to it may get further."
     if "transferred" in kinds and "reoptimised" not in kinds:
         lead = "No attack was optimised again against the hardened model."
-        return [(lead, f"Prompts that were found against the model before are no adaptive attack. {further}")]
+        return [(lead, f"Prompts that were found against the base model are not an adaptive attack. {further}")]
     if "reoptimised" not in kinds:
         words = f"They were not optimised again against the hardened model. {further}"
         return [("The attacks are fixed prompts.", words)]

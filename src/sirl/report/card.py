@@ -49,7 +49,7 @@ SETTINGS = (
     ("sameness_weight", "weight of saying what other prompts get too (nats)"),
     ("min_reward_spread", "least difference of rewards within a group (nats)"),
     ("temperature", "sampling temperature"),
-    ("num_rollouts", "responses drawn for each prompt"),
+    ("num_rollouts", "responses sampled for each prompt"),
     ("num_generations", "responses learnt from"),
     ("learning_rate", "learning rate"),
     ("retention_weight", "weight of retention"),
@@ -67,7 +67,7 @@ def write_card(run_dir: str | os.PathLike[str]) -> Path:
     run = load_run(run_dir)
     target = run.path / MODEL
     if not target.is_dir():
-        raise UserError(f"{run.path}: no hardened model in it (`model/`); a card describes one that was trained")
+        raise UserError(f"{run.path}: has no hardened model (`model/`); a card describes a trained model")
     write_text(target / "README.md", render_card(run))
     return target / "README.md"
 

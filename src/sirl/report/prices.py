@@ -65,11 +65,11 @@ class Price:
         unit = "%" if self.unit == "%" else f" {self.unit}"
         text = f"{self.name} went {self.words}"
         if self.over:
-            return f"{text}, {100 * self.rise:.1f}{unit} more where we accept {100 * self.limit:.0f}"
+            return f"{text}, {100 * self.rise:.1f}{unit} more (limit: {100 * self.limit:.0f}{unit})"
         text += f", at most {100 * self.most:.1f}{unit} more"
         if round(self.left_out, 9) > LEFT_OUT_LIMIT:
             return f"{text} of those scored, but {100 * self.left_out:.1f} points more of them could not be"
-        return f"{text} where we accept {100 * self.limit:.0f}" if self.open else text
+        return f"{text} (limit: {100 * self.limit:.0f}{unit})" if self.open else text
 
 
 def measured(results: Results) -> list[Price]:

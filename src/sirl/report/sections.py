@@ -31,7 +31,7 @@ CURVES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("reward",), "Reward", "", ""),
     (("refusal_rate",), "Refusal rate", "%", "Of training completions. Watched, never rewarded."),
     (("kl",), "KL to the reference", "nats", "How far the policy has moved."),
-    (("retention_kl", "retention_loss"), "Retention KL", "nats", "Drift on benign prompts, held down on purpose."),
+    (("retention_kl", "retention_loss"), "Retention KL", "nats", "Drift on benign prompts, which the loss keeps low."),
     (("pair_kl",), "Pair KL", "nats", "Wrapped requests against the same ones bare: should fall."),
     (
         ("completion_length", "completions/mean_length"),
@@ -343,7 +343,7 @@ def limits(run: Run, results: Results) -> list[tuple[str, str]]:
         out.append(
             (
                 "The bundled model is a model organism.",
-                "It is a very small model that this project taught to refuse, so that there is something to harden. "
+                "It is a very small model that this project taught to refuse. "
                 "Its figures show that the method runs, not what it does to a large aligned model.",
             )
         )

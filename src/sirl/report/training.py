@@ -65,10 +65,10 @@ def training_words(run: Run, method: str) -> str:
     floor, weight = train.get("entropy_floor"), train.get("sameness_weight")
     shaped = f", all responses below {floor:g} nats alike," if floor else ""
     shaped += f" less up to {weight:g} nats for what other prompts get too," if weight else ""
-    hold = "Besides, the loss held it to the base model's answers to benign, unlabeled prompts (retention)."
+    hold = "The loss also kept it close to the base model's answers to benign, unlabeled prompts (retention)."
     return (
         f"{lead} {method}: GRPO whose only reward is {REWARD_WORDS.get(reward, reward)}{shaped} on unlabeled prompts. "
-        f"{hold if held(run.manifest) else 'No retention prompts held it to the base model.'} "
+        f"{hold if held(run.manifest) else 'No retention prompts kept it close to the base model.'} "
         f"No labels, reward model or judge took part in training{_choice_words(run)}."
     )
 

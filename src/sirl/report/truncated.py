@@ -17,7 +17,7 @@ def truncation_limits(truncated: Mapping[str, Mapping[str, Truncation]] | None) 
     if not cut:
         return []
     left = cut - sum(table.asked_again for table in tables)
-    unknown = f"; of {left:,} of them there is no verdict on a longer answer" if left else ""
+    unknown = f"; of {left:,} of them have no verdict on a longer answer" if left else ""
     return [
         (
             "Answers end at a token limit.",

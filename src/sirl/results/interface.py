@@ -196,7 +196,7 @@ def read_summary(path: str | os.PathLike[str]) -> Summary:
     except (OSError, ValueError) as error:
         raise UserError(f"{where}cannot be read as a summary ({error}); give the summary.json of a run") from error
     if not isinstance(data, dict):
-        raise UserError(f"{where}holds no summary; give the summary.json of a run")
+        raise UserError(f"{where}has no summary; give the summary.json of a run")
     return made(Summary, data, where)
 
 
@@ -243,7 +243,7 @@ def _as(hint: Any, value: Any, where: str, mend: str) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if (hint is float and number) or (hint in (int, str, bool) and type(value) is hint):
         return value
-    raise UserError(f"{where}: {value!r} is no {getattr(hint, '__name__', hint)}; {mend}")
+    raise UserError(f"{where}: {value!r} is not a {getattr(hint, '__name__', hint)}; {mend}")
 
 
 def schema() -> dict[str, Any]:

@@ -96,7 +96,7 @@ class SelectionRule(SelectionLimits):
         return None
 
     def __str__(self) -> str:
-        words = "highest DSR (less the benign requests refused in the attacks' wrappings, where they were asked) among "
+        words = "highest DSR (minus the benign requests refused in the attacks' wrappings, if any were asked) among "
         words += f"the checks whose over-refusal rose by at most {100 * self.allowance:g} points over "
         words += "that of the base model"
         if self.wrapped_allowance is not None:
@@ -191,7 +191,7 @@ class CheckpointSelectionCallback(TrainerCallback):  # type: ignore[misc]
         rows = list(iter_json_lines(self.path)) if self.path.exists() else []
         (self.rows,) = broadcast_object_list([[row for row in rows if row["step"] <= step]])
         if self.rule is not None and step > 0 and not (self.rows and self.rows[0]["step"] == 0):
-            raise UserError(f"{self.path}: without the figures of the base model no policy can be chosen; {ANEW}")
+            raise UserError(f"{self.path}: without the figures of the base model no checkpoint can be selected; {ANEW}")
 
     def _check(self, args: Any, state: Any) -> None:
         started = time.monotonic()
@@ -201,8 +201,8 @@ class CheckpointSelectionCallback(TrainerCallback):  # type: ignore[misc]
         (row,) = broadcast_object_list([{**row, "seconds": round(time.monotonic() - started, 1)}])
         if self.rule is not None and not self.rows and not row.keys() >= RATES:
             raise UserError(
-                "development: no answer to an attack, or none to a benign prompt, could be scored, so that no policy "
-                "can be chosen; see to attack.judge, or set development.choose to false"
+                "development: no answer to an attack, or none to a benign prompt, could be scored, so no checkpoint "
+                "can be selected; check attack.judge, or set development.choose to false"
             )
         self.rows.append(row)
         if state.is_world_process_zero:

@@ -29,13 +29,15 @@ def check_quantised(config: Any, model_args: ModelConfig) -> None:
         return
     name = str(model_args.model_name_or_path)
     if not model_args.use_peft:
-        raise UserError("--load_in_4bit: weights of 4 bits are not trained themselves; add --use_peft")
+        raise UserError("--load_in_4bit: 4-bit weights cannot be trained; add --use_peft")
     if config.use_vllm:
-        raise UserError("--load_in_4bit: not with --use_vllm yet; leave one of them out")
+        raise UserError("--load_in_4bit: does not work with --use_vllm yet; leave one of them out")
     if sharded(config):
-        raise UserError("--load_in_4bit: not with FSDP or DeepSpeed; launch with configs/accelerate/ddp.yaml")
+        raise UserError("--load_in_4bit: does not work with FSDP or DeepSpeed; launch with configs/accelerate/ddp.yaml")
     if demo_scale(name) is not None or is_adapter(name):
-        raise UserError(f"--load_in_4bit: not for {name}, whose weights are a sum; give the folder of a merged model")
+        raise UserError(
+            f"--load_in_4bit: does not work for {name}, which has an adapter; give the folder of a merged model"
+        )
     if find_spec("bitsandbytes") is None:
         raise UserError("--load_in_4bit: needs the extra `qlora` (pip install 'sirl[qlora]')")
 

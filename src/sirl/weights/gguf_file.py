@@ -122,7 +122,7 @@ def read_gguf(path: Path, name: str) -> Any:
     if start == LFS_POINTER:
         raise UserError(f"{FLAG} {name}: is a pointer of Git LFS, not the file; run git lfs pull there")
     if start[:4] != b"GGUF":
-        raise UserError(f"{FLAG} {name}: is not a GGUF file, though its name ends so; {_AGAIN}")
+        raise UserError(f"{FLAG} {name}: is not a GGUF file, despite its name; {_AGAIN}")
     try:
         return _Reader(path)
     except (*UNREADABLE, MemoryError) as error:
@@ -131,7 +131,7 @@ def read_gguf(path: Path, name: str) -> Any:
                 f"{FLAG} {name}: holds a quantisation type that gguf does not know ({first_line(error)}); a newer one "
                 "may: pip install -U gguf transformers"
             ) from error
-        raise UserError(f"{FLAG} {name}: is torn or damaged ({first_line(error)}); {_AGAIN}") from error
+        raise UserError(f"{FLAG} {name}: is incomplete or damaged ({first_line(error)}); {_AGAIN}") from error
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def check_name(name: str) -> None:
     path = Path(name).expanduser()
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if path.is_file():
-        raise UserError(f"{FLAG} {name}: is a file; give the folder that it is in")
+        raise UserError(f"{FLAG} {name}: is a file; give its folder")
     if path.is_dir() and not any((path / f).exists() for f in ("config.json", "adapter_config.json")):
         packed = next(iter(sorted(path.glob("*.gguf"))), None)
         what = f"the file itself, {packed}" if packed else "a transformers model folder or a hub id"
@@ -174,8 +174,8 @@ def cannot_load(name: str, error: BaseException) -> UserError:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text or "custom code" in text:
         return UserError(
-            f"{FLAG} {name}: needs code of its own (auto_map in config.json), which sirl never runs; give a model that "
-            "transformers knows by itself"
+            f"{FLAG} {name}: needs its own code (auto_map in config.json), which sirl never runs; give a model that "
+            "transformers supports without it"
         )
     unknown = re.search(r"has model type `?([^`]*?)`? but Transformers does not recognize", text)
     if unknown:
@@ -215,7 +215,7 @@ def _check_kind(name: str, config: Any) -> None:
     method = quantisation(config.to_dict())
     if method:
         raise UserError(
-            f"{FLAG} {name}: its weights are quantised ({method}), and sirl needs to add to them; give the unquantised "
+            f"{FLAG} {name}: its weights are quantised ({method}), and sirl must change them; give the unquantised "
             f"model{unquantised(name)}, or ask it behind --engine vllm or a server"
         )
     named = config.architectures

@@ -62,7 +62,7 @@ def resolve_families(spec: str | Sequence[str]) -> list[Family]:
         else:
             chosen |= known if name == "all" else {name: known[name]}
     if not chosen:
-        raise UserError(f"--wrapping_families: {spec!r} leaves no family; give all, or some of {', '.join(known)}")
+        raise UserError(f"--wrapping_families: {spec!r} selects no family; give all, or some of {', '.join(known)}")
     return list(chosen.values())
 
 
