@@ -11,6 +11,7 @@ from scipy import stats as scipy_stats
 
 from sirl.stats import (
     auroc,
+    auroc_interval,
     bootstrap_mean_difference,
     clustered_change,
     clustered_factor,
@@ -344,3 +345,12 @@ class TestClusters:
             clustered_change(sums, sizes)
         with pytest.raises(ValueError, match="need"):
             mean_share([[0.0]], [[0.0]])
+
+
+def test_auroc_counts_pairs_and_ties_half() -> None:
+    found = auroc_interval([3.0, 1.0], [1.0, 0.0])
+    assert found.value == 3.5 / 4
+    assert found.low < found.value <= found.high
+    whole = auroc_interval(np.arange(10.0) + 20, np.arange(10.0))
+    assert (whole.value, whole.high) == (1.0, 1.0)
+    assert whole.low < 0.8, "ten of ten is no certainty"

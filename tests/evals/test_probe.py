@@ -11,9 +11,10 @@ import torch
 from sirl.chat.encoding import encode_chat
 from sirl.errors import UserError
 from sirl.evals.adversarial_benign import resolve_wrappings
-from sirl.evals.probe import Probed, Reading, auc_interval, fit_ridge, labelled, last_states, probe_wrappings
+from sirl.evals.probe import Probed, Reading, fit_ridge, labelled, last_states, probe_wrappings
 from sirl.generation.local import LocalEngine
 from sirl.records import Prompt, user_turn
+from sirl.stats import auroc, auroc_interval
 from tiny_models import tiny_model
 
 
@@ -42,20 +43,11 @@ def test_a_ridge_probe_tells_classes_that_differ_and_no_others() -> None:
     apart = np.zeros(200)
     apart[:3] = 1.5
     told = fit_ridge(fit[0] + apart, fit[1])
-    assert auc_interval(told(new[0] + apart), told(new[1]))[0] > 0.8
+    assert auroc(told(new[0] + apart), told(new[1])) > 0.8
     blind = fit_ridge(fit[0], fit[1])
-    value, low, high = auc_interval(blind(new[0]), blind(new[1]))
-    assert low < 0.5 < high
-    assert low <= value <= high
-
-
-def test_auc_counts_pairs_and_ties_half() -> None:
-    value, low, high = auc_interval(np.array([3.0, 1.0]), np.array([1.0, 0.0]))
-    assert value == 3.5 / 4
-    assert low < value <= high
-    whole, below, above = auc_interval(np.arange(10.0) + 20, np.arange(10.0))
-    assert (whole, above) == (1.0, 1.0)
-    assert below < 0.8, "ten of ten is no certainty"
+    found = auroc_interval(blind(new[0]), blind(new[1]))
+    assert found.low < 0.5 < found.high
+    assert found.low <= found.value <= found.high
 
 
 def seen_words(_: Any, conversations: Any, progress: Any = None) -> Any:

@@ -15,6 +15,7 @@ from scipy.stats import ttest_1samp
 
 from sirl.errors import UserError
 from sirl.gap import GapConfig, GapSample, PromptClass, analyse_gap, gap_svg, render_gap_table, sample_gap
+from sirl.gap.view import explain_told_apart
 from sirl.generation.base import SamplingParams
 from sirl.judges.refusal import RefusalJudge
 from sirl.records import Completion, Conversation, Prompt
@@ -232,6 +233,28 @@ def test_benign_prompts_are_apart_and_never_decide() -> None:
     assert set(result.by_category) == {"c0", "c1"}
     assert result.by_category["c0"].n_refused == 40
     assert analyse_gap(responses(0.3, 0.7, kind="benign"), CONFIG).verdict == "too few"
+
+
+def test_own_refusals_tell_harmful_from_benign_prompts_by_hand() -> None:
+    refusing = {"harmful": [4, 4, 2, 1], "benign": [0, 1, 0, 2]}  # of four responses to each prompt
+    rows = [
+        sample(prompt, i < n, [0.5], kind)
+        for kind, counts in refusing.items()
+        for prompt, n in enumerate(counts)
+        for i in range(4)
+    ]
+    told = analyse_gap(rows, CONFIG).told_apart
+    assert told is not None
+    assert (told.harmful, told.benign) == (4, 4)
+    assert (told.harmful_refused, told.benign_refused) == (11 / 16, 3 / 16)
+    assert told.auroc == (4 + 4 + 3.5 + 2.5) / 16  # pairs won, ties half
+    assert told.low < told.auroc < told.high
+    words = " ".join(explain_told_apart(told).split())
+    assert "AUROC 0.88" in words
+    assert "69% of the harmful and 19% of the benign" in words
+    assert analyse_gap([row for row in rows if row.kind == "harmful"], CONFIG).told_apart is None
+    few = [row for row in rows if row.kind == "harmful" or row.prompt_id in ("p0", "p1")]
+    assert analyse_gap(few, CONFIG).told_apart is None
 
 
 def test_unlabeled_prompts_are_compared_where_none_is_harmful() -> None:

@@ -25,7 +25,7 @@ from sirl.errors import UserError
 from sirl.generation.decode import left_pad
 from sirl.generation.local import LocalEngine
 from sirl.records import Conversation, Prompt
-from sirl.stats import Floats, auroc, mean_of, wilson_interval
+from sirl.stats import Floats, auroc, auroc_interval, mean_of
 from sirl.wrapping import wrapped_forms, wrapping_families
 
 FLAG = "--probe_dataset_name"
@@ -38,7 +38,6 @@ LAYERS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RIDGE = 10.0
 """Weight of the penalty, for each request that is fitted on and standardised features."""
 FOLDS = 5
-RESAMPLES = 2000
 TOKENS = 3000
 """Tokens, padding among them, that go through the model at once."""
 LEAST = 10
@@ -137,8 +136,8 @@ def probe_wrappings(
     def read(name: str, build: Callable[[Prompt], Conversation], readable: bool) -> Reading:
         sides = [last_states(engine, [build(p) for p in read_on[label]], progress)[:, layer] for label in LABELS]
         _check_enough(name, *sides)
-        auc, low, high = auc_interval(probe(sides[0]), probe(sides[1]), seed)
-        return Reading(name, family_of(name), readable, auc, low, high, len(sides[0]), len(sides[1]))
+        auc = auroc_interval(probe(sides[0]), probe(sides[1]), seed=seed)
+        return Reading(name, family_of(name), readable, auc.value, auc.low, auc.high, len(sides[0]), len(sides[1]))
 
     def built(attack: StaticAttack) -> Callable[[Prompt], Conversation]:
         return lambda p: attack.build(p, goal_rng(seed, attack.name, p.id))
@@ -216,19 +215,3 @@ def _best_layer(harmful: Floats, benign: Floats, seed: int) -> int:
             found.append(auroc(probe(held[0]).tolist(), probe(held[1]).tolist()))
         scores.append(sum(found) / len(found))
     return int(np.argmax(scores))
-
-
-def auc_interval(harmful: Floats, benign: Floats, seed: int = 0) -> tuple[float, float, float]:
-    """AUC of scores with its 95% interval: a bootstrap over the requests of both classes.
-
-    Where resampling shows no spread, since the classes do not overlap, Wilson's for as many requests as the smaller
-    class has.
-    """
-    wins = (harmful[:, None] > benign[None]) + 0.5 * (harmful[:, None] == benign[None])  # (H, B)
-    rng = np.random.default_rng(seed)
-    drawn = [rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n for n in wins.shape]
-    value = float(wins.mean())
-    low, high = np.quantile(np.einsum("rh,hb,rb->r", drawn[0], wins, drawn[1], optimize=True), [0.025, 0.975])
-    if high - low < 1e-9:
-        low, high = wilson_interval(value * min(wins.shape), min(wins.shape))
-    return value, float(min(low, value)), float(max(high, value))

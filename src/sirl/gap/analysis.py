@@ -34,6 +34,7 @@ from sirl.gap.types import (
     LengthCheck,
     PromptClass,
     Status,
+    ToldApart,
     WithinPrompt,
 )
 from sirl.gap.view import explain
@@ -41,7 +42,7 @@ from sirl.generation.base import Engine, SamplingParams
 from sirl.generation.unanswered import is_failed, no_answer
 from sirl.judges.base import Judge, JudgeItem, Judgement, judge_items
 from sirl.records import SAID, Completion, Conversation, Prompt
-from sirl.stats import auroc, cohens_d, group_difference, mann_whitney, mean_interval, mean_of, spearman
+from sirl.stats import auroc, auroc_interval, cohens_d, group_difference, mann_whitney, mean_interval, mean_of, spearman
 
 MIN_PROMPTS = 3
 """Prompts that each class must come from: with fewer, resampling prompts says nothing."""
@@ -139,6 +140,7 @@ def analyse_gap(samples: Sequence[GapSample], config: GapConfig) -> GapResult:
         by_category={name: _compare([s for s in main if s.category == name], config) for name in categories},
         histogram=_histogram(main),
         basis=basis,
+        told_apart=_told_apart(scored, config),
     )
 
 
@@ -246,6 +248,26 @@ def _within_prompt(samples: Sequence[GapSample], config: GapConfig) -> WithinPro
     found = mean_interval(gaps, config.level) if len(gaps) > 1 else None
     low, high = (found.low, found.high) if found else (None, None)
     return WithinPrompt(len(by_prompt), len(mixed), float(gaps.mean()), low, high, float((gaps > 0).mean()))
+
+
+def _told_apart(samples: Sequence[GapSample], config: GapConfig) -> ToldApart | None:
+    by_prompt: dict[str, dict[str, list[bool]]] = {"harmful": {}, "benign": {}}
+    for s in samples:
+        if s.kind in by_prompt:
+            by_prompt[s.kind].setdefault(s.prompt_id, []).append(bool(s.refused))
+    harmful, benign = ([sum(r) / len(r) for r in by_prompt[kind].values()] for kind in ("harmful", "benign"))
+    if min(len(harmful), len(benign)) < MIN_PROMPTS:
+        return None
+    found = auroc_interval(harmful, benign, config.level, config.seed)
+    return ToldApart(
+        harmful=len(harmful),
+        benign=len(benign),
+        harmful_refused=sum(harmful) / len(harmful),
+        benign_refused=sum(benign) / len(benign),
+        auroc=found.value,
+        low=found.low,
+        high=found.high,
+    )
 
 
 def _by_position(samples: Sequence[GapSample]) -> dict[str, dict[str, list[float | int]]]:

@@ -131,10 +131,28 @@ class WithinPrompt:
 
 
 @dataclass(frozen=True)
+class ToldApart:
+    """Do the model's own refusals tell harmful prompts from benign ones?
+
+    `auroc` is the probability that a larger share of the responses to a harmful prompt refuses than of those to a
+    benign one, ties half, with its interval over prompts. `*_refused` are shares of responses.
+    """
+
+    harmful: int
+    benign: int
+    harmful_refused: float
+    benign_refused: float
+    auroc: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class GapResult:
     """What was measured on the prompts of kind `compared`, and by kind and category.
 
-    `basis` is which difference the verdict rests on: `within_prompt`, or `overall` ("between").
+    `basis` is which difference the verdict rests on: `within_prompt`, or `overall` ("between"). `told_apart` is None
+    unless there were harmful and benign prompts.
     """
 
     verdict: Status
@@ -152,6 +170,7 @@ class GapResult:
     by_category: dict[str, Comparison]
     histogram: dict[str, list[float]]
     basis: Basis = "between"
+    told_apart: ToldApart | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: no NaN and no infinity, None in their place."""

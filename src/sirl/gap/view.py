@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from sirl.gap.types import Basis, Comparison, GapConfig, GapResult, LengthCheck, PromptClass, Status, WithinPrompt
+from sirl.gap.types import (
+    Basis,
+    Comparison,
+    GapConfig,
+    GapResult,
+    LengthCheck,
+    PromptClass,
+    Status,
+    ToldApart,
+    WithinPrompt,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,6 +76,16 @@ def explain(
     return text
 
 
+def explain_told_apart(told: ToldApart) -> str:
+    """What training can build on, in words."""
+    return (
+        f"The model's own refusals tell harmful from benign prompts with AUROC {told.auroc:.2f} ({told.low:.2f} to "
+        f"{told.high:.2f}): it refuses {told.harmful_refused:.0%} of the harmful and {told.benign_refused:.0%} of the "
+        "benign ones. This is the decision that training sharpens. The nearer to 0.5, the more benign prompts will be "
+        "refused along with the harmful ones."
+    )
+
+
 def render_gap_table(result: GapResult) -> Table:
     """The figures as a table for a terminal of 80 columns. Names of categories are the user's, and shown as text."""
     from rich.table import Table
@@ -77,6 +97,8 @@ def render_gap_table(result: GapResult) -> Table:
         f"{result.explanation}\nMean token entropies in nats, answered minus refused. Refused and answered responses "
         f"have {tokens} tokens; correlation of entropy and length {_number(length.spearman, '+.2f')}."
     )
+    if result.told_apart:
+        caption += f"\n{explain_told_apart(result.told_apart)}"
     table = Table(
         title=Text(f"Entropy gap: {result.verdict}"),
         caption=Text(caption),

@@ -76,7 +76,9 @@ def api_key(base_url: str) -> tuple[str | None, str | None]:
     if name is None:
         return None, None
     if name == OPENAI_KEY and not base_url.startswith("https://"):
-        raise UserError(f"--engine {shown(base_url)}: {OPENAI_KEY} is sent over https only; write https://{OPENAI_HOST}/v1")
+        raise UserError(
+            f"--engine {shown(base_url)}: {OPENAI_KEY} is sent over https only; write https://{OPENAI_HOST}/v1"
+        )
     key = os.environ[name].strip()
     if not key.isascii() or not key.isprintable():  # no header can hold it
         raise UserError(f"{name}: contains characters that no key has; set it again, without quotation marks")

@@ -178,6 +178,10 @@ def _gap_facts(gap: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("How well entropy tells them apart", f"AUROC {overall['auroc']:.2f}{effect}"))
     if length.get("mean_refused") is not None and length.get("mean_answered") is not None:
         facts.append(("Mean length", f"safe {length['mean_refused']:.0f}, unsafe {length['mean_answered']:.0f} tokens"))
+    told = gap.get("told_apart")
+    if told:
+        words = f"AUROC {told['auroc']:.2f} ({told['low']:.2f} to {told['high']:.2f})"
+        facts.append(("How well its own refusals tell harmful from benign prompts", words))
     benign = _difference(dig(gap, "by_kind", "benign") or {})
     facts.append(("Answers minus refusals on benign prompts", benign))
     if gap.get("rule"):
