@@ -208,6 +208,26 @@ def adapter_of_the_future(folder: Path) -> Path:
     return folder.with_name("adapter")
 
 
+def adapter_of_a_deeper_model(folder: Path) -> Path:
+    """Of a model of the same family with more layers: half of it would be left out without a word."""
+    deeper = tiny_model(num_hidden_layers=4)
+    return adapter(folder.with_name("adapter"), str(folder), lora(), deeper)
+
+
+def adapter_of_a_shallower_model(folder: Path) -> Path:
+    """The other way round: what it lacks would be made up."""
+    shallower = tiny_model(num_hidden_layers=1)
+    return adapter(folder.with_name("adapter"), str(folder), lora(target_modules=["q_proj"]), shallower)
+
+
+def template_for_parts_alone(folder: Path) -> Path:
+    """LLaVA and others: contents are lists of parts, and a plain text is left out."""
+    tokenizer = tiny_tokenizer()
+    parts = "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] }}{% endfor %}"
+    tokenizer.chat_template = TEMPLATE.replace("+ m['content'] }}", "}}" + parts)
+    return retokenised(folder, tokenizer)
+
+
 def newer_tokenizer(folder: Path) -> Path:
     """A tokenizer.json of a newer library."""
     edit(folder / "tokenizer.json", model={"type": "FutureBPE", "vocab": {}})

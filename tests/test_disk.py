@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from sirl import records
-from sirl.disk import LEFTOVER, temporary, write_text, writing
+from sirl.disk import LEFTOVER, is_device, temporary, write_text, writing
 from sirl.errors import CannotWriteError, UserError
 from sirl.lock import NAME, sole_writer
 from sirl.manifest import Manifest, check_writable
@@ -251,3 +252,23 @@ def test_what_torch_says_of_a_full_disk(words: str) -> None:
         raise RuntimeError(words)
     with pytest.raises(RuntimeError, match="shapes"), writing("optimizer.pt"):
         raise RuntimeError("shapes do not fit")
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    """As root, `--output_file /dev/stdout` put a file in the place of the machine's /dev/stdout."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert is_device(pipe)
+        write_text(pipe, "told\n")
+        assert os.read(reader, 100) == b"told\n"
+        assert stat.S_ISFIFO(pipe.lstat().st_mode)
+        stream = Path(f"/proc/self/fd/{reader}")
+        assert not stream.exists() or is_device(stream)
+    finally:
+        os.close(reader)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert not any(map(is_device, (tmp_path, tmp_path / "file", tmp_path / "link", tmp_path / "none")))

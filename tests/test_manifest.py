@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from sirl import manifest as module
+from sirl import provenance
 from sirl.errors import UserError
-from sirl.manifest import Manifest, check_writable, config_hash
+from sirl.manifest import Manifest, check_writable, config_hash, output_file
 
 CONFIG = {"name": "x", "seed": 1, "train": {"max_steps": 3}, "output_dir": "a"}
 
@@ -150,15 +151,66 @@ def test_the_commit_of_sirl_is_its_own(tmp_path: Path, monkeypatch: pytest.Monke
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path)]
     subprocess.run([*git, "init", "-q"], check=True)
     (tmp_path / "sirl").mkdir()
-    own = tmp_path / "sirl" / "manifest.py"
+    own = tmp_path / "sirl" / "provenance.py"
     own.write_text("")
-    monkeypatch.setattr(module, "__file__", str(own))
+    monkeypatch.setattr(provenance, "__file__", str(own))
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
-    assert module.sirl_commit() is None, "in a repository that does not hold it"
+    assert provenance.sirl_commit() is None, "in a repository that does not hold it"
     subprocess.run([*git, "add", "sirl"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
-    assert module.sirl_commit() == module.git_commit(tmp_path)
+    assert provenance.sirl_commit() == provenance.git_commit(tmp_path)
 
 
 def test_git_commit(tmp_path: Path) -> None:
-    assert module.git_commit(tmp_path) is None
+    assert provenance.git_commit(tmp_path) is None
+
+
+def test_a_stage_whose_files_are_gone_is_done_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It was skipped, and the report had a gap where its figures should have been."""
+    manifest = begin(tmp_path)
+    for stage, names in {
+        "gap": ["gap.json"],
+        "attack_before": ["attempts.jsonl", "wrapped_attempts.jsonl"],
+        "judge": ["verdicts.jsonl", "wrapped_verdicts.jsonl"],
+    }.items():
+        with manifest.stage(stage):
+            for name in names:
+                (tmp_path / name).touch()
+    (tmp_path / "wrapped_attempts.jsonl").unlink()
+    again = begin(tmp_path)
+    assert [again.done(stage) for stage in ("gap", "attack_before", "judge")] == [True, False, False]
+    assert "wrapped_attempts.jsonl is gone, so stage attack_before is done again" in caplog.text
+    assert not (tmp_path / "wrapped_verdicts.jsonl").exists(), "of answers that are no more"
+    assert (tmp_path / "verdicts.jsonl").exists()
+
+
+def test_a_training_whose_model_is_gone_is_not_done_again(tmp_path: Path) -> None:
+    """Its checkpoints may be of another policy than the one that was measured."""
+    manifest = begin(tmp_path)
+    with manifest.stage("train"):
+        (tmp_path / "model").mkdir()
+    (tmp_path / "model").rmdir()
+    with pytest.raises(UserError, match=r"has lost what the training left \(model\); put it back"):
+        begin(tmp_path)
+
+
+def test_a_base_that_is_a_link_to_nowhere_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    manifest = begin(tmp_path / "run")
+    (tmp_path / "run" / "base").symlink_to(tmp_path / "whole")
+    manifest.add("base", 0.0)
+    assert begin(tmp_path / "run").done("base")
+    (tmp_path / "whole").rmdir()
+    assert not begin(tmp_path / "run").done("base")
+    assert not (tmp_path / "run" / "base").is_symlink(), "so that a folder can take its place"
+
+
+def test_an_output_file_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "real.xml")
+    assert output_file(tmp_path / "new.xml", "--junit") == tmp_path / "new.xml"
+    assert output_file(tmp_path / "link", "--junit") == tmp_path / "far" / "real.xml"
+    for folder in (tmp_path, Path("."), Path("/")):
+        with pytest.raises(UserError, match=r"--junit: .* is a folder; give a file"):
+            output_file(folder, "--junit")
+    assert output_file(Path("/dev/stdout"), "--junit") == Path("/dev/stdout")

@@ -163,7 +163,7 @@ def test_a_run_is_continued_with_the_same_versions_alone(tmp_path: Path) -> None
     manifest.note_sources("data", {"goals": source(OLD)})
     manifest.note_sources("data", {"goals": source(None)})  # the hub is not there today
     again = Manifest.open(tmp_path, config={}, seed=0, command=[])
-    with pytest.raises(UserError, match=rf"begun with goals lab/set at commit {OLD}, which is {NEW} now"):
+    with pytest.raises(UserError, match=rf"begun with goals lab/set at commit {OLD}, which is at commit {NEW} now"):
         again.note_sources("data", {"goals": source(NEW)})
     again.note_sources("other", {"goals": source(NEW)})
 
@@ -185,3 +185,52 @@ def test_a_folder_is_no_base_model_wherever_the_card_is_written(tmp_path: Path) 
     assert base("lab/llama")
     assert not base("lab/llama", "folder"), "it did when it was loaded"
     assert not base("models/llama")
+
+
+def test_a_folder_and_a_file_are_known_by_what_they_hold(tmp_path: Path) -> None:
+    folder, data = tmp_path / "tiny", tmp_path / "goals.txt"
+    tiny_model().save_pretrained(folder)
+    data.write_text("Bake bread?\n")
+
+    def versions() -> tuple[object, object]:
+        return model_source(str(folder))["fingerprint"], data_sources({"goals": str(data)})["goals"]["fingerprint"]
+
+    first = versions()
+    shutil.copytree(folder, tmp_path / "copy")
+    assert model_source(str(tmp_path / "copy"))["fingerprint"] == first[0], "wherever it lies"
+    (folder / "README.md").write_text("no part of the model")
+    assert versions() == first
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-4] + b"\0\0\0\0")
+    data.write_text("Bake breads\n")
+    assert all(a != b for a, b in zip(versions(), first, strict=True))
+
+
+@pytest.mark.parametrize("changed", ["model.safetensors", "config.json", "goals.txt"])
+def test_an_attack_is_not_continued_on_another_model(
+    changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the answers were those of a model that had been trained again in the meantime."""
+    folder, goals = tmp_path / "tiny", tmp_path / "goals.txt"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    goals.write_text("Bake bread?\nGrow tomatoes?\n")
+    words = ["attack", "--model_name_or_path", str(folder), "--goals", str(goals), "--attacks", "direct,base64"]
+    words += ["--max_new_tokens", "2", "--output_dir", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr("sirl.stages.judge_file", _interrupt)
+        assert main(words) == 130
+    file = goals if changed == "goals.txt" else folder / changed
+    old = file.read_bytes()
+    file.write_bytes(old[:-4] + b"\0\0\0\0" if changed.endswith("tensors") else old + b"\n")
+    capsys.readouterr()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "was begun with " in error
+    assert " now; use the version that it was begun with" in error
+    file.write_bytes(old)
+    assert main(words) == 0
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,15 +39,34 @@ def temporary(target: Path) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
 
 
+def is_device(path: Path) -> bool:
+    """Whether a name stands for a device, a pipe or an open stream (`/dev/stdout`), which is no file to be replaced."""
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            if path.absolute().parts[1:2] in (("dev",), ("proc",)):
+                return True
+            mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a file whole, or leave the old one as it was; on return it is on the disk. The umask holds.
+
+    What is no file (`is_device`) is written to.
 
     Raises:
         CannotWriteError: the disk is full, the folder is read-only, or the like.
     """
     target = Path(path)
-    partial = temporary(target)
     try:
+        if is_device(target):
+            with target.open("ab", buffering=0) as stream:
+                _write_all(stream.fileno(), text.encode())
+            return
+        partial = temporary(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             _write_new(partial, text.encode())

@@ -8,14 +8,10 @@ secrets (`sirl.redaction`), so that a run goes on with another key as well.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import os
-import platform
+import logging
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,18 +19,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sirl.disk import reason, try_writing
+from sirl.disk import is_device, reason, try_writing
 from sirl.errors import UserError
 from sirl.lock import is_unused
-from sirl.provenance import Source, changed, version_of
+from sirl.provenance import Source, changed, git_commit, machine, sirl_commit, version_of, versions
 from sirl.records import write_json
 from sirl.redaction import redact
-from sirl.run_folder import ALL, MANIFEST
+from sirl.run_folder import ALL, MANIFEST, SUITES, WRITTEN_BY
 from sirl.wrapping import resolve_families
+
+log = logging.getLogger(__name__)
 
 _CLEARING = "clearing"
 _WAYS_OUT = "give another --output_dir (or --name), or --overwrite to start again"
-_PACKAGES = ("sirl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy")
 
 
 class Manifest:
@@ -87,6 +84,7 @@ class Manifest:
                 f"({', '.join(keys[:4]) or 'other keys'} differ); {_WAYS_OUT}"
             )
         moved = {key: value for key, value in plain.items() if key != "output_dir"}
+        found._reopen_lost()
         return found._go_on({**found.data["config"], **moved}, command)
 
     @classmethod
@@ -178,6 +176,28 @@ class Manifest:
         """Whether a process was killed between the end of its stage and that of the command: nothing was shown yet."""
         return self.data.get("status") == "running" and all(map(self.done, self.stages))
 
+    def _reopen_lost(self) -> None:
+        """Let stages be done again whose files somebody has deleted. Verdicts on answers that are gone go with them.
+
+        Raises:
+            UserError: they are those of the training, on which the rest stands.
+        """
+        lost = lost_files(self.run_dir, self.data)
+        if "train" in lost:
+            gone = ", ".join(lost["train"])
+            raise UserError(
+                f"--output_dir: {self.run_dir} has lost what the training left ({gone}); put it back, or {_WAYS_OUT}"
+            )
+        for stage, files in lost.items():
+            log.warning("%s: %s is gone, so stage %s is done again", self.run_dir, ", ".join(files), stage)
+        missing = {file for files in lost.values() for file in files}
+        again = [suite for suite in SUITES if suite.attempts in missing]
+        for name in (*missing, *(suite.verdicts for suite in again)):
+            (self.run_dir / name).unlink(missing_ok=True)  # a link that leads nowhere, too
+        for stage in (*lost, *(["judge"] if again else [])):
+            if stage in self.stages:
+                self.stages[stage]["status"] = "interrupted"
+
     def _go_on(self, config: dict[str, Any], command: list[str]) -> Manifest:
         self.data.setdefault("resumed", []).append(_now())
         if config != self.data.get("config"):  # a server has moved
@@ -208,6 +228,7 @@ class Manifest:
         try:
             yield
             entry["status"] = "done"
+            entry["files"] = self._files_of(name)
         except BaseException:
             entry["status"] = self.data["status"] = "interrupted"
             raise
@@ -215,9 +236,13 @@ class Manifest:
             entry["seconds"] = round(before + time.monotonic() - start, 3)
             self._save()
 
+    def _files_of(self, stage: str) -> list[str]:
+        return [name for name in WRITTEN_BY.get(stage, ()) if (self.run_dir / name).exists()]
+
     def add(self, name: str, seconds: float) -> None:
         """Enter a stage that is done, in whose results the manifest itself had to stand without it."""
-        self.stages[name] = {"started": _now(), "seconds": round(seconds, 3), "status": "done"}
+        entry = {"started": _now(), "seconds": round(seconds, 3), "status": "done", "files": self._files_of(name)}
+        self.stages[name] = entry
         self._save()
 
     def name_judges(self, names: Sequence[str]) -> None:
@@ -237,7 +262,7 @@ class Manifest:
             role, before, now = other
             raise UserError(
                 f"--output_dir: {self.run_dir} was begun with {role} {before['name']} at {version_of(before)}, "
-                f"which is {now.get('sha256') or now['commit']} now; name the version that you want, or {_WAYS_OUT}"
+                f"which is at {version_of(now)} now; use the version that it was begun with, or {_WAYS_OUT}"
             )
         kept.update({role: source for role, source in found.items() if version_of(source) or role not in kept})
         self._save()
@@ -250,6 +275,17 @@ class Manifest:
 
     def _save(self) -> None:
         write_json(self.run_dir / MANIFEST, redact(self.data))
+
+
+def lost_files(run_dir: Path, manifest: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Stages that are done, each with files that it left and that are there no more; only of those that lack some."""
+    stages = (manifest or {}).get("stages")
+    found = {
+        stage: [name for name in entry.get("files") or () if not (run_dir / name).exists()]
+        for stage, entry in (stages.items() if isinstance(stages, Mapping) else ())
+        if isinstance(entry, Mapping) and entry.get("status") == "done"
+    }
+    return {stage: files for stage, files in found.items() if files}
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -302,49 +338,19 @@ def check_writable(folder: Path, flag: str = "--output_dir") -> None:
         raise UserError(f"{flag}: {str(folder)[:200]!r} is not the name of a folder ({error})") from None
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that results depend on; None where a package is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+def output_file(path: Path, flag: str) -> Path:
+    """Where a file that the user names is to be written, after trying: behind a link it is what the link leads to.
 
-
-def machine() -> dict[str, Any]:
-    """Platform, CPU count and, where torch is loaded, threads and accelerators."""
-    torch = sys.modules.get("torch")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    out: dict[str, Any] = {"platform": platform.platform(), "processor": platform.machine(), "cpus": usable}
-    if torch is not None:
-        out["threads"] = torch.get_num_threads()
-        out["accelerators"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return out
-
-
-def git_commit(folder: Path) -> str | None:
-    """Commit checked out in a folder, with `+changes` where the tree differs from it; None outside git."""
-    head = _git(folder, "rev-parse", "HEAD")
-    return head and head + ("+changes" if _git(folder, "status", "--porcelain") else "")
-
-
-def sirl_commit() -> str | None:
-    """`git_commit` of the checkout that this package runs from; None where it was installed as a wheel."""
-    home = Path(__file__).parent
-    tracked = _git(home, "ls-files", "--error-unmatch", Path(__file__).name)
-    return git_commit(home) if tracked else None  # else the commit would be that of what the environment lies in
-
-
-def _git(folder: Path, *args: str) -> str | None:
-    if shutil.which("git") is None:
-        return None
-    try:
-        done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    Raises:
+        UserError: it is a folder, or cannot be written.
+    """
+    if is_device(path):
+        return path
+    target = path.resolve() if path.is_symlink() else path
+    if target.is_dir():
+        raise UserError(f"{flag}: {path} is a folder; give a file")
+    check_writable(target.parent, flag)
+    return target
 
 
 def clear(run_dir: Path) -> None:

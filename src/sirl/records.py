@@ -33,6 +33,9 @@ Conversation = tuple[Message, ...]
 """Turns in order. Where the last role is `assistant`, its text is a prefill that the model goes on from."""
 
 FinishReason = Literal["stop", "length", "error"]
+MAX_SEED = 2**32 - 1
+"""The largest seed: NumPy's generators, which transformers seeds too, take no larger one."""
+
 Phase = Literal["before", "after"]
 Decoding = Literal["greedy", "sample"]
 SearchFacts = dict[str, float | int | bool | None]

@@ -82,3 +82,16 @@ ALL = (
 )
 """All that this package writes into a run folder; the manifest comes last. Next to these there are the lock file and
 what a killed process left half written (`sirl.lock`), which go by themselves."""
+
+_ASKED = tuple(name for suite in SUITES for name in (suite.attempts, suite.verdicts))
+WRITTEN_BY = {
+    "base": (BASE,),
+    "gap": (GAP, GAP_SAMPLES),
+    "attack_before": _ASKED,
+    "train": (MODEL, CHOSEN, DEVELOPMENT),
+    "attack_after": _ASKED,
+    "capability": (CAPABILITY,),
+    "judge": tuple(suite.verdicts for suite in SUITES),
+    "eval": (BENCHMARKS, BENIGN.attempts, BENIGN.verdicts),
+}
+"""What a stage may leave that others need: the manifest notes which of it is there when the stage is done."""

@@ -94,9 +94,19 @@ def measure_gap(
 
 
 def read_gap(folder: Path) -> tuple[str, str]:
-    """Verdict and explanation that `measure_gap` left in a folder."""
-    gap = json.loads((folder / GAP).read_text(encoding="utf-8"))
-    return gap["verdict"], gap["explanation"]
+    """Verdict and explanation that `measure_gap` left in a folder.
+
+    Raises:
+        UserError: its file is not there, or is not what was written.
+    """
+    try:
+        gap = json.loads((folder / GAP).read_text(encoding="utf-8"))
+        return str(gap["verdict"]), str(gap["explanation"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{folder / GAP}: cannot be read ({type(error).__name__}); put it back, or delete it and run the command "
+            "again, which measures the gap again"
+        ) from None
 
 
 def require_gap(verdict: str, explanation: str, way_out: str) -> None:

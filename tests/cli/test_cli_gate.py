@@ -118,6 +118,8 @@ def test_a_file_that_is_no_rules(sirl: Any, small: Path, tmp_path: Path, text: s
         (("--min", "ability_fall=0"), "a price, of which only the high end is known; use --max"),
         (("--min", "dsr=0", "--min", "dsr=0.5"), "--min dsr: given twice"),
         (("--min", "dsr=0", "--junit", "/dev/null/x.xml"), "--junit"),
+        (("--min", "dsr=0", "--junit", "."), "--junit: . is a folder; give a file"),
+        (("--min", "dsr=0", "--markdown", "/"), "--markdown: / is a folder; give a file"),
         (("--rules", "nowhere.yaml"), "--rules nowhere.yaml: cannot be read"),
     ],
 )

@@ -139,3 +139,18 @@ def test_a_file_that_is_cut_is_not_judged(sirl: Any, tmp_path: Path) -> None:
     result = sirl("judge", file, "--json")
     assert result.code == 2
     assert result.err.startswith(f"sirl: error: FILE: {file}, line 2: not valid JSON")
+
+
+def test_output_file_that_is_a_folder(sirl: Any, file: Path, tmp_path: Path) -> None:
+    """Told before a judge has worked for hours, and with no traceback."""
+    for name in (tmp_path, "."):
+        result = sirl("judge", file, "--output_file", name)
+        assert (result.code, "--output_file: " in result.error, "is a folder" in result.error) == (2, True, True)
+
+
+def test_output_file_behind_a_link(sirl: Any, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "rows.jsonl")
+    assert sirl("judge", file, "--output_file", tmp_path / "link").code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "rows.jsonl").read_text().count("\n") == file.read_text().count("\n")

@@ -78,6 +78,11 @@ print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)
         (("list", "data", "--jsn"), "unrecognized arguments: --jsn"),
         (("attack", "--output_dir", "x"), "the following arguments are required: --model_name_or_path"),
         (("report", "nowhere"), "nowhere: no such run folder"),
+        (("gap", "--model_name_or_path", "demo", "--seed", str(2**70)), "argument --seed: must be 0 to 4294967295"),
+        (
+            ("compare", "--config", "demo", "--seeds", str(2**40)),
+            "--seeds 1099511627776: expected different",
+        ),
         (("compare", "--methods", "all"), "the following arguments are required: --config"),
     ],
 )

@@ -153,7 +153,7 @@ def test_benign_prompts_of_other_categories_have_a_line(sirl: Any, monkeypatch: 
         (("demo", "--set", "train.max_steps=[1"), "--set train.max_steps: '[1' is not a YAML value"),
         (("demo", "--set", "trian.max_steps=1"), "trian is not a known key; did you mean train?"),
         (("demo", "--set", "gap.kk=1"), "gap.kk is not a known key; did you mean k?"),
-        (("demo", "--seed", "-1"), "seed: must be 0 or more"),
+        (("demo", "--seed", "-1"), "must be 0 to 4294967295, got -1"),
     ],
 )
 def test_bad_input(sirl: Any, words: tuple[str, ...], message: str) -> None:

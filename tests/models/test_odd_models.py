@@ -193,6 +193,7 @@ REFUSED: dict[odd.Change, str] = {
     odd.prompt_tuning: r"an adapter of type PROMPT_TUNING cannot be merged .*such as LoRA",
     odd.prefix_tuning: r"an adapter of type PREFIX_TUNING cannot be merged",
     odd.adapter_of_the_future: r"adapter of unknown type HYPERLORA; a newer peft may know it: pip install -U peft",
+    odd.template_for_parts_alone: r"chat template does not work \(it writes the same whatever the user says",
     odd.newer_tokenizer: r"tokenizer\.json cannot be read .*newer version: pip install -U tokenizers",
     odd.no_tokenizer: r"the folder holds no tokenizer; put tokenizer\.json",
     odd.no_chat_template: r"the tokenizer has no chat template; SIRL hardens chat models",
@@ -219,6 +220,19 @@ def test_one_line_says_what_to_do(change: odd.Change, folder: Path) -> None:
         load(name)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"--model_name_or_path {name}: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (odd.adapter_of_a_deeper_model, r"it has 28 weights that this base has no place for, such as .*layers\.2\."),
+        (odd.adapter_of_a_shallower_model, r"it lacks 2 weights, such as .*layers\.1\."),
+    ],
+)
+def test_an_adapter_of_another_depth(change: odd.Change, words: str, folder: Path) -> None:
+    """PEFT loads it, leaves out what does not fit and makes up what is missing."""
+    with pytest.raises(UserError, match=rf"is of another base model: {words}"):
+        load(change(folder))
 
 
 @pytest.mark.parametrize("key", ["intermediate_size", "vocab_size"])

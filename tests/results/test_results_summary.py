@@ -11,10 +11,11 @@ import pytest
 
 from report_runs import attempt, write_run
 from sirl.errors import UserError
+from sirl.manifest import Manifest
 from sirl.records import Attempt, Label, Verdict, append_jsonl, write_jsonl
 from sirl.report.render import render_html
 from sirl.results.attacks import attack_summary, refusal_texts
-from sirl.results.load import Scored, attach_verdicts, load_run
+from sirl.results.load import Scored, attach_verdicts, check_holds_run, load_run
 from sirl.results.rates import PHASES, overall, paired, rate, reduction, worst_case
 from sirl.results.summary import benign_summary, build_summary, capability_summary, summarise_run
 from sirl.stats import wilson_interval
@@ -414,3 +415,23 @@ def test_capability() -> None:
     assert (got["choices"]["lost"], got["choices"]["gained"]) == (2, 1)
     assert got["choices"]["p"] == 1.0
     assert capability_summary({"drift": None, "choices": None}) is None
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    """`sirl report models` wrote an empty report into a folder of models."""
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds nothing of a run; give the folder that `sirl run` wrote"):
+        check_holds_run(tmp_path)
+
+
+def test_what_a_figure_rests_on_is_not_missing_in_silence(tmp_path: Path) -> None:
+    manifest = Manifest.open(tmp_path, config={}, seed=0, command=[])
+    for stage, name in {"gap": "gap.json", "attack_before": "attempts.jsonl", "base": "base"}.items():
+        with manifest.stage(stage):
+            (tmp_path / name).write_text("{}" if name == "gap.json" else "")
+    load_run(tmp_path)
+    (tmp_path / "base").unlink()
+    load_run(tmp_path)  # of no figure any more: it may go to make room
+    (tmp_path / "attempts.jsonl").unlink()
+    with pytest.raises(UserError, match=r"attempts\.jsonl is gone, which stage attack_before wrote; put it back"):
+        load_run(tmp_path)

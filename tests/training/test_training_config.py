@@ -63,6 +63,8 @@ def test_rewards_to_choose(reward: str, tmp_path: Path) -> None:
         ({"use_adaptive_entropy": True}, "--entropy_coef/--use_adaptive_entropy: TRL's entropy bonus"),
         ({"disable_dropout": False}, "--disable_dropout false: dropout makes the entropy reward noisy"),
         ({"temperature": 0.0}, "--temperature 0.0: rollouts are sampled"),
+        ({"seed": 2**32}, "--seed 4294967296: give a number from 0"),
+        ({"seed": -1}, "--seed -1: give a number from 0"),
         ({"temperature": -1.0}, "--temperature -1.0: rollouts are sampled"),
         ({"top_p": 0.9}, "--top_p 0.9: responses would come from another distribution"),
         ({"top_k": 50}, "--top_k 50: responses would come from another distribution"),

@@ -43,7 +43,8 @@ def written_for_hello(tokenizer: Any) -> int:
     A template that has passed is not tried again in this process: every stage reads the model anew.
 
     Raises:
-        EncodingError: it refuses that one, or it takes too long, or too much memory, for any of `SHAPES`.
+        EncodingError: it refuses that one, leaves out what the user says, or takes too long, or too much memory, for
+            any of `SHAPES`.
     """
     key = _reads(tokenizer)
     if key not in _PASSED:
@@ -85,7 +86,10 @@ def _tried(tokenizer: Any) -> int:
 
 
 def _lengths(tokenizer: Any) -> int:
-    length = len(chat_text(tokenizer, SHAPES[0]))
+    written = chat_text(tokenizer, HELLO)
+    if written and written == chat_text(tokenizer, user_turn("Goodbye")):
+        raise EncodingError("it writes the same whatever the user says; does it take lists of parts alone?")
+    length = len(written)
     for shape in SHAPES[1:]:
         with contextlib.suppress(EncodingError):
             chat_text(tokenizer, shape)

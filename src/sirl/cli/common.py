@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sirl.chat.template import parse_arguments
 from sirl.errors import UserError
+from sirl.records import MAX_SEED
 from sirl.redaction import redact_text
 
 if TYPE_CHECKING:
@@ -52,6 +53,17 @@ def positive_int(text: str) -> int:
     return value
 
 
+def seed_number(text: str) -> int:
+    """argparse type: a seed that every generator takes (`MAX_SEED`)."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+    if not 0 <= value <= MAX_SEED:
+        raise argparse.ArgumentTypeError(f"must be 0 to {MAX_SEED}, got {value}")
+    return value
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A plain table on stdout, wrapped to the terminal. The cells are shown as they are, never as markup."""
     from rich import box
@@ -83,7 +95,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "also takes dtype=float32, and enforce_eager=true to compile nothing",
     )
     parser.add_argument("--model_revision", help="commit, branch or tag on the hub (default: the newest commit)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="random seed (default: %(default)s)")
     add_template_flag(parser)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_table
 from sirl.errors import UserError
 from sirl.inputs.comma_list import comma_list
+from sirl.records import MAX_SEED
 
 RESUME_HINT = "the same command continues from the run and stage it was in"
 
@@ -75,6 +76,7 @@ def _seeds(text: str | None) -> list[int]:
         (text is not None and not words)
         or not all(word.isdecimal() for word in words)
         or len(set(map(int, words))) < len(words)
+        or not all(int(word) <= MAX_SEED for word in words)
     ):
         raise UserError(f"--seeds {text}: expected different whole numbers separated by commas, such as 0,1,2")
     return [int(word) for word in words]

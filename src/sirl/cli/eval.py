@@ -12,7 +12,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sirl.cli.common import Outcome, add_template_flag, percent_cell, positive_int, print_table, settings_of
+from sirl.cli.common import (
+    Outcome,
+    add_template_flag,
+    percent_cell,
+    positive_int,
+    print_table,
+    seed_number,
+    settings_of,
+)
 from sirl.errors import UserError
 from sirl.run_folder import BENCHMARKS
 
@@ -59,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use at most this many benign prompts, sampled with --seed (with --overrefusal)",
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for benchmarks.json and its rows")
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="random seed (default: %(default)s)")
     add_template_flag(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="delete earlier measurements of this command first, and nothing else"

@@ -30,10 +30,11 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.exports.inspect_log import write_logs
     from sirl.exports.lm_eval_files import write_lm_eval
     from sirl.manifest import check_writable
-    from sirl.results.load import load_run
+    from sirl.results.load import check_holds_run, load_run
 
     if not (args.inspect or args.lm_eval):
         raise UserError("no format given: --inspect, --lm_eval or both")
+    check_holds_run(args.run_dir)
     folder = args.output_dir or args.run_dir
     loaded = load_run(args.run_dir) if args.inspect else None
     check_writable(folder, "--output_dir" if args.output_dir else "RUN_DIR")

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> Outcome:
         return _metrics()
     from sirl.gate.output import junit, markdown
     from sirl.gate.rules import check_finished, check_rules, hold, read_rule, read_rules
-    from sirl.manifest import check_writable
+    from sirl.manifest import output_file
     from sirl.records import write_text
     from sirl.results.load import load_run
     from sirl.results.summary import results_of
@@ -47,16 +47,17 @@ def run(args: argparse.Namespace) -> Outcome:
     rules += [read_rule(text, "min", "--min") for text in args.min]
     rules += [read_rule(text, "max", "--max") for text in args.max]
     check_rules(rules)
-    for flag, target in (("--junit", args.junit), ("--markdown", args.markdown)):
-        if target is not None:
-            check_writable(target.parent, flag)
+    outputs = [
+        (output_file(target, flag), make)
+        for flag, target, make in (("--junit", args.junit, junit), ("--markdown", args.markdown, markdown))
+        if target is not None
+    ]
     loaded = load_run(args.run_dir)
     check_finished(args.run_dir, loaded.manifest)
     results = results_of(loaded)
     findings = hold(results, rules)
-    for target, make in ((args.junit, junit), (args.markdown, markdown)):
-        if target is not None:
-            write_text(target, make(results.run, findings))
+    for target, make in outputs:
+        write_text(target, make(results.run, findings))
     passed = all(finding.passed for finding in findings)
     document = {"run": results.run, "passed": passed, "rules": [finding.to_dict() for finding in findings]}
     return Outcome(document, lambda: print("\n".join(map(str, findings))), exit_code=0 if passed else 1)

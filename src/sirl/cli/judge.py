@@ -35,13 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Judge the file, or judge the judge."""
+    from sirl.disk import is_device
     from sirl.lock import sole_writer
-    from sirl.manifest import check_writable
+    from sirl.manifest import output_file
 
-    target = args.output_file
-    if target is None:
+    if args.output_file is None:
         return _run(args)
-    check_writable(target.parent, "--output_file")
+    target = args.output_file = output_file(args.output_file, "--output_file")
+    if is_device(target):
+        return _run(args)
     with sole_writer(target.parent, "--output_file", f".{target.name}.lock"):
         return _run(args)
 

@@ -22,9 +22,10 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirl.manifest import check_writable
     from sirl.records import write_json
     from sirl.report.render import render_report
-    from sirl.results.load import load_run
+    from sirl.results.load import check_holds_run, load_run
     from sirl.results.summary import summary_of
 
+    check_holds_run(args.run_dir)
     load_run(args.run_dir)  # says what is wrong with the folder before anything is written into it
     check_writable(args.run_dir, "RUN_DIR")
     with sole_writer(args.run_dir, "RUN_DIR"):

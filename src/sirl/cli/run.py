@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_reasons, print_table
+from sirl.cli.common import Outcome, add_template_flag, percent_cell, print_reasons, print_table, seed_number
 from sirl.errors import UserError
 from sirl.run_folder import ATTACKS, BENIGN, REPORT, WRAPPED
 
@@ -38,7 +38,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         help="override a key, such as train.max_steps=5; repeatable",
     )
     parser.add_argument("--name", help="name of the run")
-    parser.add_argument("--seed", type=int, help="random seed of all stages")
+    parser.add_argument("--seed", type=seed_number, help="random seed of all stages")
     parser.add_argument(
         "--model_name_or_path", help="base model: hub id, folder, GGUF file or known name (sirl list models)"
     )

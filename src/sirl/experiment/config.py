@@ -19,7 +19,7 @@ from sirl.gap import GapSampling
 from sirl.inputs.typed import build
 from sirl.inputs.user_files import read_text
 from sirl.inputs.yaml_text import parse_yaml
-from sirl.records import Decoding
+from sirl.records import MAX_SEED, Decoding
 from sirl.training.selection_limits import SelectionLimits
 
 WITH_COMMAS = (
@@ -206,7 +206,8 @@ class RunConfig:
             raise UserError(f"name: {self.name!r} cannot be the name of a folder")
         if not (self.output_dir or "").isprintable():
             raise UserError(f"output_dir: {self.output_dir!r} cannot be the name of a folder")
-        _at_least(0, seed=self.seed)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"seed: must be 0 to {MAX_SEED}, got {self.seed}")
 
     @property
     def run_dir(self) -> Path:

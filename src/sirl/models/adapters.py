@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sirl.demo import demo_scale
 from sirl.errors import UserError
@@ -89,6 +90,23 @@ def has_tokenizer(name: str, revision: str | None = None) -> bool:
             _raise_exceptions_for_connection_errors=False,
         )
     )
+
+
+def check_fits(with_adapter: Any, adapter: str, revision: str | None = None) -> None:
+    """Raise `UserError` where a loaded adapter has weights that its base has no place for, or lacks some that it needs.
+
+    PEFT leaves the former out and makes the latter up, so that neither adapter nor base would be measured.
+    """
+    from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
+
+    found = set_peft_model_state_dict(with_adapter, load_peft_weights(adapter, device="cpu", revision=revision))
+    own = (with_adapter.base_model.prefix, "modules_to_save")
+    for keys, what in (
+        (found.unexpected_keys, "it has {} weights that this base has no place for, such as {}"),
+        ([key for key in found.missing_keys if any(part in key for part in own)], "it lacks {} weights, such as {}"),
+    ):
+        if keys:
+            raise UserError(f"adapter {adapter}: is of another base model: {what.format(len(keys), keys[0])}")
 
 
 def _check_mergeable(name: str, kind: str) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from sirl.chat.encoding import EncodingError, context_length
 from sirl.chat.template_trial import written_for_hello
 from sirl.demo import demo_scale
 from sirl.errors import UserError
-from sirl.models.adapters import adapter_file, base_of, base_revision, has_tokenizer, of_adapter
+from sirl.models.adapters import adapter_file, base_of, base_revision, check_fits, has_tokenizer, of_adapter
 from sirl.models.merging import merge_layers
 from sirl.weights.export import settle_generation_config
 from sirl.weights.model_files import (
@@ -246,7 +247,10 @@ def merge_adapter(model: Any, adapter: str | Path, scale: float = 1.0, *, revisi
     from peft.tuners.lora import LoraLayer
 
     try:
-        with_adapter = PeftModel.from_pretrained(model, str(adapter), revision=revision)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
+            with_adapter = PeftModel.from_pretrained(model, str(adapter), revision=revision)
+        check_fits(with_adapter, str(adapter), revision)
     except (*UNREADABLE, RuntimeError, UnpicklingError) as error:
         raise UserError(f"adapter {adapter}: cannot be loaded on this base model ({first_line(error)})") from error
     for layer in with_adapter.modules():

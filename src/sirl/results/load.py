@@ -14,6 +14,7 @@ from typing import Any
 
 from sirl.errors import UserError
 from sirl.judges.validate import judge_agreement
+from sirl.manifest import lost_files
 from sirl.records import (
     DEFENDED,
     NOT_HELPED,
@@ -29,6 +30,7 @@ from sirl.records import (
 from sirl.redaction import redact
 from sirl.run_folder import (
     ATTACKS,
+    BASE,
     BENCHMARKS,
     BENIGN,
     CAPABILITY,
@@ -38,11 +40,14 @@ from sirl.run_folder import (
     GAP_SAMPLES,
     MANIFEST,
     METRICS,
+    MODEL,
     RECHECKED,
+    SUITES,
     WRAPPED,
 )
 
 SCORED_LABELS = (*SAID, "empty")
+_STAGE_FILES = (GAP, METRICS, DEVELOPMENT, CAPABILITY, BENCHMARKS)
 OLD_EMPTY = "empty response"
 """Reason by which older files say of an `unscored` response that it was empty."""
 
@@ -140,6 +145,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     if not path.is_dir():
         raise UserError(f"{path}: no such run folder; give the folder that `sirl run` wrote, such as runs/demo")
     manifest = redact(_json(path / MANIFEST))  # of an earlier version, it may hold secrets
+    _check_whole(path, manifest)
     named = [str(name) for name in (manifest or {}).get("judges") or ()]
     verdicts, benign_verdicts, wrapped_verdicts = (
         in_order(_records(path / suite.verdicts, Verdict) or [], named) for suite in (ATTACKS, BENIGN, WRAPPED)
@@ -165,6 +171,22 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         judges=tuple(dict.fromkeys(v.judge for v in [*verdicts, *benign_verdicts, *wrapped_verdicts])),
         agreement=judge_agreement(verdicts),
     )
+
+
+def check_holds_run(path: Path) -> None:
+    """Raise `UserError` for a folder of something else, into which a report would be written."""
+    made = (MANIFEST, *(name for suite in SUITES for name in (suite.attempts, suite.verdicts)), *_STAGE_FILES)
+    if path.is_dir() and not any((path / name).exists() for name in made):
+        raise UserError(f"{path}: holds nothing of a run; give the folder that `sirl run` wrote, such as runs/demo")
+
+
+def _check_whole(path: Path, manifest: dict[str, Any] | None) -> None:
+    """Raise `UserError` for a folder that has lost what a figure rests on."""
+    for stage, files in lost_files(path, manifest).items():
+        if read := [name for name in files if name not in (BASE, MODEL)]:
+            raise UserError(
+                f"{path}: {', '.join(read)} is gone, which stage {stage} wrote; put it back, or run that stage again"
+            )
 
 
 def whole_attempts(path: Path, ids: Collection[str]) -> dict[str, Attempt]:

@@ -11,6 +11,7 @@ from trl import GRPOConfig
 
 from sirl.chat.template import FLAG, check_arguments, parse_arguments
 from sirl.errors import UserError
+from sirl.records import MAX_SEED
 from sirl.redaction import is_secret
 
 REWARDS: dict[str, str] = {
@@ -198,6 +199,8 @@ class SIRLConfig(GRPOConfig):  # type: ignore[misc]
             )
         if not self.disable_dropout:
             raise UserError("--disable_dropout false: dropout makes the entropy reward noisy; leave it on")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"--seed {self.seed}: give a number from 0 to {MAX_SEED}")
         if self.temperature <= 0:
             raise UserError(f"--temperature {self.temperature}: rollouts are sampled; give a value above 0")
         narrowed = {
