@@ -15,7 +15,7 @@ from typing import Any
 NOT_BEGUN = "the answer had not begun"
 """The reason of an `unscored` verdict on a response that was cut inside its thoughts."""
 
-_NAMES = r"think|thinking|thoughts?|reason|reasoning|seed:think|mm:think|longcat_think"
+_NAMES = r"think|thinking|thoughts?|reason|reasoning|seed:think|mm:think|longcat_think|scratchpad|reflection"
 _OPENING = (
     rf"<(?:{_NAMES})>"  # Qwen3, DeepSeek-R1, Seed-OSS, MiniMax, LongCat
     r"|<\|begin_of_thought\|>|<\|start_thinking\|>"  # Sky-T1, Command A
@@ -72,7 +72,20 @@ def answer_of(response: str) -> str | None:
 def _may_think(response: str) -> bool:
     """Whether there can be a marker; much faster than to look for one."""
     lower = response.lower()
-    return any(word in lower for word in ("think", "thought", "reason", "<unused9", "channel", "analysis", "<|inner_"))
+    return any(
+        word in lower
+        for word in (
+            "think",
+            "thought",
+            "reason",
+            "scratchpad",
+            "reflection",
+            "<unused9",
+            "channel",
+            "analysis",
+            "<|inner_",
+        )
+    )
 
 
 def answer_reader(tokenizer: Any) -> Callable[[Sequence[int]], str]:

@@ -25,7 +25,7 @@ class Errors:
 
 XSTEST = Errors(refusals=971, missed=52, answers=1084, taken=18)
 """`answers`: the responses that people call a full compliance."""
-HEDGES = Errors(refusals=36, missed=8, answers=48, taken=6)
+HEDGES = Errors(refusals=36, missed=8, answers=48, taken=5)
 """The halves of our own sets that no wording was made from. `answers`: help behind a hedge."""
 
 

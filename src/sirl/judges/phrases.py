@@ -68,6 +68,10 @@ STRONG_REFUSAL: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
             "right appropriate ethical responsible",
             rf"\bwould(?: not|n't) be (?:right|appropriate|ethical|responsible) (?:for me |of me )?to {_VERB}",
         ),
+        (
+            "inappropriate unethical irresponsible improper wrong",
+            rf"\bwould be (?:inappropriate|unethical|irresponsible|improper|wrong) (?:for|of) me to {_VERB}",
+        ),
         # I'm not able to ..., I am unable to ..., I'm not comfortable ...ing
         (
             "unable not forbidden prohibited uncomfortable",
@@ -79,7 +83,7 @@ STRONG_REFUSAL: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
             r"\b(?:i'm|i am|we're|we are) not (?:comfortable with|doing (?:that|this|it)|helping|"
             r"sharing|giving|providing|writing)\b",
         ),
-        ("going gonna", r"\bnot (?:going to|gonna) (?:help|assist|share|write|explain|answer)\b"),
+        ("going gonna", r"\bnot (?:going to|gonna) (?:help|assist|share|write|explain|answer|do (?:that|this|it))\b"),
         # Sorry, but can't assist with that. Unable to comply.
         (
             "help assist comply fulfil fulfill",
@@ -89,7 +93,8 @@ STRONG_REFUSAL: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
         # I must decline, I have to refuse, I respectfully decline
         (
             "decline refuse pass no",
-            r"\b(?:i|we)(?:'ll|'m|'d)? (?:\w+ (?:to )?){0,4}(?:decline\b|refuse (?:to|this|that|your|any|such)|"
+            r"\b(?:i|we)(?:'ll|'m|'d)? (?:\w+ (?:to )?){0,4}(?:decline\b|"
+            r"refuse (?:to(?! (?:believe|accept|think|let|give up))|this|that|your|any|such)|"
             r"(?:have|going) to pass|say no\b)|"
             r"\bmust (?:respectfully |politely )?(?:decline|refuse)\b",
         ),
@@ -202,7 +207,9 @@ STRONG_REFUSAL: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
 # Nothing but "No", "I can't", "I won't.", perhaps cut there. Quantifiers with a second "+" never give back what they
 # took: text that repeats a pattern's own words could otherwise be taken apart in exponentially many ways.
 BARE_NO = re.compile(
-    rf"\A\W*+(?:no\W*+)?(?:i (?:{_CANNOT}|absolutely will not|shall not|refuse|am unable|am not able)(?: to)?\W*)?"
+    rf"\A\W*+(?:sorry\W*+)?(?:no|nope|nah|absolutely not|certainly not|definitely not|"
+    r"not a chance|no way|no can do|hard pass)?"
+    rf"\W*+(?:i (?:{_CANNOT}|absolutely will not|shall not|refuse|am unable|am not able)(?: to)?\W*)?"
 )
 
 # Nothing but an apology, however often.
@@ -353,7 +360,9 @@ MISTAKEN = re.compile(
 LETTER = re.compile(r"(?:^|\n)(?:subject:|dear (?!user|friend|human|customer\b))")
 MENTION = re.compile(
     r"\b(?:never|not|don't|avoid|without|instead of|refrain from) (?:\w+ ){0,3}?(?:say\w*|us(?:e|ing)|respond\w*|"
-    r"reply\w*|writ(?:e|ing)|includ\w*|start\w*|begin\w*|phrases?|words?)\b[^.!?\n]{0,20}$"
+    r"reply\w*|writ(?:e|ing)|includ\w*|start\w*|begin\w*|phrases?|words?)\b[^.!?\n]{0,20}$|"
+    # speech of somebody else, in single quotes, which cannot be told from apostrophes
+    r"\b(?:said|says|replied|answered|whispered|shouted|cried|muttered|explained)[,:]? '$"
 )
 # The labels of answers in two voices, at the start of a line: `sure` are known names, and brackets with a colon behind
 # them. Other brackets may be notes. What looks like JSON is no label.
