@@ -2,6 +2,7 @@
 
     python -m scale                                  # all that the environments given can run
     python -m scale --only ddp zero3 --keep work     # some of them, and keep what they wrote
+    python -m scale --model demo --only one ddp      # with the bundled model
 
 `make scale` makes the environments first. A tiny model with random weights is trained and attacked, so that a path is
 checked in minutes: a training by several processes has to give the advantages and weights of one process.
@@ -24,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     names = [*TRAININGS, *ATTACKS]
     parser = argparse.ArgumentParser(prog="python -m scale", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="paths to run")
+    parser.add_argument("--model", help="a model in place of the tiny ones, such as demo")
     parser.add_argument("--deepspeed", type=Path, help="Python of an environment with DeepSpeed and bitsandbytes")
     parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM")
     parser.add_argument("--limit", type=int, default=1800, help="seconds that a path may take (default 1800)")
@@ -34,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     found: list[Attempt] = []
     with tempfile.TemporaryDirectory(prefix="sirl-scale-") as temporary:
         work = (args.keep or Path(temporary)).resolve()
-        write_inputs(work)
+        write_inputs(work, args.model)
         for name in args.only:
             print(f"{name} ...", flush=True)
             made = (train if name in TRAININGS else attack)(name, pythons, work, args.limit)

@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from sirl.models import load_model, load_tokenizer
+
 MODEL, WIDE = "tiny", "wide"
 """Two layers of 32 units; and one with heads as wide as vLLM's kernels want them."""
 
@@ -35,14 +39,15 @@ ROWS, RETAINED = 8, 2
 """Responses and retention rows of an update, all processes together."""
 
 
-def write_inputs(work: Path) -> None:
-    """Models and prompts, in a folder."""
+def write_inputs(work: Path, model: str | None = None) -> None:
+    """Models and prompts, in a folder. `model`, as `--model_name_or_path` takes it, stands in for both tiny ones."""
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     from tiny_models import PROMPTS, tiny_model, tiny_tokenizer
 
     work.mkdir(parents=True, exist_ok=True)
     for name, shape in ((MODEL, {}), (WIDE, {"hidden_size": 128, "head_dim": 32, "intermediate_size": 256})):
-        tiny_model("llama", **shape).save_pretrained(work / name)
-        tiny_tokenizer().save_pretrained(work / name)
+        made = load_model(model, dtype=torch.float32) if model else tiny_model("llama", **shape)
+        made.save_pretrained(work / name)
+        (load_tokenizer(model) if model else tiny_tokenizer()).save_pretrained(work / name)
     (work / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
     (work / "held.txt").write_text("\n".join(HELD) + "\n", encoding="utf-8")
