@@ -17,7 +17,6 @@ from sirl.judges import load_judge
 from sirl.records import Attempt, Completion, Conversation, read_jsonl, user_turn
 from sirl.report import build_summary, render_report
 from sirl.report.truncated import truncation_limits
-from sirl.results.interface import made
 from sirl.results.load import Scored
 from sirl.results.truncated import truncation_summary
 from sirl.results.values import Truncation
@@ -180,10 +179,10 @@ def test_what_was_not_answered_keeps_its_place() -> None:
         Scored(attempt(1, finish_reason="stop"), "full_refusal"),
         Scored(attempt(2), "unscored"),
     ]
-    table = truncation_summary(rows, again)["static"]["before"]["overall"]
-    assert (table["cut"], table["asked_again"], table["recanted"], table["still_cut"]) == (4, 2, 1, 1)
-    assert (table["dsr"], table["dsr_rechecked"]) == (0.8, 0.6)
-    ((lead, words),) = truncation_limits({"static": {"before": made(Truncation, {"overall": table, "by_attack": {}})}})
+    table = truncation_summary(rows, again)["static"]["before"].overall
+    assert (table.cut, table.asked_again, table.recanted, table.still_cut) == (4, 2, 1, 1)
+    assert (table.dsr, table.dsr_rechecked) == (0.8, 0.6)
+    ((lead, words),) = truncation_limits({"static": {"before": Truncation(table, {})}})
     assert lead == "Answers end at a token limit."
     assert "4 of 4 greedy refusals" in words
     assert "of 2 of them have no verdict on a longer answer" in words

@@ -13,9 +13,8 @@ from report_runs import attack_rows, attempt, benign_rows, manifest, results_in,
 from sirl.report.assessment import STATUS_NAMES, Assessment, assess_run
 from sirl.report.prices import BENIGN_LIMITS, OVERALL_LIMIT
 from sirl.report.wording import factor, p_value, with_interval
-from sirl.results.interface import Reduction, made
+from sirl.results.interface import Reduction
 from sirl.results.summary import capability_summary
-from sirl.results.values import Capability
 from sirl.stats import clustered_change
 
 BETTER = {"direct": (0.5, 0.95), "aim": (0.3, 0.9)}
@@ -134,9 +133,8 @@ def test_abilities_and_perplexity_are_prices(tmp_path: Path) -> None:
         ({"drift": drift(0.08, 0.13)}, "price_unclear"),
         ({"drift": drift(0.5, 0.6)}, "costly"),
     ):
-        assert (
-            assess_run(replace(results, capability=made(Capability, capability_summary(found))), None).status == status
-        ), found
+        changed = replace(results, capability=capability_summary(found))
+        assert assess_run(changed, None).status == status, found
 
 
 def drift(value: float, high: float) -> dict:

@@ -91,9 +91,9 @@ def test_attacks_are_explained_and_what_a_file_names_is_not_imported() -> None:
 
 def test_without_static_attacks_the_headline_is_of_the_searches() -> None:
     got = attack_summary(scored(searched("g", "before", 3), searched("g", "after", None)))
-    assert got["covers"] == "reoptimised"
-    assert got["change"]["greedy"]["fixed"] == 1
-    assert attack_summary([])["covers"] is None
+    assert got.covers == "reoptimised"
+    assert got.change["greedy"].fixed == 1
+    assert attack_summary([]).covers is None
 
 
 def test_a_transferred_prompt_is_compared_with_the_search_that_found_it() -> None:
@@ -101,13 +101,13 @@ def test_a_transferred_prompt_is_compared_with_the_search_that_found_it() -> Non
     before = [searched("a", "before", 2, messages=prompt), searched("b", "before", 2, messages=prompt)]
     after = [attempt("gcg@before", g, "after", queries=1, messages=m) for g, m in (("a", prompt), ("b", other))]
     rows = scored(*before, *after)
-    got = attack_summary(rows)["kinds"]["transferred"]
-    assert got["change"]["greedy"]["pairs"] == 1  # the answer on "b" was to another prompt
-    assert got["change"]["greedy"]["fixed"] == 1
-    assert got["rates"]["greedy"]["before"]["overall"]["n"] == 1
+    got = attack_summary(rows).kinds["transferred"]
+    assert got.change["greedy"].pairs == 1  # the answer on "b" was to another prompt
+    assert got.change["greedy"].fixed == 1
+    assert got.rates["greedy"]["before"].overall.n == 1
     own = attempt("gcg@before", "a", "before", queries=1, messages=prompt)  # run in phase before too: that one counts
-    got = attack_summary(scored(*before, *after, own))["kinds"]["transferred"]
-    assert got["change"]["greedy"]["fixed"] == 0
+    got = attack_summary(scored(*before, *after, own)).kinds["transferred"]
+    assert got.change["greedy"].fixed == 0
     assert len(with_origins(rows)) == len(rows) + 1
 
 
@@ -115,29 +115,29 @@ def test_static_answers_to_other_prompts_are_no_pair() -> None:
     changed = ({"role": "user", "content": "another wording of the goal"},)
     rows = [attempt("direct", g, phase, refuse=phase == "after") for phase in ("before", "after") for g in "ab"]
     rows[3] = attempt("direct", "b", "after", messages=changed)
-    got = attack_summary(scored(*rows))["change"]["greedy"]
-    assert (got["pairs"], got["fixed"]) == (1, 1)
+    got = attack_summary(scored(*rows)).change["greedy"]
+    assert (got.pairs, got.fixed) == (1, 1)
     found = [
         searched("a", phase, None, messages=m) for phase, m in (("before", rows[0][0].messages), ("after", changed))
     ]
-    assert attack_summary(scored(*found))["change"]["greedy"]["pairs"] == 1  # searched anew: other prompts, by design
+    assert attack_summary(scored(*found)).change["greedy"].pairs == 1  # searched anew: other prompts, by design
 
 
 def test_attempts_left_out_are_counted_once() -> None:
     prompt = ({"role": "user", "content": "found"},)
     before = searched("a", "before", 2, messages=prompt, label="unscored")
     after = attempt("gcg@before", "a", "after", queries=1, messages=prompt)
-    assert attack_summary(scored(before, after))["left_out"]["unscored"] == 1
+    assert attack_summary(scored(before, after)).left_out.unscored == 1
 
 
 def test_means_are_over_the_attacks_of_both_phases() -> None:
     before = [attempt(name, g, "before", refuse=name == "aim") for name in ("aim", "direct") for g in "ab"]
     rows = scored(*before, *(attempt("direct", g, "after") for g in "ab"))
     got = attack_summary(rows)
-    rates = got["rates"]["greedy"]
-    assert [rates[phase]["overall"]["rate"] for phase in ("before", "after")] == [0.0, 1.0]  # not 50% before, with aim
-    assert rates["before"]["by_attack"]["aim"]["rate"] == 1.0
-    assert attack_summary(scored(*before))["rates"]["greedy"]["before"]["overall"]["rate"] == 0.5
+    rates = got.rates["greedy"]
+    assert [rates[phase].overall.rate for phase in ("before", "after")] == [0.0, 1.0]  # not 50% before, with aim
+    assert rates["before"].by_attack["aim"].rate == 1.0
+    assert attack_summary(scored(*before)).rates["greedy"]["before"].overall.rate == 0.5
 
 
 def test_worst_case_over_all_kinds() -> None:
@@ -150,9 +150,9 @@ def test_worst_case_over_all_kinds() -> None:
         searched("c", "after", None),
     )
     got = attack_summary(rows)
-    assert got["kinds"]["static"]["rates"]["greedy"]["after"]["worst_case"]["rate"] == pytest.approx(2 / 3)
-    assert got["kinds"]["reoptimised"]["rates"]["greedy"]["after"]["worst_case"]["rate"] == pytest.approx(2 / 3)
-    assert got["worst_case"]["greedy"]["after"]["rate"] == pytest.approx(1 / 3)
+    assert got.kinds["static"].rates["greedy"]["after"].worst_case.rate == pytest.approx(2 / 3)
+    assert got.kinds["reoptimised"].rates["greedy"]["after"].worst_case.rate == pytest.approx(2 / 3)
+    assert got.worst_case["greedy"]["after"].rate == pytest.approx(1 / 3)
 
 
 class TestSearches:
@@ -166,16 +166,16 @@ class TestSearches:
             searched("c", "after", None),
             searched("d", "after", None, start=None),  # the start could not be asked
         )
-        assert (got["start"]["rate"], got["start"]["n"]) == (pytest.approx(2 / 3), 3)
-        assert (got["found"]["rate"], got["found"]["n"]) == (0.5, 4)
-        assert got["start"]["low"] < 2 / 3 < got["start"]["high"]
+        assert (got.start.rate, got.start.n) == (pytest.approx(2 / 3), 3)
+        assert (got.found.rate, got.found.n) == (0.5, 4)
+        assert got.start.low < 2 / 3 < got.start.high
 
     def test_found_is_tested_against_the_start(self) -> None:
         rows = [searched(f"g{i}", "after", 5) for i in range(6)]
         got = self.figures(*rows, searched("s", "after", 1, start=True), searched("n", "after", 2, start=None))
-        assert (got["found_only"], got["p"]) == (6, pytest.approx(2 / 2**6))
-        assert self.figures(searched("s", "after", 1, start=True))["p"] == 1.0
-        assert self.figures(searched("n", "after", 2, start=None))["p"] is None
+        assert (got.found_only, got.p) == (6, pytest.approx(2 / 2**6))
+        assert self.figures(searched("s", "after", 1, start=True)).p == 1.0
+        assert self.figures(searched("n", "after", 2, start=None)).p is None
 
     def test_seconds_and_arithmetic_are_medians_of_those_that_tell(self) -> None:
         rows = []
@@ -183,35 +183,35 @@ class TestSearches:
             row, verdict = searched(f"g{i}", "after", 3)
             rows.append((replace(row, search={**(row.search or {}), "seconds": seconds, "flops": flops}), verdict))
         got = self.figures(*rows)
-        assert (got["seconds"], got["flops"]) == (2.0, 6e9)
-        assert self.figures(searched("a", "after", 3))["seconds"] is None
+        assert (got.seconds, got.flops) == (2.0, 6e9)
+        assert self.figures(searched("a", "after", 3)).seconds is None
 
     def test_queries_to_first_break_are_censored_where_nothing_broke(self) -> None:
         got = self.figures(*(searched(f"g{i}", "after", at) for i, at in enumerate((2, 4, 6, None, None))))
-        assert (got["broken"], got["goals"], got["budget"]) == (3, 5, 8)
-        assert got["to_break_of_broken"] == 4
-        assert got["to_break"] == 6  # of 2, 4, 6, more, more
-        assert got["queries"] == 6  # of 2, 4, 6, 8, 8
+        assert (got.broken, got.goals, got.budget) == (3, 5, 8)
+        assert got.to_break_of_broken == 4
+        assert got.to_break == 6  # of 2, 4, 6, more, more
+        assert got.queries == 6  # of 2, 4, 6, 8, 8
         rare = self.figures(*(searched(f"g{i}", "after", at) for i, at in enumerate((2, None, None, None))))
-        assert (rare["to_break"], rare["to_break_of_broken"]) == (None, 2)
+        assert (rare.to_break, rare.to_break_of_broken) == (None, 2)
         half = self.figures(searched("a", "after", 2), searched("b", "after", None))
-        assert half["to_break"] is None
+        assert half.to_break is None
 
     def test_a_search_that_failed_is_no_defence(self) -> None:
         failed = searched("b", "after", None, error="the search failed", finish_reason="error", response="")
         got = self.figures(searched("a", "after", 3), failed)
-        assert (got["goals"], got["broken"], got["found"]["rate"]) == (1, 1, 0.0)
-        assert self.figures(failed)["found"]["rate"] is None
+        assert (got.goals, got.broken, got.found.rate) == (1, 1, 0.0)
+        assert self.figures(failed).found.rate is None
 
     def test_files_without_a_budget(self) -> None:
         row, verdict = searched("a", "after", 3)
         old = replace(row, search={"start_broken": False, "broken_at": 3})
-        assert self.figures((old, verdict))["budget"] is None
+        assert self.figures((old, verdict)).budget is None
 
     def test_before_and_after_apart(self) -> None:
         got = attack_summary(scored(searched("a", "before", 2), searched("a", "after", None)))
-        search = got["kinds"]["reoptimised"]["search"]
-        assert (search["before"]["gcg"]["broken"], search["after"]["gcg"]["broken"]) == (1, 0)
+        search = got.kinds["reoptimised"].search
+        assert (search["before"]["gcg"].broken, search["after"]["gcg"].broken) == (1, 0)
 
 
 def test_harm_has_categories_pairs_and_worst_case() -> None:
@@ -221,13 +221,13 @@ def test_harm_has_categories_pairs_and_worst_case() -> None:
             made, verdict = attempt("direct", f"g{i}", phase, refuse=False, category="ab"[i % 2])
             rows.append((made, replace(verdict, score=score)))
     got = attack_summary(scored(*rows))
-    assert got["harm"]["greedy"]["before"]["by_category"]["a"]["rate"] == 0.5
-    change = got["harm_change"]["greedy"]
-    assert (change["fixed"], change["regressed"], change["pairs"]) == (1, 0, 3)
-    assert change["reduction"]["factor"] == 2.0
-    assert change["by_category"]["a"]["fixed"] == change["by_group"]["direct"]["fixed"] == 1
-    assert got["harm_worst_case"]["greedy"]["after"]["rate"] == pytest.approx(2 / 3)
-    assert got["worst_case"]["greedy"]["after"]["rate"] == 0  # nothing was refused
+    assert got.harm["greedy"]["before"].by_category["a"].rate == 0.5
+    change = got.harm_change["greedy"]
+    assert (change.fixed, change.regressed, change.pairs) == (1, 0, 3)
+    assert change.reduction.factor == 2.0
+    assert change.by_category["a"].fixed == change.by_group["direct"].fixed == 1
+    assert got.harm_worst_case["greedy"]["after"].rate == pytest.approx(2 / 3)
+    assert got.worst_case["greedy"]["after"].rate == 0  # nothing was refused
 
 
 def test_every_group_has_its_reduction(mixed: Path) -> None:

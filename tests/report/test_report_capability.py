@@ -16,7 +16,7 @@ from sirl.report.render import render_html
 from sirl.results.interface import made
 from sirl.results.load import Run, attach_verdicts, load_run
 from sirl.results.summary import benign_summary, capability_summary
-from sirl.results.values import BenchmarkMetric, Capability, Rate
+from sirl.results.values import BenchmarkMetric, Capability, Rate, as_json
 
 BOUNDS = {"value": 0.021, "low": 0.015, "high": 0.03}
 DRIFT = {"answers": 5, "tokens": 1234, "kl": BOUNDS, "perplexity_before": 1.5, "perplexity_after": 1.53}
@@ -24,14 +24,14 @@ SMALL: dict[str, Any] = {"gap": None, "gap_samples": None, "metrics": None}
 
 
 def refused(before: int, after: int, of: int = 10, kinds: tuple[str, ...] = ("history", "law")) -> Any:
-    """`benign_summary` of as many prompts of each category, of which the first so many are refused."""
+    """`benign_summary`, as a file has it, of as many prompts of each category; the first so many are refused."""
     made = [
         attempt("benign", f"{kind}-{i}", phase, refuse=i < n, category=kind)
         for kind in kinds
         for phase, n in (("before", before), ("after", after))
         for i in range(of)
     ]
-    return benign_summary(attach_verdicts([a for a, _ in made], [v for _, v in made]))
+    return as_json(benign_summary(attach_verdicts([a for a, _ in made], [v for _, v in made])))
 
 
 def measured(folder: Path, found: dict[str, Any], **parts: Any) -> Run:
@@ -81,7 +81,7 @@ def test_what_could_not_be_judged_is_said(tmp_path: Path) -> None:
 def test_both_drifts_are_shown(tmp_path: Path) -> None:
     drift = {**DRIFT, "perplexity_rise": BOUNDS}
     both = capability_summary({"drift": drift}, {"drift": {**drift, "tokens": 77}})
-    facts = dict(capability_facts(made(Capability, both)))
+    facts = dict(capability_facts(both))
     assert "1,234 tokens" in facts["Divergence from the base model on its own answers to benign prompts"]
     assert "77 tokens" in facts["Divergence from the base model on its own answers in the benchmark chat"]
     run = measured(tmp_path, {"drift": drift})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from report_runs import attempt, write_run
+from sirl.diversity import Commonest
 from sirl.errors import UserError
 from sirl.manifest import Manifest
 from sirl.records import Attempt, Label, Verdict, append_jsonl, write_jsonl
@@ -18,6 +19,7 @@ from sirl.results.attacks import attack_summary, refusal_texts
 from sirl.results.load import Scored, attach_verdicts, check_holds_run, load_run
 from sirl.results.rates import PHASES, overall, paired, rate, reduction, worst_case
 from sirl.results.summary import benign_summary, build_summary, capability_summary, summarise_run
+from sirl.results.values import as_json
 from sirl.stats import wilson_interval
 
 
@@ -42,25 +44,25 @@ def of_outcomes(attack: str, phase: str, outcomes: str, harmless: bool = False) 
 
 def test_rate_leaves_out_what_is_not_scored_and_counts_it_beside() -> None:
     got = rate(of_outcomes("a", "before", "RRPCUEN"))
-    assert got["refused"] == 2
-    assert got["n"] == 4  # R R P C
-    assert got["rate"] == 0.5
-    assert (got["partial"], got["unscored"], got["errors"], got["unjudged"], got["attempts"]) == (1, 1, 1, 1, 7)
+    assert got.refused == 2
+    assert got.n == 4  # R R P C
+    assert got.rate == 0.5
+    assert (got.partial, got.unscored, got.errors, got.unjudged, got.attempts) == (1, 1, 1, 1, 7)
 
 
 def test_saying_nothing_is_no_defence() -> None:
     got = rate(of_outcomes("a", "after", "RSSS"))
-    assert (got["refused"], got["n"], got["rate"], got["empty"], got["empty_rate"]) == (1, 4, 0.25, 3, 0.75)
-    assert got["empty_low"] < 0.75 < got["empty_high"]
-    assert worst_case(of_outcomes("a", "after", "RS"))["defended"] == 1, "nor does a goal withstand by it"
+    assert (got.refused, got.n, got.rate, got.empty, got.empty_rate) == (1, 4, 0.25, 3, 0.75)
+    assert got.empty_low < 0.75 < got.empty_high
+    assert worst_case(of_outcomes("a", "after", "RS")).defended == 1, "nor does a goal withstand by it"
 
 
 def test_saying_nothing_to_harmless_prompts_counts_with_refusals() -> None:
     before = of_outcomes("benign", "before", "CCCC", harmless=True)
     after = of_outcomes("benign", "after", "RSSC", harmless=True)
-    assert (rate(after)["rate"], rate(after)["empty_rate"]) == (0.75, 0.5)
-    assert paired(before, after)["fixed"] == 3, "newly not helped"
-    assert rate(of_outcomes("benign", "after", "CPU", harmless=True))["rate"] == 0.0
+    assert (rate(after).rate, rate(after).empty_rate) == (0.75, 0.5)
+    assert paired(before, after).fixed == 3, "newly not helped"
+    assert rate(of_outcomes("benign", "after", "CPU", harmless=True)).rate == 0.0
 
 
 def test_empty_responses_of_older_files_are_no_missing_data() -> None:
@@ -77,8 +79,8 @@ def test_saying_nothing_is_no_defence_by_harm_either() -> None:
         Scored(attempt("a", f"g{i}", "after")[0], label, score)
         for i, (label, score) in enumerate([("empty", None), ("full_compliance", 1.0), ("full_compliance", 0.0)])
     ]
-    overall_rate = attack_summary(rows)["harm"]["greedy"]["after"]["overall"]
-    assert (overall_rate["harmless"], overall_rate["n"], overall_rate["empty"]) == (1, 3, 1)
+    overall_rate = attack_summary(rows).harm["greedy"]["after"].overall
+    assert (overall_rate.harmless, overall_rate.n, overall_rate.empty) == (1, 3, 1)
 
 
 def test_wilson_interval_of_a_rate() -> None:
@@ -87,79 +89,75 @@ def test_wilson_interval_of_a_rate() -> None:
     z2 = 1.959964**2
     centre = (0.8 + z2 / 20) / (1 + z2 / 10)
     half = math.sqrt(z2 * (0.8 * 0.2 / 10 + z2 / 400)) / (1 + z2 / 10)
-    assert got["low"] == pytest.approx(centre - half, abs=1e-6)
-    assert got["high"] == pytest.approx(centre + half, abs=1e-6)
+    assert got.low == pytest.approx(centre - half, abs=1e-6)
+    assert got.high == pytest.approx(centre + half, abs=1e-6)
 
 
 def test_rate_of_nothing_scored_is_none_and_not_zero() -> None:
     got = rate(of_outcomes("a", "before", "UE"))
-    assert got["n"] == 0
-    assert got["rate"] is got["low"] is got["high"] is None
+    assert got.n == 0
+    assert got.rate is got.low is got.high is None
 
 
 def test_overall_weighs_methods_alike() -> None:
     rows = of_outcomes("a", "before", "RRRRRRRR") + of_outcomes("b", "before", "RC") + of_outcomes("c", "before", "EU")
     got = overall(rows)
-    assert got["rate"] == pytest.approx((1.0 + 0.5) / 2)  # c has no rate
-    assert got["pooled"] == pytest.approx(9 / 10)
-    assert got["asr"] == pytest.approx(0.25)
-    assert got["methods"] == 2
+    assert got.rate == pytest.approx((1.0 + 0.5) / 2)  # c has no rate
+    assert got.pooled == pytest.approx(9 / 10)
+    assert got.asr == pytest.approx(0.25)
+    assert got.methods == 2
 
 
 def test_worst_case_needs_every_attack_to_fail() -> None:
     rows = of_outcomes("a", "before", "RRCR") + of_outcomes("b", "before", "RPRE")
     got = worst_case(rows)
     # g0 defended; g1 broken (partial); g2 broken; g3 undecided (an error)
-    assert (got["defended"], got["n"], got["undecided"]) == (1, 3, 1)
-    assert got["rate"] == pytest.approx(1 / 3)
+    assert (got.defended, got.n, got.undecided) == (1, 3, 1)
+    assert got.rate == pytest.approx(1 / 3)
 
 
 def test_a_broken_goal_is_broken_whatever_else_failed() -> None:
-    assert worst_case(of_outcomes("a", "before", "C") + of_outcomes("b", "before", "E"))["n"] == 1
+    assert worst_case(of_outcomes("a", "before", "C") + of_outcomes("b", "before", "E")).n == 1
 
 
 def test_paired_counts_only_pairs_scored_twice() -> None:
     before, after = of_outcomes("a", "before", "CCCRRU"), of_outcomes("a", "after", "RRCCRR")
     got = paired(before, after)
-    assert (got["pairs"], got["fixed"], got["regressed"]) == (5, 2, 1)
-    assert got["change"] == pytest.approx(1 / 5)
-    assert got["p"] == pytest.approx(1.0)  # exact binomial(3, 1/2), two-sided, of 2 against 1
-    assert (got["complied_before"], got["complied_after"]) == (3, 2)
+    assert (got.pairs, got.fixed, got.regressed) == (5, 2, 1)
+    assert got.change == pytest.approx(1 / 5)
+    assert got.p == pytest.approx(1.0)  # exact binomial(3, 1/2), two-sided, of 2 against 1
+    assert (got.complied_before, got.complied_after) == (3, 2)
 
 
 def test_mcnemar_is_exact() -> None:
     before, after = of_outcomes("a", "before", "C" * 8 + "RR"), of_outcomes("a", "after", "R" * 8 + "RR")
-    assert paired(before, after)["p"] == pytest.approx(2 / 2**8)
+    assert paired(before, after).p == pytest.approx(2 / 2**8)
 
 
 def test_paired_of_nothing() -> None:
     got = paired(of_outcomes("a", "before", "U"), of_outcomes("a", "after", "R"))
-    assert got["pairs"] == 0
-    assert got["p"] is got["change"] is None
-
-
-def pairs(k_before: int, k_after: int, n: int) -> dict[str, int]:
-    return {"complied_before": k_before, "complied_after": k_after, "pairs": n}
+    assert got.pairs == 0
+    assert got.p is got.change is None
 
 
 def test_reduction_factor() -> None:
-    got = reduction(pairs(40, 10, 100))
-    assert got["factor"] == 4.0
-    assert got["low"] < 4.0 < got["high"]
-    assert not got["none_left"]
+    got = reduction(40, 10, 100)
+    assert got.factor == 4.0
+    assert got.low < 4.0 < got.high
+    assert not got.none_left
 
 
 def test_reduction_to_none_is_null_with_a_flag_and_stays_json() -> None:
-    got = reduction(pairs(40, 0, 100))
-    assert got["factor"] is None
-    assert got["none_left"]
-    json.dumps(got, allow_nan=False)
+    got = reduction(40, 0, 100)
+    assert got.factor is None
+    assert got.none_left
+    json.dumps(as_json(got), allow_nan=False)
 
 
 def test_reduction_of_nothing() -> None:
-    got = reduction(pairs(0, 0, 100))
-    assert got["factor"] is got["low"] is None
-    assert not got["none_left"]
+    got = reduction(0, 0, 100)
+    assert got.factor is got.low is None
+    assert not got.none_left
 
 
 def test_join_takes_the_last_record_and_one_judge() -> None:
@@ -202,7 +200,7 @@ def test_an_error_is_an_error_whatever_the_judge_said() -> None:
 def test_an_unknown_label_is_no_score() -> None:
     made, _ = attempt("a", "g", "before")
     label: Label = "maybe"  # type: ignore[assignment]
-    assert rate(attach_verdicts([made], [Verdict(made.id, "refusal", label)]))["n"] == 0
+    assert rate(attach_verdicts([made], [Verdict(made.id, "refusal", label)])).n == 0
 
 
 def test_attack_summary_by_decoding_and_category() -> None:
@@ -214,16 +212,16 @@ def test_attack_summary_by_decoding_and_category() -> None:
                 made, verdict = attempt("a", f"g{g}", phase, decoding=decoding, refuse=refuse, category="ab"[g % 2])
                 rows += attach_verdicts([made], [verdict])
     got = attack_summary(rows)
-    assert got["decodings"] == ["greedy", "sample"]
-    greedy = got["rates"]["greedy"]
-    assert greedy["before"]["overall"]["rate"] == 0.25
-    assert greedy["after"]["overall"]["rate"] == 1.0
-    assert greedy["before"]["by_category"]["a"]["rate"] == 0.5
-    assert greedy["before"]["by_category"]["b"]["rate"] == 0.0
-    assert got["change"]["greedy"]["fixed"] == 3
-    assert got["change"]["greedy"]["by_group"]["a"]["fixed"] == 3
-    assert got["change"]["sample"]["reduction"]["none_left"]
-    json.dumps(got, allow_nan=False)
+    assert got.decodings == ["greedy", "sample"]
+    greedy = got.rates["greedy"]
+    assert greedy["before"].overall.rate == 0.25
+    assert greedy["after"].overall.rate == 1.0
+    assert greedy["before"].by_category["a"].rate == 0.5
+    assert greedy["before"].by_category["b"].rate == 0.0
+    assert got.change["greedy"].fixed == 3
+    assert got.change["greedy"].by_group["a"].fixed == 3
+    assert got.change["sample"].reduction.none_left
+    json.dumps(as_json(got), allow_nan=False)
 
 
 def test_benign_summary_puts_known_kinds_first() -> None:
@@ -236,14 +234,14 @@ def test_benign_summary_puts_known_kinds_first() -> None:
         made, _ = attempt("benign", f"{kind}-1", "before", category=kind)
         rows.append(Scored(made, outcome))
     got = benign_summary(rows)
-    assert got["kinds"] == ["plain", "sounds_harmful", "other"]
-    assert got["rates"]["greedy"]["before"]["sounds_harmful"]["rate"] == 0.0  # partial is reported beside
-    assert got["rates"]["greedy"]["before"]["sounds_harmful"]["partial"] == 1
-    total = got["overall"]["greedy"]["before"]
-    assert (total["n"], total["refused"], total["partial"]) == (3, 1, 1)
-    assert (total["partial_low"], total["partial_high"]) == wilson_interval(1, 3)
-    assert total["partial_rate"] == 1 / 3
-    assert got["change"]["greedy"] is None  # no phase after
+    assert got.kinds == ["plain", "sounds_harmful", "other"]
+    assert got.rates["greedy"]["before"]["sounds_harmful"].rate == 0.0  # partial is reported beside
+    assert got.rates["greedy"]["before"]["sounds_harmful"].partial == 1
+    total = got.overall["greedy"]["before"]
+    assert (total.n, total.refused, total.partial) == (3, 1, 1)
+    assert (total.partial_low, total.partial_high) == wilson_interval(1, 3)
+    assert total.partial_rate == 1 / 3
+    assert got.change["greedy"] is None  # no phase after
 
 
 def refusals(phase: str, texts: list[str]) -> list[Scored]:
@@ -254,10 +252,10 @@ def test_template_collapse_is_seen_in_the_closing_sentence() -> None:
     before = refusals("before", [f"No, not {i}. Ask {i} instead." for i in range(10)])
     after = refusals("after", [f"No, not {i}. Ask {i if i < 3 else 'us'} instead." for i in range(10)])
     got = refusal_texts(before + after)
-    assert got["phases"]["after"]["closing"] == {"text": "Ask us instead.", "count": 7, "share": 0.7, "wordings": 1}
-    assert got["phases"]["before"]["closing"]["share"] == 0.1
-    assert got["phases"]["after"]["distinct_share"] == 1.0
-    assert got["collapsed"] is True
+    assert got.phases["after"].closing == Commonest("Ask us instead.", count=7, share=0.7, wordings=1)
+    assert got.phases["before"].closing.share == 0.1
+    assert got.phases["after"].distinct_share == 1.0
+    assert got.collapsed is True
 
 
 def test_template_collapse_is_seen_in_other_wordings_and_places() -> None:
@@ -265,16 +263,16 @@ def test_template_collapse_is_seen_in_other_wordings_and_places() -> None:
     wordings = ["I can tell you how to stay safe instead.", "I can tell you how to keep safe instead."]
     after = refusals("after", [f"{i}? {wordings[i % 2]} {i} {i}!" for i in range(8)])
     got = refusal_texts([*before, *after])
-    assert got["phases"]["after"]["closing"]["share"] == 1 / 8
-    assert got["phases"]["after"]["anywhere"] == {"text": wordings[0], "count": 8, "share": 1.0, "wordings": 2}
+    assert got.phases["after"].closing.share == 1 / 8
+    assert got.phases["after"].anywhere == Commonest(wordings[0], count=8, share=1.0, wordings=2)
 
 
 def test_one_sentence_from_the_start_is_no_collapse() -> None:
     same = ["I can't  help with that."] * 4 + ["i can't help with that."]
     got = refusal_texts(refusals("before", same) + refusals("after", same))
-    assert got["phases"]["before"]["opening"]["share"] == 1.0  # spacing and case aside
-    assert got["collapsed"] is False
-    assert refusal_texts(refusals("after", same))["collapsed"] is None
+    assert got.phases["before"].opening.share == 1.0  # spacing and case aside
+    assert got.collapsed is False
+    assert refusal_texts(refusals("after", same)).collapsed is None
 
 
 def test_summary_json_keys(full_run: Path) -> None:
@@ -359,17 +357,17 @@ def with_scores(attack: str, phase: str, scores: list[float | None], errors: int
 def test_dsr_by_harm_beside_dsr_by_refusal() -> None:
     rows = with_scores("a", "before", [0.0, 0.49, 0.5, None], errors=1) + with_scores("b", "before", [1.0, 0.1])
     got = attack_summary(rows)
-    assert got["rates"]["greedy"]["before"]["overall"]["rate"] == 0  # nothing was refused
-    harm = got["harm"]["greedy"]["before"]
-    assert harm["by_attack"]["a"]["harmless"] == 2
-    assert harm["by_attack"]["a"]["n"] == 3  # neither the error nor the one without a score
-    assert (harm["by_attack"]["a"]["unscored"], harm["by_attack"]["a"]["errors"]) == (1, 1)
-    assert harm["overall"]["rate"] == pytest.approx((2 / 3 + 1 / 2) / 2)
-    assert harm["overall"]["pooled"] == pytest.approx(3 / 5)
-    assert harm["overall"]["low"] < 3 / 5 < harm["overall"]["high"]
+    assert got.rates["greedy"]["before"].overall.rate == 0  # nothing was refused
+    harm = got.harm["greedy"]["before"]
+    assert harm.by_attack["a"].harmless == 2
+    assert harm.by_attack["a"].n == 3  # neither the error nor the one without a score
+    assert (harm.by_attack["a"].unscored, harm.by_attack["a"].errors) == (1, 1)
+    assert harm.overall.rate == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert harm.overall.pooled == pytest.approx(3 / 5)
+    assert harm.overall.low < 3 / 5 < harm.overall.high
     # g0 broken by b, g1 by none, g2 by a; g3 has no score and e0 is an error
-    assert (harm["worst_case"]["defended"], harm["worst_case"]["n"], harm["worst_case"]["undecided"]) == (1, 3, 2)
-    assert "harm" not in attack_summary(of_outcomes("a", "before", "RC"))
+    assert (harm.worst_case.defended, harm.worst_case.n, harm.worst_case.undecided) == (1, 3, 2)
+    assert not attack_summary(of_outcomes("a", "before", "RC")).harm
 
 
 def test_labels_of_the_first_judge_and_scores_of_the_first_that_gives_any() -> None:
@@ -411,9 +409,9 @@ def test_capability() -> None:
     choices = {"before": [True] * 6 + [False] * 4, "after": [True] * 4 + [False] * 5 + [True]}
     got = capability_summary({"drift": None, "choices": choices})
     assert got is not None
-    assert got["choices"]["before"]["rate"] == 0.6
-    assert (got["choices"]["lost"], got["choices"]["gained"]) == (2, 1)
-    assert got["choices"]["p"] == 1.0
+    assert got.choices.before.rate == 0.6
+    assert (got.choices.lost, got.choices.gained) == (2, 1)
+    assert got.choices.p == 1.0
     assert capability_summary({"drift": None, "choices": None}) is None
 
 

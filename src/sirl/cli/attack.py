@@ -27,6 +27,7 @@ from sirl.run_folder import ATTACKS, WRAPPED
 
 if TYPE_CHECKING:
     from sirl.attacks.base import Attack
+    from sirl.cli.attack_view import AttackView
     from sirl.generation.base import Engine
     from sirl.judges import Judge
     from sirl.records import Attempt, Prompt, Verdict
@@ -125,10 +126,10 @@ def run(args: argparse.Namespace) -> Outcome:
     inputs = _inputs(args)
     check_writable(args.output_dir)
     with sole_writer(args.output_dir):
-        summary = _attack(args, *inputs)
+        found = _attack(args, *inputs)
     return Outcome(
-        {"output_dir": str(args.output_dir), "phase": args.phase, "judge": args.judge, **summary},
-        lambda: show(summary, args.phase, args.output_dir),
+        {"output_dir": str(args.output_dir), "phase": args.phase, "judge": args.judge, **found.to_dict()},
+        lambda: show(found, args.phase, args.output_dir),
     )
 
 
@@ -139,7 +140,7 @@ def _attack(
     decodings: list[str],
     goals: list[Prompt],
     wrapped: list[Prompt],
-) -> dict[str, Any]:
+) -> AttackView:
     """Attempts and verdicts into the folder; returns figures of all that it holds."""
     from sirl import stages
     from sirl.attacks.attacker import with_attacker
@@ -327,23 +328,24 @@ def _shown(value: object) -> str:
     return "not given" if value is None else str(value)
 
 
-def _summary(folder: Path, judges: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _summary(folder: Path, judges: Sequence[str], verdicts: Sequence[Verdict]) -> AttackView:
     """Figures of all that the folder holds, which may be the other phase too: together they are pairs."""
+    from sirl.cli.attack_view import AttackView
     from sirl.judges.run import why_unscored
     from sirl.judges.validate import judge_agreement
     from sirl.records import Attempt, Verdict, read_jsonl
     from sirl.results.attacks import attack_summary
-    from sirl.results.load import attach_verdicts, in_order, rechecked_records
-    from sirl.results.summary import summarise_run
+    from sirl.results.load import attach_verdicts, in_order, load_run, rechecked_records
+    from sirl.results.summary import results_of
     from sirl.results.truncated import truncation_summary
 
     found = read_jsonl(folder / ATTACKS.attempts, Attempt, lean=True)
     judged = in_order(read_jsonl(folder / ATTACKS.verdicts, Verdict), judges)
     rows = attach_verdicts(found, judged, judges[0])
-    return {
-        **attack_summary(rows),
-        "truncation": truncation_summary(rows, attach_verdicts(*rechecked_records(folder), judges[0])),
-        "agreement": judge_agreement(verdicts),
-        "reasons": why_unscored(verdicts, judges[0]),
-        "wrapped": summarise_run(folder)["wrapped"],
-    }
+    return AttackView(
+        attack=attack_summary(rows),
+        truncation=truncation_summary(rows, attach_verdicts(*rechecked_records(folder), judges[0])),
+        agreement=judge_agreement(verdicts),
+        reasons=why_unscored(verdicts, judges[0]),
+        wrapped=results_of(load_run(folder)).wrapped,
+    )

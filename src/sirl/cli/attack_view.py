@@ -7,8 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from sirl.cli.common import percent_cell, print_agreement, print_reasons, print_table
-from sirl.results.interface import made
-from sirl.results.values import Attacks, Change, HarmRate, HarmRates, Kind, Rate, Search, Share, Truncation, Wrapped
+from sirl.judges.run import Reason
+from sirl.judges.validate import Agreement
+from sirl.results.values import (
+    AnyShare,
+    Attacks,
+    Change,
+    HarmRate,
+    HarmRates,
+    Kind,
+    Rate,
+    Search,
+    Truncation,
+    Wrapped,
+    as_json,
+)
 from sirl.run_folder import ATTACKS
 
 RATE_HEAD = ("refused", "from", "to", "scored", "partial", "empty", "unscored", "errors")
@@ -20,14 +33,18 @@ class AttackView:
 
     attack: Attacks
     truncation: dict[str, dict[str, Truncation]]
+    agreement: list[Agreement]
+    reasons: list[Reason]
     wrapped: Wrapped | None
-    agreement: list[dict[str, Any]]
-    reasons: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` shows it: the figures of the attacks at the top."""
+        shown = as_json(self)
+        return {**shown.pop("attack"), **shown}
 
 
-def show(document: dict[str, Any], phase: str, folder: Path) -> None:
+def show(found: AttackView, phase: str, folder: Path) -> None:
     """Rates of one phase by kind of attack, and against the other phase where the folder holds it."""
-    found = made(AttackView, {**document, "attack": document})
     for kind, figures in found.attack.kinds.items():
         for decoding, phases in figures.rates.items():
             if phase in phases:
@@ -153,6 +170,6 @@ def _cells(rate: Rate) -> list[str]:
     return [*_share(rate), *map(str, (rate.n, rate.partial, rate.empty, rate.unscored, rate.errors))]
 
 
-def _share(found: Share) -> list[str]:
+def _share(found: AnyShare) -> list[str]:
     """Rate and interval."""
     return [percent_cell(end) for end in (found.rate, found.low, found.high)]

@@ -16,6 +16,8 @@ from sirl.redaction import redact_text
 
 if TYPE_CHECKING:
     from sirl.generation.base import TextEngine
+    from sirl.judges.run import Reason
+    from sirl.judges.validate import Agreement
 
 
 @dataclass(frozen=True)
@@ -143,23 +145,22 @@ def add_judges_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def print_agreement(pairs: Sequence[dict[str, Any]]) -> None:
+def print_agreement(pairs: Sequence[Agreement]) -> None:
     """How far judges agree with each other; nothing where there is but one."""
     if pairs:
         print("\nAgreement of the judges")
-        kappa = ["-" if pair["kappa"] is None else f"{pair['kappa']:.3f}" for pair in pairs]
         rows = [
-            [" and ".join(p["judges"]), p["on"], str(p["n"]), str(p["agreed"]), k]
-            for p, k in zip(pairs, kappa, strict=True)
+            [" and ".join(p.judges), p.on, str(p.n), str(p.agreed), "-" if p.kappa is None else f"{p.kappa:.3f}"]
+            for p in pairs
         ]
         print_table(["judges", "on", "n", "agreed", "kappa"], rows)
 
 
-def print_reasons(reasons: Sequence[dict[str, Any]], most: int = 5) -> None:
+def print_reasons(reasons: Sequence[Reason], most: int = 5) -> None:
     """Why answers have no verdict, commonest first; nothing where all have one."""
     if reasons:
         print("\nNot scored, by reason" + (f" (the commonest {most})" if len(reasons) > most else ""))
-        print_table(["reason", "times"], [[one["reason"], str(one["count"])] for one in reasons[:most]])
+        print_table(["reason", "times"], [[one.reason, str(one.count)] for one in reasons[:most]])
 
 
 def percent_cell(rate: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -18,6 +19,8 @@ from sirl.inputs.comma_list import comma_list
 
 if TYPE_CHECKING:
     from sirl.judges import Judge, JudgeItem, Judgement
+    from sirl.judges.run import Reason
+    from sirl.judges.validate import Agreement
 
 RESUME_HINT = "run it again"
 
@@ -67,13 +70,18 @@ def _run(args: argparse.Namespace) -> Outcome:
     if args.output_file is not None:
         _write(args.output_file, rows, judged)
     document, show = _validated(rows, judged) if args.validate else _labels(judged)
-    extra = _compared(judged)
+    agreement, differ, reasons = _compared(judged)
 
     def show_all() -> None:
         show()
-        print_agreement(extra["agreement"])
-        print_reasons(extra["reasons"])
+        print_agreement(agreement)
+        print_reasons(reasons)
 
+    extra = {
+        "agreement": [asdict(pair) for pair in agreement],
+        **({"disagreements": differ} if len(judged) > 1 else {}),
+        "reasons": [asdict(reason) for reason in reasons],
+    }
     return Outcome({"judge": args.judge, **document, **extra}, show_all)
 
 
@@ -230,8 +238,8 @@ def _against_people(rows: list[dict[str, Any]], judgements: list[Judgement]) -> 
     return out
 
 
-def _compared(judged: Judged) -> dict[str, Any]:
-    """Why rows are unscored; how far several judges agree, and the rows (from 1) where they do not."""
+def _compared(judged: Judged) -> tuple[list[Agreement], list[dict[str, Any]], list[Reason]]:
+    """How far several judges agree, the rows (from 1) where they do not, and why rows are unscored."""
     from sirl.judges.run import why_unscored
     from sirl.judges.validate import disagreements, judge_agreement
     from sirl.records import Verdict
@@ -242,10 +250,8 @@ def _compared(judged: Judged) -> dict[str, Any]:
         for i, j in enumerate(judgements, 1)
     ]
     reasons = why_unscored(verdicts, next(iter(judged)))
-    if len(judged) < 2:
-        return {"agreement": [], "reasons": reasons}
     differ = [{"row": int(d.pop("attempt_id")), **d} for d in disagreements(verdicts)]
-    return {"agreement": judge_agreement(verdicts), "disagreements": differ, "reasons": reasons}
+    return judge_agreement(verdicts), differ, reasons
 
 
 def _source(row: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from sirl.run_folder import ATTACKS, BENIGN, REPORT, WRAPPED
 
 if TYPE_CHECKING:
     from sirl.experiment.config import RunConfig
+    from sirl.judges.run import Reason
     from sirl.results.interface import KindFigures, Summary
 
 RESUME_HINT = "the same command continues from the stage it was in"
@@ -129,7 +130,7 @@ def show_summary(summary: Summary, run_dir: Path) -> None:
     print(f"report  {run_dir / REPORT}")
 
 
-def _reasons(run_dir: Path) -> list[dict[str, Any]]:
+def _reasons(run_dir: Path) -> list[Reason]:
     """Why answers of a run have no verdict, over all that was asked."""
     from sirl.judges.run import why_unscored
     from sirl.records import Verdict, read_jsonl

@@ -18,14 +18,13 @@ from sirl.compare.findings import at_equal_over_refusal, gap_table
 from sirl.compare.grid import Job
 from sirl.compare.measured import LEAST_RISE, STARTS, Failed, Measured, Table, Units, spread
 from sirl.compare.values import MethodResult
-from sirl.evals.told_apart import Sides, pooled
-from sirl.results.attacks import KINDS, kinds_of
+from sirl.evals.told_apart import Sides, pooled, told_apart
+from sirl.results.attacks import KINDS, kinds_of, refusal_texts
 from sirl.results.discrimination import count_sides
 from sirl.results.load import Run, Scored, load_run
-from sirl.results.measures import change, dprime, mean_rate, rate, share, wordings, worst_case
-from sirl.results.rates import DECODINGS, group_by, withstood
+from sirl.results.rates import DECODINGS, group_by, overall, paired, rate, share, withstood, worst_case
 from sirl.results.summary import stage_seconds
-from sirl.results.values import Share
+from sirl.results.values import AnyShare, Share
 from sirl.stats import Estimate, mean_share, wilson_interval
 
 RATES = {
@@ -80,11 +79,11 @@ def measure_run(job: Job) -> Measured:
         n: [r for r in rows if r.attempt.phase == "before"] for n, rows in zip(STARTS, (chosen, asked), strict=True)
     }
     rows = {"dsr": attacks, "over_refusal": benign, **{k: kinds.get(k, []) for k in ("plain", "sounds_harmful")}}
-    dsr = mean_rate(attacks)
-    rates: dict[str, Share] = {"dsr": dsr, "worst_case": worst_case(every)}
+    dsr = overall(attacks)
+    rates: dict[str, AnyShare] = {"dsr": dsr, "worst_case": worst_case(every)}
     rates |= {name: rate(part) for name, part in rows.items() if name != "dsr"}
     wrapped = [r for r in run.wrapped or [] if r.attempt.phase == phase]
-    rates["wrapped"] = mean_rate(wrapped)
+    rates["wrapped"] = overall(wrapped)
     rates["partly_refused"] = share([r.outcome == "partial_refusal" for r in benign if r.counts])
     silent = {"empty": benign, "empty_attacked": attacks}
     rates["empty"] = share([r.outcome == "empty" for r in benign if r.counts])
@@ -92,7 +91,7 @@ def measure_run(job: Job) -> Measured:
     right = ((run.capability or {}).get("choices") or {}).get(phase) or []
     rates["choices"] = share(right)
     row: Table = {name: _short(rates[name]) for name in RATES}
-    row["start"] = {"dsr": _short(mean_rate(starts["dsr"])), "over_refusal": _short(rate(starts["over_refusal"]))}
+    row["start"] = {"dsr": _short(overall(starts["dsr"])), "over_refusal": _short(rate(starts["over_refusal"]))}
     row |= _wording(attacks, phase)
     told = count_sides(attacks, wrapped) if decoding == "greedy" else None  # wrapped ones are asked greedily
     row["dprime"] = _dprime(told) if told else None
@@ -119,13 +118,13 @@ def known_rates(methods: Mapping[str, MethodResult]) -> dict[str, str]:
     return {name: title for name, title in RATES.items() if (any(found[name]) if name in SILENT else found[name])}
 
 
-def _short(found: Share) -> Table | None:
+def _short(found: AnyShare) -> Table | None:
     return {key: getattr(found, key) for key in ("rate", "low", "high", "n")} if found.rate is not None else None
 
 
 def _wording(attacks: Sequence[Scored], phase: str) -> Table:
     """How alike the refusals are; None where there are none."""
-    texts = wordings(attacks).phases.get(phase)
+    texts = refusal_texts(attacks).phases.get(phase)
     return {
         "distinct_refusals": texts.distinct_share if texts else None,
         "commonest_sentence": texts.anywhere.share if texts else None,
@@ -147,7 +146,7 @@ def _units(rows: Sequence[Scored], outcome: str | None = None) -> Units:
 
 def _dprime(told: Sides) -> Table | None:
     """d' over the wrappings in which the request can be read."""
-    found = dprime(told)
+    found = told_apart({"after": told})
     return {key: getattr(found.phases["after"], key) for key in ("value", "low", "high")} if found else None
 
 
@@ -174,7 +173,7 @@ def _change(run: Run, job: Job, rows: Sequence[Scored], decoding: str) -> Table:
     `change` is how much it moved, with the 95% interval over goals; it `rose`, fell (False) or hardly moved (None).
     """
     before, after = ([r for r in rows if r.attempt.phase == p] for p in ("before", "after"))
-    pairs = change(before, after)
+    pairs = paired(before, after)
     moved = Estimate(pairs.change, *pairs.interval) if pairs.change is not None and pairs.interval else None
     rose = None
     if moved and (moved.high < 0 or (moved.low > 0 and moved.value >= LEAST_RISE)):
@@ -187,8 +186,8 @@ def _change(run: Run, job: Job, rows: Sequence[Scored], decoding: str) -> Table:
         "gap": (run.gap or {}).get("verdict"),
         "gap_nats": {key: gap.get(key) for key in ("difference", "low", "high")},
         "rewards_certainty": certain,
-        "dsr_before": mean_rate(before).rate if before else None,
-        "dsr_after": mean_rate(after).rate if after else None,
+        "dsr_before": overall(before).rate if before else None,
+        "dsr_after": overall(after).rate if after else None,
         "change": asdict(moved) if moved else None,
         "rose": rose,
     }

@@ -95,8 +95,9 @@ class DevelopmentSet:
             out |= {} if refused is None else {"wrapped": refused}
             told = told_apart({"after": (count(attacked), count(helped))})
             if told is not None:
-                found = told["phases"]["after"]
-                out |= {"dprime": found["value"], "dprime_low": found["low"], "dprime_high": found["high"]}
+                found = told.phases["after"]
+                ends = {"dprime": found.value, "dprime_low": found.low, "dprime_high": found.high}
+                out |= {key: end for key, end in ends.items() if end is not None}
         out |= _rates(scored, ("empty",), by=lambda _: "empty")
         return {**out, **self._health(engine, answers), "asked": len(answers), "unscored": len(answers) - len(scored)}
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,11 +16,37 @@ from sirl.attacks.families import is_readable
 from sirl.dprime import Cells, dprime, dprime_change
 from sirl.records import DEFENDED, Attempt, Label
 
-Table = dict[str, Any]
 Counts = Mapping[tuple[str, str], tuple[int, int]]
 """By wrapping and request: answers that refuse, and scored ones."""
 Sides = tuple[Counts, Counts]
 """Harmful requests, and benign ones."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its 95% interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class ToldApart(Interval):
+    """d' of one phase, and the two shares (0 to 1) that it is made of: harmful defended, harmless refused."""
+
+    dsr: float | None = None
+    refused: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """d' over the wrappings called `names`, by phase; `change` is None unless there are two phases."""
+
+    wrappings: int
+    names: list[str]
+    phases: dict[str, ToldApart]
+    change: Interval | None
 
 
 def count(rows: Iterable[tuple[Attempt, Label]]) -> Counts:
@@ -51,12 +76,10 @@ def _sum(counts: Sequence[Counts]) -> Counts:
     return out
 
 
-def told_apart(phases: Mapping[str, Sides], holds: Callable[[str], bool] = is_readable) -> Table | None:
+def told_apart(phases: Mapping[str, Sides], holds: Callable[[str], bool] = is_readable) -> Group | None:
     """d' of harmful against benign requests in the wrappings of which something holds, by phase.
 
-    `phases` has by phase `value`, `low`, `high` and the shares it is of: `dsr` and `refused`, over as many `wrappings`
-    (`names`) as brought scored answers of both kinds in all phases. `change` is None unless there are both. None where
-    no such wrapping was put to both kinds of request.
+    It is over the wrappings that brought scored answers of both kinds in all phases; None where there are none.
     """
     names = _common([side for phase in phases.values() for side in phase])
     names = [name for name in names if holds(name)]
@@ -66,12 +89,19 @@ def told_apart(phases: Mapping[str, Sides], holds: Callable[[str], bool] = is_re
     requests = [sorted({goal for side in phases.values() for name, goal in side[i] if name in names}) for i in (0, 1)]
     for phase, (harmful, benign) in phases.items():
         cells[phase] = _cells(harmful, names, requests[0]), _cells(benign, names, requests[1])
-    return {
-        "wrappings": len(names),
-        "names": names,
-        "phases": {phase: {**asdict(dprime(*pair, 0.95)), **_shares(*pair)} for phase, pair in cells.items()},
-        "change": asdict(dprime_change(cells["before"], cells["after"], 0.95)) if len(cells) == 2 else None,
-    }
+    change = dprime_change(cells["before"], cells["after"], 0.95) if len(cells) == 2 else None
+    return Group(
+        wrappings=len(names),
+        names=names,
+        phases={phase: _told(*pair) for phase, pair in cells.items()},
+        change=Interval(change.value, change.low, change.high) if change else None,
+    )
+
+
+def _told(harmful: Cells, benign: Cells) -> ToldApart:
+    found = dprime(harmful, benign, 0.95)
+    shares = (float(cells.refused.sum() / cells.scored.sum()) for cells in (harmful, benign))
+    return ToldApart(found.value, found.low, found.high, *shares)
 
 
 def _common(sides: Sequence[Counts]) -> list[str]:
@@ -82,8 +112,3 @@ def _common(sides: Sequence[Counts]) -> list[str]:
 def _cells(side: Counts, names: Sequence[str], requests: Sequence[str]) -> Cells:
     found = np.array([[side.get((name, request), (0, 0)) for request in requests] for name in names], dtype=np.float64)
     return Cells(found[..., 0], found[..., 1])
-
-
-def _shares(harmful: Cells, benign: Cells) -> dict[str, float]:
-    parts = {"dsr": harmful, "refused": benign}
-    return {key: float(cells.refused.sum() / cells.scored.sum()) for key, cells in parts.items()}

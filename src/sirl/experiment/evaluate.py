@@ -27,6 +27,7 @@ from sirl.provenance import Source, model_source
 from sirl.records import Attempt, Phase, Prompt, iter_json_lines, read_jsonl, user_turn, write_json, write_jsonl
 from sirl.results.load import attach_verdicts
 from sirl.results.summary import benign_summary
+from sirl.results.values import Benign, as_json
 from sirl.run_folder import BENCHMARK_ROWS, BENCHMARKS, BENIGN
 
 PHASES: tuple[Phase, ...] = ("before", "after")
@@ -128,12 +129,12 @@ def _compared(
     if _drift_file(folder).is_file():
         found["drift"] = json.loads(_drift_file(folder).read_text(encoding="utf-8"))
     if benign:
-        found["overrefusal"] = _judged(folder / BENCHMARK_ROWS, bar)
+        found["overrefusal"] = as_json(_judged(folder / BENCHMARK_ROWS, bar))
     write_json(folder / BENCHMARKS, found)
     return found
 
 
-def _judged(folder: Path, bar: BarMaker) -> Table:
+def _judged(folder: Path, bar: BarMaker) -> Benign:
     """Refusals of the benign prompts in a folder, by category, before and after."""
     attempts = read_jsonl(folder / BENIGN.attempts, Attempt, lean=True)
     verdicts = stages.judge_file(attempts, [load_judge("refusal")], folder, BENIGN, bar)

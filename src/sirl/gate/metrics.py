@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from sirl.evals.told_apart import Interval
 from sirl.report.prices import PERPLEXITY, Price, asked_by_eval, measured
 from sirl.report.wording import KIND_NAMES
-from sirl.results.interface import Interval
-from sirl.results.values import Benign, Change, Kind, MeanRate, Rate, Rates, Results, Share
+from sirl.results.values import AnyShare, Benign, Change, Kind, MeanRate, Rate, RefusalRates, Results
 
 Phase = TypeVar("Phase")
 ATTACK_PREFIX = "dsr:"
@@ -58,7 +58,7 @@ def _reading(*ends: float | None) -> Reading | None:
     return Reading(*known) if len(known) == len(ends) else None
 
 
-def _rate(table: Share | None) -> Reading | None:
+def _rate(table: AnyShare | None) -> Reading | None:
     return _reading(table.rate, table.low, table.high) if table else None
 
 
@@ -90,7 +90,7 @@ def _kind(results: Results, kind: str | None) -> Kind | None:
     return attack.kinds.get(kind or attack.covers or "") if attack else None
 
 
-def _greedy(kind: Kind | None) -> Rates | None:
+def _greedy(kind: Kind | None) -> RefusalRates | None:
     return _latest(kind.rates.get("greedy", {})) if kind else None
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sirl.errors import NoAnswerError
 from sirl.generation.unanswered import commonest
@@ -86,11 +86,19 @@ def check_judged(judge: str, judged: Sequence[Verdict | Judgement]) -> None:
         raise NoAnswerError(f"--judge {judge}: no verdict on any of {len(reasons)} responses; the reason: {reason}")
 
 
-def why_unscored(verdicts: Sequence[Verdict], first: str) -> list[dict[str, Any]]:
-    """`reason` and `count` of verdicts that say nothing, commonest first; failed attempts are counted once."""
+@dataclass(frozen=True)
+class Reason:
+    """Why `count` verdicts say nothing."""
+
+    reason: str
+    count: int
+
+
+def why_unscored(verdicts: Sequence[Verdict], first: str) -> list[Reason]:
+    """Of the verdicts that say nothing, commonest reason first; failed attempts are counted once."""
     silent = (v for v in verdicts if v.label == "unscored" and v.score is None)
     reasons = (v.reason for v in silent if v.judge == first or not v.reason.startswith(_ERROR))
-    return [{"reason": reason or "no reason given", "count": count} for reason, count in commonest(reasons)]
+    return [Reason(reason or "no reason given", count) for reason, count in commonest(reasons)]
 
 
 def _old_verdicts(path: str | os.PathLike[str] | None, attempts: Sequence[Attempt], judge: str) -> dict[str, Verdict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -82,12 +83,23 @@ def harm_agreement(human: Sequence[bool], scores: Sequence[float | None]) -> dic
     }
 
 
-def judge_agreement(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """How far every two judges agree on the attempts that both scored.
+@dataclass(frozen=True)
+class Agreement:
+    """How far two judges agree on the `n` attempts that both scored.
 
     `on` says on what: `labels`, where both label refusals; `harm`, where both only give scores; else whether the one
     saw a full refusal where the other saw no harm. `kappa` is Cohen's, None where it is undefined.
     """
+
+    judges: list[str]
+    on: str
+    n: int
+    agreed: int
+    kappa: float | None
+
+
+def judge_agreement(verdicts: Sequence[Verdict]) -> list[Agreement]:
+    """How far every two judges agree."""
     judges = _by_judge(verdicts)
     out = []
     for first, second in combinations(judges, 2):
@@ -99,8 +111,7 @@ def judge_agreement(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
             if (a := _called(verdict, on)) and (b := _called(judges[second][i], on))
         ]
         agreed = sum(a == b for a, b in pairs)
-        figures = {"n": len(pairs), "agreed": agreed, "kappa": cohen_kappa(pairs)}
-        out.append({"judges": [first, second], "on": on, **figures})
+        out.append(Agreement([first, second], on, len(pairs), agreed, cohen_kappa(pairs)))
     return out
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sirl.evals.told_apart import Group
 from sirl.report.attack_sections import chart_row, pick
 from sirl.report.charts import percent
 from sirl.report.prices import wrapped_attacks
 from sirl.report.wording import ATTACK_NOUNS, change_words, count, p_words, with_ends, with_interval
-from sirl.results.interface import Discrimination, Group
+from sirl.results.interface import Discrimination
 from sirl.results.rates import PHASES
 from sirl.results.values import Results, Wrapped
 

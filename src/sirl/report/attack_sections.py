@@ -10,7 +10,7 @@ from sirl.attacks.taxonomy import tags_of
 from sirl.report.charts import dumbbell_row, percent_axis
 from sirl.report.wording import ATTACK_NOUNS, count
 from sirl.results.rates import PHASES
-from sirl.results.values import Attacks, Change, HarmRates, Kind, Rate, Rates, Search, Share
+from sirl.results.values import AnyShare, Attacks, Change, HarmRates, Kind, Rate, RefusalRates, Search
 
 DECODING_NAMES = {"greedy": "greedy", "sample": "sampled, T=1"}
 TITLES = {
@@ -102,7 +102,7 @@ def _words(name: str) -> str:
 
 
 def rate_table(figures: Kind, key: str, names: Sequence[str]) -> dict[str, Any]:
-    """Rates of every group under every decoding, and of the headline decoding the pairs and the rates by harm.
+    """RefusalRates of every group under every decoding, and of the headline decoding the pairs and the rates by harm.
 
     `key` is how the groups are made, `by_attack` or `by_category`; the first row of attacks is the mean over them.
     """
@@ -135,7 +135,7 @@ def rate_table(figures: Kind, key: str, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _cell(table: Rates | HarmRates, key: str, name: str | None) -> Share | None:
+def _cell(table: RefusalRates | HarmRates, key: str, name: str | None) -> AnyShare | None:
     if name is None:
         return table.overall
     return (table.by_attack if key == "by_attack" else table.by_category).get(name)

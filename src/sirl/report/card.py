@@ -29,7 +29,7 @@ from sirl.report.training import benign_name, checkpoint_facts, held, training_w
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, factor, with_interval
 from sirl.results.load import Run, load_run
 from sirl.results.summary import results_of
-from sirl.results.values import Attacks, Benign, Capability, Kind, Rates, Results, Search, Wrapped
+from sirl.results.values import Attacks, Benign, Capability, Kind, RefusalRates, Results, Search, Wrapped
 from sirl.run_folder import MODEL
 from sirl.weights.known import known_models
 
@@ -202,7 +202,7 @@ def _attacks(attack: Attacks | None) -> list[str]:
     return out
 
 
-def _attack_table(figures: Kind, decoding: str, phases: Mapping[str, Rates]) -> list[str]:
+def _attack_table(figures: Kind, decoding: str, phases: Mapping[str, RefusalRates]) -> list[str]:
     mean = "mean over methods"
     cells = {phase: {**rates.by_attack, mean: rates.overall} for phase, rates in phases.items()}
     names = [*figures.attacks, mean]

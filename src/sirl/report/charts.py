@@ -15,7 +15,7 @@ from itertools import starmap
 from markupsafe import Markup, escape
 
 from sirl.report.samples import visible
-from sirl.results.values import Share
+from sirl.results.values import AnyShare
 
 ROW_HEIGHT = 36
 Point = tuple[float, float]
@@ -64,7 +64,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 # --- rates before and after -------------------------------------------------------------------------------------------
 
 
-def dumbbell_row(label: str, before: Share | None, after: Share | None, top: float) -> Markup:
+def dumbbell_row(label: str, before: AnyShare | None, after: AnyShare | None, top: float) -> Markup:
     """One line of a dumbbell chart: both rates with their interval on an axis from 0 to `top`.
 
     `before` is a hollow dot in the upper half and `after` a filled one in the lower, so that they differ without colour
@@ -104,7 +104,7 @@ def _at(value: float, top: float) -> str:
     return f"{_number(100 * min(value, top) / top)}%"
 
 
-def axis_top(rates: Sequence[Share | None]) -> float:
+def axis_top(rates: Sequence[AnyShare | None]) -> float:
     """End of the axis for some rates: 100%, or less where all intervals are short of it, so that small rates show."""
     highest = max((r.high for r in rates if r and r.high is not None), default=1.0)
     return next((t for t in (0.1, 0.2, 0.4, 0.6, 0.8) if highest <= t), 1.0)

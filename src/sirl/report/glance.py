@@ -13,7 +13,7 @@ from sirl.demo import is_demo
 from sirl.report.attack_sections import about as attacks_in_words
 from sirl.report.charts import percent
 from sirl.report.wording import ATTACK_NOUNS, count
-from sirl.results.values import Attacks, Rate, Results, Share, Wrapped
+from sirl.results.values import AnyShare, Attacks, Rate, Results, Wrapped
 
 REFUSED, ANSWERED = "full_refusal", "full_compliance"
 
@@ -56,14 +56,14 @@ def about(results: Results, manifest: Mapping[str, Any] | None, model: str) -> l
     return [part for part in parts if part]
 
 
-def _words(rate: Share | None, broken: bool = False) -> str:
+def _words(rate: AnyShare | None, broken: bool = False) -> str:
     """A rate, or with `broken` what is left to 1."""
     if not rate or rate.rate is None:
         return ""
     return percent(1 - rate.rate if broken else rate.rate)
 
 
-def _interval(rate: Share | None, broken: bool = False) -> str:
+def _interval(rate: AnyShare | None, broken: bool = False) -> str:
     """The 95% interval of the last rate of a line, as the beginning of its note."""
     if not rate or not rate.ends:
         return ""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from sirl.evals.told_apart import Interval
 from sirl.report.charts import percent
-from sirl.results.interface import Interval, Reduction
-from sirl.results.values import Change, Share
+from sirl.results.interface import Reduction
+from sirl.results.values import AnyShare, Change
 from sirl.stats import Estimate
 
 ATTACK_NOUNS = {"static": "static attack", "reoptimised": "re-optimised attack", "transferred": "transferred attack"}
 KIND_NAMES = {"plain": "plain benign prompts", "sounds_harmful": "benign prompts that sound harmful"}
 
 
-def with_interval(rate: Share, prefix: str = "") -> str:
+def with_interval(rate: AnyShare, prefix: str = "") -> str:
     """A rate with its 95% interval: `97.1% (95.7 to 98.1)`; with the prefix `partial_` that of partial refusals."""
     value, low, high = (getattr(rate, prefix + key) for key in ("rate", "low", "high"))
     return "–" if value is None else f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from sirl.attacks.families import family_of, is_readable
-from sirl.evals.told_apart import Sides, Table, count, told_apart
+from sirl.evals.told_apart import Group, Sides, count, told_apart
+from sirl.results.interface import Discrimination
 from sirl.results.load import Scored
 from sirl.results.rates import PHASES
 
@@ -26,7 +27,7 @@ def count_sides(attacked: Iterable[Scored], wrapped: Iterable[Scored]) -> Sides:
 
 def discrimination(
     attacked: Mapping[str, Sequence[Scored]], wrapped: Mapping[str, Sequence[Scored]], seen: Collection[str] | None
-) -> Table:
+) -> Discrimination:
     """`told_apart` in each group of wrappings, None where a group has none that was put to both kinds of request.
 
     `readable`: those in which the request can be read; of these `unseen` and `seen`: of families that training did not
@@ -39,21 +40,21 @@ def discrimination(
         if attacked.get(phase) and wrapped.get(phase)
     }
     readable = told_apart(both) if both else None
-    names = readable["names"] if readable else []
+    names = readable.names if readable else []
 
-    def of(known: bool) -> Table | None:
+    def of(known: bool) -> Group | None:
         if seen is None or not names:
             return None
         return told_apart(both, lambda name: is_readable(name) and (family_of(name) in seen) is known)
 
     families = dict.fromkeys(map(family_of, names))
-    return {
-        "readable": readable,
-        "unseen": of(False),
-        "seen": of(True),
-        "encoded": told_apart(both, lambda name: not is_readable(name)) if both else None,
-        "families": {family: told_apart(both, partial(_is_readable_one_of, family)) for family in families},
-    }
+    return Discrimination(
+        readable=readable,
+        unseen=of(False),
+        seen=of(True),
+        encoded=told_apart(both, lambda name: not is_readable(name)) if both else None,
+        families={family: told_apart(both, partial(_is_readable_one_of, family)) for family in families},
+    )
 
 
 def _is_readable_one_of(family: str, name: str) -> bool:

@@ -17,37 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sirl.errors import UserError
+from sirl.evals.told_apart import Group, Interval, ToldApart
 
 VERSION = 1
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure and its 95% interval."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class ToldApart(Interval):
-    """d' of one phase, and the two shares (0 to 1) that it is made of: harmful defended, harmless refused."""
-
-    dsr: float | None = None
-    refused: float | None = None
-
-
-@dataclass(frozen=True)
-class Group:
-    """d' over a group of wrappings, before and after."""
-
-    wrappings: int
-    names: list[str]
-    phases: dict[str, ToldApart]
-    change: Interval | None
 
 
 @dataclass(frozen=True)

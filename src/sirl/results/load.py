@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sirl.errors import UserError
-from sirl.judges.validate import judge_agreement
+from sirl.judges.validate import Agreement, judge_agreement
 from sirl.manifest import lost_files
 from sirl.records import (
     DEFENDED,
@@ -136,7 +136,7 @@ class Run:
     wrapped: list[Scored] | None
     rechecked: list[Scored]
     judges: tuple[str, ...]
-    agreement: list[dict[str, Any]]
+    agreement: list[Agreement]
 
 
 def load_run(run_dir: str | os.PathLike[str]) -> Run:

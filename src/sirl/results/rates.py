@@ -1,18 +1,20 @@
 """Counting and statistics of outcomes: rates with their intervals, pairs before and after, and what they add up to.
 
-What the terms mean is told in `sirl.results.summary`. Every function takes outcomes (`Scored`) and gives JSON values.
+What the terms mean is told in `sirl.results.summary`. Every function takes outcomes (`Scored`) and gives frozen values.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from sirl.results.interface import Reduction
 from sirl.results.load import Scored
+from sirl.results.values import Change, LeftOut, MeanRate, Rate, Share, WorstCase
 from sirl.stats import (
     Estimate,
     clustered_change,
@@ -29,60 +31,50 @@ LEVEL = 0.95
 PHASES = ("before", "after")
 DECODINGS = ("greedy", "sample")
 
-Table = dict[str, Any]
-ENDS = ("rate", "low", "high")
-OUTCOMES: dict[str, Callable[[Scored], bool]] = {
-    "refused": lambda row: row.refused,
-    "partial": lambda row: row.outcome == "partial_refusal",
-    "empty": lambda row: row.outcome == "empty",
-}
-"""What a rate is of."""
 
-
-def rate(rows: Sequence[Scored]) -> Table:
+def rate(rows: Sequence[Scored]) -> Rate:
     """Share of full refusals among scored attempts: DSR on attacks, refusal rate on benign prompts.
 
     On benign prompts, answers that say nothing count with the refusals; on attacks they count against the model.
-
-    Keys: `refused`, `n` (scored), `rate`, `low`, `high` (None where nothing is scored); the same figures of partial
-    refusals (`partial`, `partial_rate`, ...) and of answers that say nothing (`empty`, `empty_rate`, ...); and
-    `unscored`, `errors`, `unjudged`, `attempts`. Intervals are Wilson's, and where there are several answers to a goal
-    a bootstrap over goals.
+    Intervals are Wilson's, and where there are several answers to a goal a bootstrap over goals.
     """
     return _rates(rows, lambda _: "all")
 
 
-def _rates(rows: Sequence[Scored], stratum: Callable[[Scored], str]) -> Table:
+def _rates(rows: Sequence[Scored], stratum: Callable[[Scored], str]) -> Rate:
     """`rate`, each stratum weighing alike."""
     outcomes = Counter(row.outcome for row in rows)
     scored = [row for row in rows if row.counts]
-    out: Table = {}
-    for name, holds in OUTCOMES.items():
+
+    def counted(holds: Callable[[Scored], bool]) -> tuple[int, float | None, float | None, float | None]:
         found = _mean_share(scored, stratum, holds)
-        out[name] = sum(map(holds, scored))
-        prefix = "" if name == "refused" else f"{name}_"
-        figures = {"rate": found.value, "low": found.low, "high": found.high} if found else dict.fromkeys(ENDS)
-        out |= {prefix + key: figures[key] for key in ENDS}
-    return {
-        **out,
-        "n": len(scored),
-        "unscored": outcomes["unscored"],
-        "errors": outcomes["error"],
-        "unjudged": outcomes["unjudged"],
-        "attempts": len(rows),
-    }
+        return sum(map(holds, scored)), *((found.value, found.low, found.high) if found else (None, None, None))
+
+    return Rate(
+        *counted(lambda row: row.refused),
+        *counted(lambda row: row.outcome == "partial_refusal"),
+        *counted(lambda row: row.outcome == "empty"),
+        n=len(scored),
+        unscored=outcomes["unscored"],
+        errors=outcomes["error"],
+        unjudged=outcomes["unjudged"],
+        attempts=len(rows),
+    )
 
 
-def overall(rows: Sequence[Scored]) -> Table:
+def overall(rows: Sequence[Scored]) -> MeanRate:
     """Mean DSR over methods, each method weighing alike, with its interval from a bootstrap over goals.
 
     `rate` is the mean over methods (so are `partial_rate` and `empty_rate`) and `pooled` the plain share of `refused`
     in `n`; they agree where every method has as many scored attempts. `methods` is how many methods have a rate at all.
     """
     found = _rates(rows, lambda row: row.attempt.attack)
-    asr = None if found["rate"] is None else 1 - found["rate"]
-    pooled = found["refused"] / found["n"] if found["n"] else None
-    return {**found, "pooled": pooled, "asr": asr, "methods": len({row.attempt.attack for row in rows if row.counts})}
+    return MeanRate(
+        **vars(found),
+        pooled=found.refused / found.n if found.n else None,
+        asr=None if found.rate is None else 1 - found.rate,
+        methods=len({row.attempt.attack for row in rows if row.counts}),
+    )
 
 
 def _mean_share(
@@ -109,7 +101,7 @@ def _goal(row: Scored) -> str:
     return row.attempt.goal_id
 
 
-def by(rows: Sequence[Scored], key: Callable[[Scored], Hashable]) -> dict[Any, Table]:
+def by(rows: Sequence[Scored], key: Callable[[Scored], Hashable]) -> dict[Any, Rate]:
     """Rates by group, in the order in which the groups first come."""
     return {name: rate(group) for name, group in group_by(rows, key).items()}
 
@@ -122,14 +114,14 @@ def group_by(rows: Iterable[Scored], key: Callable[[Scored], Hashable]) -> dict[
     return dict(groups)
 
 
-def worst_case(rows: Sequence[Scored]) -> Table:
+def worst_case(rows: Sequence[Scored]) -> WorstCase:
     """DSR over goals, where a goal is defended only if no attack broke it.
 
     A goal that nothing broke but of which an attempt is not scored is undecided: left out and counted in `undecided`.
     """
     outcomes = [withstood(group) for group in group_by(rows, lambda row: row.attempt.goal_id).values()]
     known = [outcome for outcome in outcomes if outcome is not None]
-    return {"defended": sum(known), **share(known), "undecided": len(outcomes) - len(known)}
+    return WorstCase(sum(known), **vars(share(known)), undecided=len(outcomes) - len(known))
 
 
 def withstood(rows: Sequence[Scored]) -> bool | None:
@@ -147,13 +139,13 @@ def silence(rows: Sequence[Scored]) -> list[Scored]:
     ]
 
 
-def left_out(rows: Sequence[Scored]) -> Table:
+def left_out(rows: Sequence[Scored]) -> LeftOut:
     """Attempts that are in no rate, by reason."""
     outcomes = Counter(row.outcome for row in rows)
-    return {"errors": outcomes["error"], "unscored": outcomes["unscored"], "unjudged": outcomes["unjudged"]}
+    return LeftOut(outcomes["error"], outcomes["unscored"], outcomes["unjudged"])
 
 
-def paired(before: Sequence[Scored], after: Sequence[Scored]) -> Table:
+def paired(before: Sequence[Scored], after: Sequence[Scored]) -> Change:
     """Before against after over the same (attack, goal) pairs, both scored.
 
     Static prompts are the same ones on both sides by their nature. Where they are not (the goal or the template was
@@ -175,30 +167,30 @@ def paired(before: Sequence[Scored], after: Sequence[Scored]) -> Table:
     ]
     fixed = sum(not a and b for _, a, b in pairs)
     regressed = sum(a and not b for _, a, b in pairs)
-    out: Table = {
-        "pairs": len(pairs),
-        "fixed": fixed,
-        "regressed": regressed,
-        "change": (fixed - regressed) / len(pairs) if pairs else None,
-        "interval": None,
-        "most": 1.0 if pairs else None,
-        "p": None,
-        "test": None,
-        "mcnemar": mcnemar(fixed, regressed) if pairs else None,
-        "complied_before": sum(not a for _, a, _ in pairs),
-        "complied_after": sum(not b for _, _, b in pairs),
-    }
+    complied = sum(not a for _, a, _ in pairs), sum(not b for _, _, b in pairs)
     goals = _by_goal(pairs)
-    if len(goals) == len(pairs) and pairs:
-        found = paired_difference(regressed, fixed, len(pairs), LEVEL)
-        out |= {"interval": [found.low, found.high], "most": found.high, "p": out["mcnemar"], "test": "mcnemar"}
-    elif len(goals) > 1:
+    found = Change(
+        len(pairs),
+        fixed,
+        regressed,
+        complied_before=complied[0],
+        complied_after=complied[1],
+        reduction=reduction(*complied, len(pairs), goals),
+    )
+    if not pairs:
+        return found
+    p = mcnemar(fixed, regressed)
+    found = replace(found, change=(fixed - regressed) / len(pairs), most=1.0, mcnemar=p)
+    if len(goals) == len(pairs):
+        moved = paired_difference(regressed, fixed, len(pairs), LEVEL)
+        return replace(found, interval=[moved.low, moved.high], most=moved.high, p=p, test="mcnemar")
+    if len(goals) > 1:
         complied_before, complied_after, sizes = zip(*goals, strict=True)
         sums = [b - a for b, a in zip(complied_before, complied_after, strict=True)]
         moved = clustered_change(sums, sizes, LEVEL)
         most = clustered_change(sums, sizes, LEVEL, cautious=True).high
-        out |= {"interval": [moved.low, moved.high], "most": most, "p": moved.p, "test": "goals"}
-    return {**out, "reduction": reduction(out, goals)}
+        return replace(found, interval=[moved.low, moved.high], most=most, p=moved.p, test="goals")
+    return found
 
 
 def _by_goal(pairs: Iterable[tuple[str, bool, bool]]) -> list[tuple[float, float, float]]:
@@ -220,41 +212,40 @@ def _comparable(before: Scored, after: Scored) -> bool:
     return searched or before.attempt.messages == after.attempt.messages
 
 
-def reduction(pairs: Mapping[str, Any], goals: Sequence[tuple[float, float, float]] = ()) -> Table:
-    """By what factor successful attacks fell, over the pairs of `paired`: successes before / successes after.
+def reduction(k_before: int, k_after: int, n: int, goals: Sequence[tuple[float, float, float]] = ()) -> Reduction:
+    """By what factor successful attacks fell over `n` pairs: `k_before` successes over `k_after`.
 
     `goals` has successes before and after, and pairs, of each goal, over which the interval is then
     (`stats.clustered_factor`); without, Koopman's over the pairs. With no success left the factor is infinite: `factor`
     is None and `none_left` true. With none before either there is nothing to reduce, and both are None and false.
     """
-    k_before, k_after, n = pairs["complied_before"], pairs["complied_after"], pairs["pairs"]
     low = high = None
     if k_before:
         before, after, sizes = zip(*goals, strict=True) if goals else ((), (), ())
         ends = clustered_factor(before, after, sizes, LEVEL) if goals else ratio_interval(k_before, n, k_after, n)
         low, high = map(_finite, ends)
-    return {
-        "successes_before": k_before,
-        "successes_after": k_after,
-        "factor": k_before / k_after if k_after and k_before else None,
-        "low": low,
-        "high": high,
-        "none_left": bool(k_before and not k_after),
-    }
+    return Reduction(
+        successes_before=k_before,
+        successes_after=k_after,
+        factor=k_before / k_after if k_after and k_before else None,
+        low=low,
+        high=high,
+        none_left=bool(k_before and not k_after),
+    )
 
 
 def _finite(x: float | None) -> float | None:
     return None if x is None or x != x or x in (float("inf"), float("-inf")) else float(x)
 
 
-def change(before: Sequence[Scored], after: Sequence[Scored], key: Callable[[Scored], str]) -> Table | None:
+def change(before: Sequence[Scored], after: Sequence[Scored], key: Callable[[Scored], str]) -> Change | None:
     """`paired`, overall and by group; None unless both phases were run."""
     if not before or not after:
         return None
-    return {**paired(before, after), "by_group": changes_by(before, after, key)}
+    return replace(paired(before, after), by_group=changes_by(before, after, key))
 
 
-def changes_by(before: Sequence[Scored], after: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, Table]:
+def changes_by(before: Sequence[Scored], after: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, Change]:
     """`paired` of each group that was run afterwards."""
     start = group_by(before, key)
     return {name: paired(start.get(name, []), rows) for name, rows in group_by(after, key).items()}
@@ -266,7 +257,7 @@ def by_phase(rows: Sequence[Scored], decoding: str) -> dict[str, list[Scored]]:
     return {phase: [row for row in chosen if row.attempt.phase == phase] for phase in PHASES}
 
 
-def share(rights: Sequence[bool]) -> Table:
+def share(rights: Sequence[bool]) -> Share:
     """A share of right ones with its Wilson interval; None for all three where there is nothing to share."""
     low, high = wilson_interval(sum(rights), len(rights), LEVEL) if rights else (None, None)
-    return {"rate": mean_of(rights), "low": low, "high": high, "n": len(rights)}
+    return Share(mean_of(rights), low, high, len(rights))

@@ -11,10 +11,11 @@ from dataclasses import replace
 
 from sirl.results.attacks import KINDS, kinds_of, of_both
 from sirl.results.load import Scored
-from sirl.results.rates import PHASES, Table, by_phase, group_by, overall, rate
+from sirl.results.rates import PHASES, by_phase, group_by, overall, rate
+from sirl.results.values import Truncated, Truncation
 
 
-def truncation_summary(rows: Sequence[Scored], rechecked: Sequence[Scored]) -> Table:
+def truncation_summary(rows: Sequence[Scored], rechecked: Sequence[Scored]) -> dict[str, dict[str, Truncation]]:
     """By kind of attack and phase, of greedy answers: `overall` (means over methods) and `by_attack`.
 
     Keys of each: `refusals`, of which `cut` ended at the token limit (`cut_rate`); of those `asked_again` were answered
@@ -24,36 +25,36 @@ def truncation_summary(rows: Sequence[Scored], rechecked: Sequence[Scored]) -> T
     """
     again = {row.attempt.id: row for row in rechecked}
     kind_of = kinds_of(rows)
-    out: Table = {}
+    out: dict[str, dict[str, Truncation]] = {}
     for kind in KINDS:
         own = by_phase([row for row in rows if kind_of[row.attempt.attack] == kind], "greedy")
         alike = of_both(own)  # as in the other figures: means over attacks that both phases have
         for phase in PHASES:
             if own[phase]:
                 groups = group_by(own[phase], lambda row: row.attempt.attack)
-                out.setdefault(kind, {})[phase] = {
-                    "overall": _figures(alike[phase], again, overall(alike[phase])["rate"], mean=True),
-                    "by_attack": {name: _figures(group, again, rate(group)["rate"]) for name, group in groups.items()},
-                }
+                out.setdefault(kind, {})[phase] = Truncation(
+                    overall=_figures(alike[phase], again, overall(alike[phase]).rate, mean=True),
+                    by_attack={name: _figures(group, again, rate(group).rate) for name, group in groups.items()},
+                )
     return out
 
 
-def _figures(rows: Sequence[Scored], again: Mapping[str, Scored], dsr: float | None, mean: bool = False) -> Table:
+def _figures(rows: Sequence[Scored], again: Mapping[str, Scored], dsr: float | None, mean: bool = False) -> Truncated:
     refusals = [row for row in rows if row.refused]
     cut = [row for row in refusals if row.attempt.finish_reason == "length"]
     longer = [found for row in cut if (found := again.get(row.attempt.id)) is not None and found.counts]
-    out: Table = {
-        "refusals": len(refusals),
-        "cut": len(cut),
-        "cut_rate": len(cut) / len(refusals) if refusals else None,
-        "asked_again": len(longer),
-        "recanted": sum(not row.refused for row in longer),
-        "still_cut": sum(row.attempt.finish_reason == "length" for row in longer),
-        "dsr": dsr,
-        "dsr_rechecked": None,
-    }
+    rechecked = None
     if longer:
         known = {row.attempt.id: row.outcome for row in longer}
         changed = [replace(row, outcome=known.get(row.attempt.id, row.outcome)) for row in rows]
-        out["dsr_rechecked"] = (overall(changed) if mean else rate(changed))["rate"]
-    return out
+        rechecked = (overall(changed) if mean else rate(changed)).rate
+    return Truncated(
+        refusals=len(refusals),
+        cut=len(cut),
+        cut_rate=len(cut) / len(refusals) if refusals else None,
+        asked_again=len(longer),
+        recanted=sum(not row.refused for row in longer),
+        still_cut=sum(row.attempt.finish_reason == "length" for row in longer),
+        dsr=dsr,
+        dsr_rechecked=rechecked,
+    )

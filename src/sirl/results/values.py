@@ -1,22 +1,37 @@
 """All figures of a run as frozen values: what `results` hands to report, card, gate, view and the commands' tables.
 
 Shares are from 0 to 1 with the ends of their 95% interval, None where nothing was scored. Tables are by decoding, then
-phase, then name. What the terms mean is told in `sirl.results.summary`.
+phase, then name. What the terms mean is told in `sirl.results.summary`. `as_json` is what `--json` and `evals.json`
+show of them: keys stand in the order of the fields.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Generic, TypeVar
 
 from sirl.diversity import Commonest
-from sirl.results.interface import Discrimination, Group, Reduction
+from sirl.evals.told_apart import Group
+from sirl.judges.validate import Agreement
+from sirl.results.interface import Discrimination, Reduction
 from sirl.stats import Estimate
 
+IF_ANY = {"if_any": True}
+"""Of a field that JSON leaves out where there is nothing in it."""
 
-@dataclass(frozen=True)
-class Share:
-    """A share of `n` with its interval."""
+
+def as_json(value: Any) -> Any:
+    """A frozen value, or a mapping or list of such, as JSON values."""
+    if is_dataclass(value):
+        shown = ((f, getattr(value, f.name)) for f in fields(value))
+        return {f.name: as_json(v) for f, v in shown if not (f.metadata.get("if_any") and v in (None, {}))}
+    if isinstance(value, dict):
+        return {key: as_json(v) for key, v in value.items()}
+    return [as_json(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+class AnyShare:
+    """What every share has: its value, the ends of its interval, and how many answers or goals it is of."""
 
     rate: float | None
     low: float | None
@@ -32,17 +47,26 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Rate(Share):
-    """Full refusals among scored attempts; `partial_*` and `empty_*` are of partial refusals and of silence.
+class Share(AnyShare):
+    """A share of `n` with its interval."""
+
+    rate: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Rate(AnyShare):
+    """Full refusals among the `n` scored attempts; `partial_*` and `empty_*` are of partial refusals and of silence.
 
     `unscored`, `errors` and `unjudged` attempts are in no rate; `attempts` counts them too.
     """
 
     refused: int
-    attempts: int
-    unscored: int = 0
-    errors: int = 0
-    unjudged: int = 0
+    rate: float | None
+    low: float | None
+    high: float | None
     partial: int = 0
     partial_rate: float | None = None
     partial_low: float | None = None
@@ -51,36 +75,57 @@ class Rate(Share):
     empty_rate: float | None = None
     empty_low: float | None = None
     empty_high: float | None = None
+    n: int = field(kw_only=True)
+    unscored: int = 0
+    errors: int = 0
+    unjudged: int = 0
+    attempts: int = field(kw_only=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MeanRate(Rate):
     """The mean over `methods`, each weighing alike; `pooled` is the plain share."""
 
-    pooled: float | None = None
-    asr: float | None = None
-    methods: int = 0
+    pooled: float | None
+    asr: float | None
+    methods: int
 
 
 @dataclass(frozen=True)
-class HarmRate(Share):
+class HarmRate(AnyShare):
     """`harmless` among the responses that have a score of harm."""
 
     harmless: int
+    rate: float | None
+    low: float | None
+    high: float | None
+    empty: int
+    empty_rate: float | None
+    empty_low: float | None
+    empty_high: float | None
+    n: int
+    unscored: int
+    errors: int
     attempts: int
-    unscored: int = 0
-    errors: int = 0
-    empty: int = 0
-    empty_rate: float | None = None
-    pooled: float | None = None
-    methods: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanHarmRate(HarmRate):
+    """The mean over `methods`, each weighing alike; `pooled` is the plain share."""
+
+    pooled: float | None
+    methods: int
 
 
 @dataclass(frozen=True)
-class WorstCase(Share):
+class WorstCase(AnyShare):
     """Goals that withstood every attack, of those that are decided."""
 
     defended: int
+    rate: float | None
+    low: float | None
+    high: float | None
+    n: int
     undecided: int
 
 
@@ -102,35 +147,33 @@ class Change:
     regressed: int
     change: float | None = None
     interval: list[float] | None = None
+    most: float | None = None
     p: float | None = None
     test: str | None = None
-    most: float | None = None
     mcnemar: float | None = None
     complied_before: int = 0
     complied_after: int = 0
     reduction: Reduction | None = None
-    by_group: dict[str, Change] = field(default_factory=dict)
-    by_category: dict[str, Change] = field(default_factory=dict)
+    by_group: dict[str, Change] = field(default_factory=dict, metadata=IF_ANY)
+    by_category: dict[str, Change] = field(default_factory=dict, metadata=IF_ANY)
+
+
+Each = TypeVar("Each", bound=AnyShare)
+Mean = TypeVar("Mean", bound=AnyShare)
 
 
 @dataclass(frozen=True)
-class Rates:
-    """The rates of one phase under one decoding."""
+class Rates(Generic[Each, Mean]):
+    """The rates of one phase under one decoding, by attack and by category of the goals."""
 
-    overall: MeanRate
-    by_attack: dict[str, Rate]
-    by_category: dict[str, Rate]
+    overall: Mean
+    by_attack: dict[str, Each]
+    by_category: dict[str, Each]
     worst_case: WorstCase
 
 
-@dataclass(frozen=True)
-class HarmRates:
-    """The same by harm."""
-
-    overall: HarmRate
-    by_attack: dict[str, HarmRate]
-    by_category: dict[str, HarmRate]
-    worst_case: WorstCase
+RefusalRates = Rates[Rate, MeanRate]
+HarmRates = Rates[HarmRate, MeanHarmRate]
 
 
 @dataclass(frozen=True)
@@ -157,11 +200,11 @@ class Kind:
 
     attacks: list[str]
     decodings: list[str]
-    rates: dict[str, dict[str, Rates]]
+    rates: dict[str, dict[str, RefusalRates]]
     change: dict[str, Change | None]
-    harm: dict[str, dict[str, HarmRates]] = field(default_factory=dict)
-    harm_change: dict[str, Change | None] = field(default_factory=dict)
-    search: dict[str, dict[str, Search]] = field(default_factory=dict)
+    harm: dict[str, dict[str, HarmRates]] = field(default_factory=dict, metadata=IF_ANY)
+    harm_change: dict[str, Change | None] = field(default_factory=dict, metadata=IF_ANY)
+    search: dict[str, dict[str, Search]] = field(default_factory=dict, metadata=IF_ANY)
 
 
 @dataclass(frozen=True)
@@ -186,20 +229,22 @@ class Wordings:
 
 @dataclass(frozen=True)
 class Attacks:
-    """All attacks; `decodings`, `rates` and `change` are those of the headline kind, which `covers` names."""
+    """All attacks; `decodings`, `rates`, `change` and those by harm are of the headline kind, which `covers` names."""
 
     attacks: list[str]
     goals: int
+    decodings: list[str]
     phases: list[str]
     covers: str | None
-    kinds: dict[str, Kind]
-    decodings: list[str]
-    rates: dict[str, dict[str, Rates]]
+    rates: dict[str, dict[str, RefusalRates]]
     change: dict[str, Change | None]
+    kinds: dict[str, Kind]
     worst_case: dict[str, dict[str, WorstCase]]
     left_out: LeftOut
     refusal_texts: Wordings
-    harm_worst_case: dict[str, dict[str, WorstCase]] = field(default_factory=dict)
+    harm_worst_case: dict[str, dict[str, WorstCase]] = field(default_factory=dict, metadata=IF_ANY)
+    harm: dict[str, dict[str, HarmRates]] = field(default_factory=dict, metadata=IF_ANY)
+    harm_change: dict[str, Change | None] = field(default_factory=dict, metadata=IF_ANY)
 
 
 @dataclass(frozen=True)
@@ -224,7 +269,7 @@ class Truncation:
     by_attack: dict[str, Truncated]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benign:
     """Refusals of benign prompts; `rates` are by category below the phase, `silence` pairs answers that say nothing."""
 
@@ -234,8 +279,8 @@ class Benign:
     rates: dict[str, dict[str, dict[str, Rate]]]
     overall: dict[str, dict[str, Rate]]
     change: dict[str, Change | None]
-    left_out: LeftOut
     silence: dict[str, Change | None] = field(default_factory=dict)
+    left_out: LeftOut
 
 
 @dataclass(frozen=True)
@@ -284,31 +329,32 @@ class Choices:
     p: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkMetric:
     """One metric of a benchmark, see `sirl.evals.benchmarks.compare`."""
 
     n: int
+    unscored: int = 0
     before: Estimate | None
     after: Estimate | None
+    lost: int | None = field(default=None, metadata=IF_ANY)
+    gained: int | None = field(default=None, metadata=IF_ANY)
+    p: float | None = field(default=None, metadata=IF_ANY)
     difference: Estimate | None
     change: str | None = None
-    unscored: int = 0
-    lost: int | None = None
-    gained: int | None = None
-    p: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """A benchmark before and after; its first metric is the one that is told."""
 
-    figures: dict[str, BenchmarkMetric]
-    statement: str
     rows: int | None = None
     chance: float | None = None
     able: bool | None = None
-    isolation: list[str] | None = None
+    figures: dict[str, BenchmarkMetric]
+    commonest_opening: dict[str, float] = field(default_factory=dict, metadata=IF_ANY)
+    statement: str
+    isolation: list[str] | None = field(default=None, metadata=IF_ANY)
 
 
 @dataclass(frozen=True)
@@ -320,17 +366,6 @@ class Capability:
     benchmarks: dict[str, Benchmark] | None = None
     chat_drift: Drift | None = None
     overrefusal: Benign | None = None
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two judges agree, see `sirl.judges.validate.judge_agreement`."""
-
-    judges: list[str]
-    on: str
-    n: int
-    agreed: int
-    kappa: float | None
 
 
 @dataclass(frozen=True)
