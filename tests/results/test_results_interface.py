@@ -67,11 +67,11 @@ def test_a_file_of_before_there_were_versions_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "holds no summary"),
+        ("[]", "has no summary"),
         ("{", "cannot be read as a summary"),
-        ('{"dsr_after": "0.5"}', "dsr_after: '0.5' is no float"),
+        ('{"dsr_after": "0.5"}', "dsr_after: '0.5' is not a number"),
         ('{"kinds": {"static": {}}}', r"kinds\.static\.attacks is missing"),
-        ('{"seconds": {"gap": true}}', r"seconds\.gap: True is no float"),
+        ('{"seconds": {"gap": true}}', r"seconds\.gap: True is not a number"),
     ],
 )
 def test_what_is_no_summary_is_one_line(tmp_path: Path, content: str, said: str) -> None:
@@ -84,5 +84,5 @@ def test_what_is_no_summary_is_one_line(tmp_path: Path, content: str, said: str)
 
 
 def test_figures_are_described_field_by_field() -> None:
-    with pytest.raises(UserError, match="dsr_before: True is no float"):
+    with pytest.raises(UserError, match="dsr_before: True is not a number"):
         made(Summary, {"dsr_before": True})

@@ -22,6 +22,7 @@ from sirl.evals.told_apart import Group, Interval, ToldApart
 VERSION = 1
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 T = TypeVar("T")
+NAMES = {float: "a number", int: "a whole number", str: "text", bool: "true or false", list: "a list"}
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def _as(hint: Any, value: Any, where: str, mend: str) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if (hint is float and number) or (hint in (int, str, bool) and type(value) is hint):
         return value
-    raise UserError(f"{where}: {value!r} is not a {getattr(hint, '__name__', hint)}; {mend}")
+    raise UserError(f"{where}: {value!r} is not {NAMES.get(origin or hint, 'a mapping of keys to values')}; {mend}")
 
 
 def schema() -> dict[str, Any]:
