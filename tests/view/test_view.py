@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import http.client
+import io
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -96,7 +99,13 @@ def test_the_table_of_runs(ask: Client, root: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(ROUTES))
 def test_every_page_answers_with_its_policy(ask: Client, path: str) -> None:
-    query = {"run": ["one", "deep/two"]} if path == "/compare" else {} if "." in path else {"run": "deep/two"}
+    query = (
+        {"run": ["one", "deep/two"]}
+        if path == "/compare"
+        else {}
+        if path.endswith((".css", ".js"))
+        else {"run": "deep/two"}
+    )
     answer = ask(path, **query)
     assert answer.status == 200
     policy = answer.headers["Content-Security-Policy"]
@@ -158,6 +167,14 @@ def test_conversations_are_filtered_searched_and_paged(ask: Client, monkeypatch:
     assert 'data-attack="dan"' not in aim
     assert f"9 of {total}" in ask("/conversations", run="one", q="PENCIL", kind="wrapped").body
     assert f"0 of {total}" in ask("/conversations", run="one", attack="nothing").body
+    link = re.search(r'href="(/conversations\.csv\?[^"]+)" download', aim)
+    assert link
+    assert "attack=aim" in link[1]
+    rows = list(csv.DictReader(io.StringIO(ask("/conversations.csv", run="one", attack="aim", kind="attack").body[1:])))
+    assert len(rows) == 16
+    assert {row["attack"] for row in rows} == {"aim"}
+    assert {row["decoding"] for row in rows} == {"greedy", "sample"}
+    assert all(row["goal"] and row["goal"] in row["prompt"] and row["answer_before"] for row in rows)
     monkeypatch.setattr(pages, "EACH", 10)
     last = ask("/conversations", run="one", page="99").body
     assert "Page 6 of 6" in last
@@ -233,7 +250,20 @@ def test_hostile_text_and_names_stay_text(tmp_path: Path) -> None:
             assert "<img" not in answer.body
             assert "<script>document" not in answer.body
         assert "2 of 2" in asked[-1].body
+        table = ask("/conversations.csv", run=name)
+        assert table.headers["Content-Type"].startswith("text/csv")
+        assert len(list(csv.reader(io.StringIO(table.body[1:])))) == 3
         made.shutdown()
+
+
+def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
+    rows = [attempt("aim", "0", "before", response="=HYPERLINK(1)", goal="@SUM(1)", tokens=(), entropies=())]
+    write_run(tmp_path / "run", attacks=rows, benign=None, **NOTHING)
+    with View(tmp_path) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        (row,) = csv.DictReader(io.StringIO(Client(made)("/conversations.csv", run="run").body[1:]))
+        made.shutdown()
+    assert (row["goal"], row["answer_before"], row["answer_after"]) == ("'@SUM(1)", "'=HYPERLINK(1)", "")
 
 
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)
@@ -246,6 +276,10 @@ def test_in_a_real_browser(root: Path, tmp_path: Path) -> None:
         page.run("document.querySelectorAll('input[type=checkbox]').forEach(box => { box.checked = true })")
         page.run("document.querySelector('form').submit()")
         page.until("return location.pathname === '/compare' && document.getElementById('compared') !== null")
+        page.open(made.url)
+        runs = "return [...document.querySelectorAll('#runs tbody tr')].map(r => Number(r.cells[5].dataset.sort))"
+        page.run("document.querySelector('#runs thead th:nth-child(6) button').click()")
+        assert page.run(runs) == sorted(page.run(runs), reverse=True)
         page.open(f"{made.url}conversations?run=one&attack=aim")
         page.run("document.querySelector('#pairs summary').click()")
         assert page.run("return document.querySelectorAll('#pairs details[open] .answer').length") == 2

@@ -39,7 +39,7 @@ from sirl.results.summary import results_of
 from sirl.run_folder import REPORT
 
 HERE = Path(__file__).parent
-SCRIPT = (HERE / "report.js").read_text(encoding="utf-8")
+SCRIPT = "".join((HERE / name).read_text(encoding="utf-8") for name in ("report.js", "tables.js"))
 
 
 def render_report(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:

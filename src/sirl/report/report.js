@@ -56,6 +56,39 @@
     search.value = '';
     apply(nothing);
   }
+  // the conversations that the filters leave, as a table for other programs
+  var COLUMNS = ['kind', 'attack', 'category', 'before', 'after', 'status', 'decoding', 'goal', 'prompt', 'prompt_after', 'answer_before', 'answer_after'];
+  function said(part) {
+    var texts = part ? part.querySelectorAll('.text, .cut') : [];
+    return Array.prototype.map.call(texts, function (t) { return t.textContent; }).join('\n');
+  }
+  function row(d) {
+    var folded = d.querySelector(':scope > template'), inside = (folded ? folded.content : d).querySelector('.inside');
+    var cells = { goal: '', prompt: [], prompt_after: [] }, where = 'prompt';
+    cells.decoding = /· sampled$/.test(d.querySelector('.about').textContent) ? 'sample' : 'greedy';
+    d.querySelector('summary').childNodes.forEach(function (n) { if (n.nodeType === 3) cells.goal += n.textContent; });
+    Array.prototype.forEach.call(inside.children, function (part) {
+      if (part.nodeName === 'H4' && cells.prompt.length) where = 'prompt_after';
+      if (part.className === 'turn') cells[where].push(part.querySelector('.who').textContent + ': ' + said(part));
+    });
+    return COLUMNS.map(function (name) {
+      if (name in d.dataset) return d.dataset[name];
+      if (name in cells) return Array.isArray(cells[name]) ? cells[name].join('\n\n') : cells[name].trim();
+      return said(inside.querySelector(name === 'answer_before' ? '.answer.before' : '.answer.after'));
+    });
+  }
+  // a text that a spreadsheet would take for a formula gets an apostrophe in front
+  function field(text) {
+    return '"' + (/^[=+\-@\t\r]/.test(text) ? "'" + text : text).replace(/"/g, '""') + '"';
+  }
+  document.getElementById('csv').addEventListener('click', function () {
+    var shown = items.filter(function (d) { return !d.hidden; }).map(row), link = document.createElement('a');
+    var lines = [COLUMNS].concat(shown).map(function (cells) { return cells.map(field).join(','); });
+    link.href = URL.createObjectURL(new Blob(['\ufeff' + lines.join('\r\n') + '\r\n'], { type: 'text/csv' }));
+    link.download = 'conversations.csv';
+    link.click();
+    setTimeout(function () { URL.revokeObjectURL(link.href); }, 60000);
+  });
   fields.forEach(function (f) { f.addEventListener('change', apply); });
   search.addEventListener('input', apply);
   document.getElementById('reset').addEventListener('click', function () { set({}); });

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ EACH = 50
 """Pairs on a page."""
 FRESH = 120.0
 """Seconds since the last line of `metrics.jsonl` in which a training counts as running."""
+CSV_COLUMNS = (*FILTERS, "decoding", "goal", "prompt", "prompt_after", "answer_before", "answer_after")
 Query = Mapping[str, str]
 
 
@@ -74,8 +77,7 @@ def conversations(name: str, run: Run, query: Query) -> str:
     """A page of the pairs that a query asks for: values of the filters, `q` to search for, `page` from 1."""
     pairs = pairs_of(run)
     chosen = {key: query.get(key, "") for key in FILTERS}
-    words = query.get("q", "").strip().casefold()
-    found = [pair for pair in pairs if _fits(pair, chosen) and (not words or words in _text(pair))]
+    found = _found(pairs, query)
     pages = max(1, -(-len(found) // EACH))
     asked = query.get("page", "1")
     page = min(pages, max(1, int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < 9 else 1))
@@ -96,6 +98,48 @@ def conversations(name: str, run: Run, query: Query) -> str:
         pages=pages,
         legend=legend(),
     )
+
+
+def conversations_csv(run: Run, query: Query) -> str:
+    """All pairs that a query asks for, with their whole texts, as CSV: the columns of the report's own export."""
+    out = io.StringIO()
+    writer = csv.writer(out, quoting=csv.QUOTE_ALL)
+    writer.writerow(CSV_COLUMNS)
+    for pair in _found(pairs_of(run), query):
+        writer.writerow([_no_formula(visible(cell)) for cell in _csv_cells(pair)])
+    return "\ufeff" + out.getvalue()
+
+
+def _csv_cells(pair: Pair) -> list[str]:
+    rows = {phase: row.attempt for phase, row in pair.rows.items()}
+    asked = {phase: _turns(attempt.messages) for phase, attempt in rows.items()}
+    first = next(iter(asked.values()))
+    again = asked.get("after", first)
+    said = [rows[phase].response if phase in rows else "" for phase in ("before", "after")]
+    return [
+        *(pair.facets[name] for name in FILTERS),
+        pair.first.attempt.decoding,
+        pair.first.attempt.goal,
+        first,
+        again if again != first else "",
+        *said,
+    ]
+
+
+def _turns(messages: Sequence[Mapping[str, Any]]) -> str:
+    return "\n\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in messages)
+
+
+def _no_formula(text: str) -> str:
+    """A text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _found(pairs: Sequence[Pair], query: Query) -> list[Pair]:
+    """The pairs that have what a query asks for."""
+    chosen = {key: query.get(key, "") for key in FILTERS}
+    words = query.get("q", "").strip().casefold()
+    return [pair for pair in pairs if _fits(pair, chosen) and (not words or words in _text(pair))]
 
 
 def _fits(pair: Pair, chosen: Query) -> bool:

@@ -142,6 +142,12 @@ def _conversations(view: View, query: Query) -> Page:
     return _html(pages.conversations(name, view.cache.get(path)[0], {key: values[0] for key, values in query.items()}))
 
 
+def _csv(view: View, query: Query) -> Page:
+    _, path = _run(view, query)
+    asked = {key: values[0] for key, values in query.items()}
+    return pages.conversations_csv(view.cache.get(path)[0], asked), "text/csv", POLICY
+
+
 def _compare(view: View, query: Query) -> Page:
     names = list(dict.fromkeys(query.get("run", [])))
     if not 2 <= len(names) <= MOST_COMPARED:
@@ -159,9 +165,11 @@ ROUTES: dict[str, Callable[[View, Query], Page]] = {
     "/report": _report,
     "/training": _training,
     "/conversations": _conversations,
+    "/conversations.csv": _csv,
     "/compare": _compare,
     "/report.css": partial(_file, REPORT / "report.css", "text/css"),
     "/view.css": partial(_file, pages.HERE / "view.css", "text/css"),
+    "/tables.js": partial(_file, REPORT / "tables.js", "text/javascript"),
     "/view.js": partial(_file, pages.HERE / "view.js", "text/javascript"),
 }
 """Every address that there is."""
