@@ -84,7 +84,7 @@ def test_the_first_screen(run: Path) -> None:
     then, now = (rates[phase]["by_attack"] for phase in ("before", "after"))
     worst = min(now, key=lambda name: float(now[name]["rate"]))
     broken = [f"{100 * (1 - table[worst]['rate']):.1f}%" for table in (then, now)]
-    assert f"Works best: {worst}{broken[0]} → {broken[1]}" in first
+    assert f"Strongest attack: {worst}{broken[0]} → {broken[1]}" in first
     any_of_them = [summary["attack"]["worst_case"]["greedy"][phase]["rate"] for phase in ("before", "after")]
     assert " → ".join(f"{100 * (1 - rate):.1f}%" for rate in any_of_them) in first
     assert "Base model: " in first

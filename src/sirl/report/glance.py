@@ -69,7 +69,7 @@ def _interval(rate: AnyShare | None, broken: bool = False) -> str:
         return ""
     _, low, high = rate.ends
     ends = (1 - high, 1 - low) if broken else (low, high)
-    return f"95%: {100 * ends[0]:.1f} to {100 * ends[1]:.1f}. "
+    return f"95% interval: {100 * ends[0]:.1f} to {100 * ends[1]:.1f}. "
 
 
 def _verdict(rate: Rate, refused: bool) -> dict[str, str]:
@@ -95,8 +95,8 @@ def _changed(attack: Attacks) -> list[Line]:
     change = attack.change.get(decoding)
     fall = change.reduction if change else None
     if fall:
-        factor = "" if fall.none_left or fall.factor is None else f"A factor of {fall.factor:.1f}, "
-        note = f"{factor}{ATTACK_NOUNS[attack.covers or '']}s.".capitalize()
+        factor = "" if fall.none_left or fall.factor is None or fall.factor < 1 else f": {fall.factor:.1f} times fewer"
+        note = f"{ATTACK_NOUNS[attack.covers or '']}s{factor}.".capitalize()
         to = {"kind": "attack", **_verdict(attack.rates[decoding]["after"].overall, refused=False)}
         out.append(Line("Successful attacks", f"{fall.successes_before:,}", f"{fall.successes_after:,}", note, to))
     return out
@@ -128,8 +128,8 @@ def _dprime(wrapped: Wrapped | None) -> list[Line]:
         return []
     then, now = (f"{phases[phase].value:.2f}" if phase in phases else "" for phase in ("before", "after"))
     last = phases.get("after") or phases["before"]
-    ends = "" if last.low is None else f"95%: {last.low:.2f} to {last.high:.2f}. "
-    note = f"{ends}Harmful told from benign in the same wrapping; 0: not at all, higher is better."
+    ends = "" if last.low is None else f"95% interval: {last.low:.2f} to {last.high:.2f}. "
+    note = f"{ends}Tells harmful from benign requests in the same wrapping. 0: not at all; higher is better."
     return [Line("d'", then, now, note, {"kind": "wrapped"})]
 
 
@@ -149,11 +149,11 @@ def _through(attack: Attacks) -> list[Line]:
     said = "".join(f" {name}: {words}." for _, words, _ in attacks_in_words([name]))
     note = f"{_interval(last[name], broken=True)}Goals broken, of {last[name].n:,}.{said}"
     to = {"kind": "attack", "attack": name, **(_verdict(last[name], refused=False) if after else {})}
-    out = [Line(f"Works best: {name}", then, _words(last[name], broken=True), note, to)]
+    out = [Line(f"Strongest attack: {name}", then, _words(last[name], broken=True), note, to)]
     worst = attack.worst_case[attack.decodings[0]]
     rate = worst.get("after") or worst.get("before")
     if rate and rate.rate is not None:
         note = f"{_interval(rate, broken=True)}Goals broken by at least one attack, of {rate.n:,}."
         then = _words(worst.get("before"), broken=True) if "after" in worst else ""
-        out.append(Line("Any of the attacks", then, _words(rate, broken=True), note, {"kind": "attack"}))
+        out.append(Line("All attacks together", then, _words(rate, broken=True), note, {"kind": "attack"}))
     return out

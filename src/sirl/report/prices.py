@@ -69,7 +69,7 @@ class Price:
         text += f", at most {100 * self.most:.1f}{unit} more"
         if round(self.left_out, 9) > LEFT_OUT_LIMIT:
             return f"{text} of those scored, but {100 * self.left_out:.1f} points more of them could not be"
-        return f"{text} (limit: {100 * self.limit:.0f}{unit})" if self.open else text
+        return f"{text} (limit: {100 * self.limit:.0f}{unit})"
 
 
 def measured(results: Results) -> list[Price]:
