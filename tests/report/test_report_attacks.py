@@ -303,11 +303,13 @@ def test_verdict_names_its_kind_and_warns_where_adaptive_attacks_get_through(mix
     assert "of static attacks, up from" in got.headline
     assert "Over 2 static attacks and 20 harmful goals" in got.body
     assert "Over 2 re-optimised attacks the mean went from" in got.body
-    assert not any("held off" in warning for warning in got.warnings)
+    assert not any("adapt to it: re-optimised" in warning for warning in got.warnings)
     rows = [*attack_rows(20, STATIC), *adaptive_rows(attacks={"pair": (0.7, 0.7)})]
     got = assess_run(results_in(write_run(tmp_path / "run", attacks=rows)), None)
     assert got.status == "price_unclear"
-    assert any("not shown that attacks which adapt to the hardened model are held off" in w for w in got.warnings)
+    assert any(
+        "does not show that the model withstands attacks which adapt to it: re-optimised" in w for w in got.warnings
+    )
 
 
 def test_card_keeps_the_kinds_apart(mixed: Path) -> None:
