@@ -85,8 +85,8 @@ def test_a_price_on_sameness_is_said(tmp_path: Path) -> None:
 )
 def test_retention_is_told_where_it_was_on(tmp_path: Path, train: dict[str, Any], on: bool) -> None:
     card = render_card(run_of(tmp_path, train={"dataset_name": "demo/train", **train}))
-    assert ("the loss held it to the base model's answers" in card) == on
-    assert ("No retention prompts held it" in card) != on
+    assert ("kept it close to the base model's answers" in card) == on
+    assert ("No retention prompts kept it" in card) != on
     assert ("| weight of retention |" in card) == (on and "retention_weight" in train)
 
 
