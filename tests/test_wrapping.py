@@ -81,5 +81,5 @@ def test_families_are_named_left_out_and_refused_by_name() -> None:
     assert [f.name for f in resolve_families("-exam")] == [name for name in everything if name != "exam"]
     with pytest.raises(UserError, match="--wrapping_families: 'examm' is unknown"):
         resolve_families("examm")
-    with pytest.raises(UserError, match="leaves no family"):
+    with pytest.raises(UserError, match="selects no family"):
         resolve_families("exam,-exam")
