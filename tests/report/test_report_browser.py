@@ -11,7 +11,7 @@ import pytest
 from test_report_render import HOSTILE
 
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
-from report_runs import attack_rows, attempt, benign_rows, wrapped_rows, write_run
+from report_runs import adaptive_rows, attack_rows, attempt, benign_rows, wrapped_rows, write_run
 from sirl.report.render import HERE, render_report
 from sirl.view.pages import CSV_COLUMNS
 
@@ -86,6 +86,20 @@ def test_tables_are_sorted_by_their_headings(page: Browser, report: Path) -> Non
     assert page.run(f"return {name}.getAttribute('aria-sort')") == "ascending"
     assert [row[0] for row in page.run(after)] == [first[0][0], *sorted(row[0] for row in first[1:])]
     assert page.run("return document.activeElement.className") == "sort"
+
+
+def test_a_search_again_is_a_prompt_of_its_own_in_csv(page: Browser, tmp_path: Path) -> None:
+    rest = dict.fromkeys(("benign", "metrics", "gap", "gap_samples"))
+    page.open(render_report(write_run(tmp_path / "run", attacks=adaptive_rows(), **rest)).as_uri())
+    page.run("URL.createObjectURL = b => { b.text().then(t => { window.saved = t }); return '#' }")
+    page.run("document.getElementById('csv').click()")
+    rows = list(csv.DictReader(io.StringIO(page.until("return window.saved"))))
+    again = [row for row in rows if row["prompt_after"]]
+    assert again
+    assert all(row["prompt"] != row["prompt_after"] for row in again)
+    labels = "return [...document.querySelectorAll('[role=region]')].map(r => r.getAttribute('aria-label'))"
+    named = page.run(labels)
+    assert len(named) == len(set(named))
 
 
 @pytest.mark.parametrize(

@@ -277,9 +277,12 @@ def test_in_a_real_browser(root: Path, tmp_path: Path) -> None:
         page.run("document.querySelector('form').submit()")
         page.until("return location.pathname === '/compare' && document.getElementById('compared') !== null")
         page.open(made.url)
+        assert page.run("return document.querySelectorAll('#runs thead button').length") == 8
         runs = "return [...document.querySelectorAll('#runs tbody tr')].map(r => Number(r.cells[5].dataset.sort))"
         page.run("document.querySelector('#runs thead th:nth-child(6) button').click()")
         assert page.run(runs) == sorted(page.run(runs), reverse=True)
+        page.open(f"{made.url}compare?run=one&run=deep/two")
+        assert page.run("return document.querySelectorAll('button a, a button').length") == 0
         page.open(f"{made.url}conversations?run=one&attack=aim")
         page.run("document.querySelector('#pairs summary').click()")
         assert page.run("return document.querySelectorAll('#pairs details[open] .answer').length") == 2

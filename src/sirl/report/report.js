@@ -68,7 +68,7 @@
     cells.decoding = /· sampled$/.test(d.querySelector('.about').textContent) ? 'sample' : 'greedy';
     d.querySelector('summary').childNodes.forEach(function (n) { if (n.nodeType === 3) cells.goal += n.textContent; });
     Array.prototype.forEach.call(inside.children, function (part) {
-      if (part.nodeName === 'H4' && cells.prompt.length) where = 'prompt_after';
+      if (part.className === 'asked' && cells.prompt.length) where = 'prompt_after';
       if (part.className === 'turn') cells[where].push(part.querySelector('.who').textContent + ': ' + said(part));
     });
     return COLUMNS.map(function (name) {

@@ -38,7 +38,7 @@
     var rows = all.filter(function (row) { return !row.classList.contains('total'); });
     if (rows.length < 2 || all.some(function (row) { return row.cells.length !== head.cells.length; })) return;
     Array.prototype.forEach.call(head.cells, function (cell, at) {
-      if (cell.nodeName !== 'TH' || cell.dataset.sort === 'no') return;
+      if (cell.nodeName !== 'TH' || cell.dataset.sort === 'no' || cell.querySelector('a')) return;
       var button = document.createElement('button'), state = '';
       button.type = 'button';
       button.className = 'sort';
