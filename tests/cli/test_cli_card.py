@@ -105,7 +105,7 @@ def test_the_hub_refuses_the_metadata(
         (["--push_to_hub", "lab/hard.git"], "--push_to_hub lab/hard.git: "),
         (["--push_to_hub", "lab/-hard"], "--push_to_hub lab/-hard: "),
         (["--push_to_hub", f"lab/{'x' * 97}"], "maximum length is 96"),
-        (["--private"], "--private: says how --push_to_hub"),
+        (["--private"], "--private: needs --push_to_hub"),
     ],
 )
 def test_wrong_flags(flags: list[str], message: str, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
