@@ -245,7 +245,7 @@ def test_own_templates_alone(sirl: Any, goals: str, tmp_path: Path) -> None:
     ("more", "message"),
     [
         (("--attacks", "telepathy"), "--attacks: unknown attack 'telepathy'"),
-        (("--attacks", "templates"), "a template file, and none was given"),
+        (("--attacks", "templates"), "the attacks of a template file; none was given"),
         (("--template_file", "nowhere.jsonl"), "--template_file: no such file: nowhere.jsonl"),
         (("--decoding", "beam"), "--decoding: expected greedy"),
         (("--goals", "nowhere.jsonl"), "--goals: no such file: nowhere.jsonl"),

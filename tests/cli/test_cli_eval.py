@@ -108,7 +108,7 @@ def test_it_goes_on_by_benchmark_and_model(
         (["--overrefusal", "x.txt", "--limit", "3"], "--max_rows: says something of --tasks, which is not given"),
         (["--overrefusal", "x.txt", "--max_rows", "3"], "--max_rows: says something of --tasks, which is not given"),
         (["--overrefusal", "x.txt", "--data_dir", "."], "--data_dir: says something of --tasks"),
-        (["--tasks", "gsm8k", "--allow_unsandboxed_code"], "says how --allow_code_execution runs programs; give both"),
+        (["--tasks", "gsm8k", "--allow_unsandboxed_code"], "needs --allow_code_execution; give both or neither"),
         (["--overrefusal", "x.txt", "--allow_code_execution"], "--allow_code_execution: says something of --tasks"),
         (["--tasks", "arc_easy", "--max_prompts", "3"], "--max_prompts: says something of --overrefusal"),
     ],

@@ -115,7 +115,7 @@ def test_inspect_is_given_the_prompts_of_sirl_attack(goals: str) -> None:
         ("garak", ("--grader", "x"), "--grader: garak brings its own"),
         ("garak", ("--probes", ","), "--probes: none named"),
         ("garak", ("--detectors", " "), "--detectors: none named"),
-        ("inspect", ("--detectors", "x"), "--detectors: belongs to garak"),
+        ("inspect", ("--detectors", "x"), "--detectors: only for garak"),
         ("garak", ("--executable", "/no/such"), "--executable /no/such: not a program that can be run"),
         ("inspect", ("--probes", "gcg"), "--probes: gcg ask the model while they search"),
         ("inspect", ("--probes", "nonsense"), "--probes: unknown attack 'nonsense'"),
@@ -132,7 +132,7 @@ def test_mistakes(referee: Any, tmp_path: Path, tool: str, words: tuple[str, ...
 def test_no_program(referee: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
-    assert "garak: not installed; put it in an environment of its own (pipx install garak)" in referee("garak").error
+    assert "garak: not installed; install it in a separate environment (pipx install garak)" in referee("garak").error
     assert "inspect: not installed; pip install 'sirl[inspect]'" in referee("inspect").error
 
 
@@ -159,7 +159,7 @@ def test_a_report_on_another_model_is_none(referee: Any, tmp_path: Path) -> None
     """A program that never asks cannot have examined the model, whatever it reports."""
     asks_not = GARAK.replace("for i in range(run", "for i in []  # range(run").replace('["soft_probe_prompt_cap"])', "")
     error = referee("garak", "--executable", program(tmp_path, asks_not), "--probes", "a.One").error
-    assert "garak put no question" in error
+    assert "garak asked no question" in error
     assert not (tmp_path / "out" / "referee.json").exists()
 
 

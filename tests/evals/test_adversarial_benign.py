@@ -28,13 +28,13 @@ def test_names(spec: str | tuple[str, ...]) -> None:
         ("", "name at least one static attack"),
         ((), "name at least one static attack"),
         (" , ", "name at least one static attack"),
-        ("direct", "direct wraps nothing"),
+        ("direct", "direct has no wrapping"),
         ("gcg", "only static attacks .* leave out gcg$"),
         ("aim,pair,tap", "only static attacks .* leave out pair, tap$"),
         ("all", r"only static attacks .* \.\.\.$"),
         ("gcg@before", "only static attacks .* leave out gcg@before"),
         ("telepathy", "unknown attack 'telepathy'"),
-        ("templates", "stands for the attacks of a template file"),
+        ("templates", "means the attacks of a template file; none was given"),
     ],
 )
 def test_what_cannot_wrap(spec: str | tuple[str, ...], message: str) -> None:

@@ -142,7 +142,9 @@ def test_without_a_hub_the_line_says_which_rows_and_columns_to_give(tmp_path: Pa
 
 @pytest.mark.parametrize("name", HUB_SETS)
 def test_published_set_without_a_hub(name: str) -> None:
-    with pytest.raises(UserError, match=f"--overrefusal: {name} stands for .* cannot be read from here; download it"):
+    with pytest.raises(
+        UserError, match=f"--overrefusal: {name} stands for .* on the hub, which cannot be reached; download it"
+    ):
         load_benign(name, None, 0, "--overrefusal")
 
 

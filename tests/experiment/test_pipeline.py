@@ -357,7 +357,7 @@ class TestPlan:
         ("wrappings", "message"),
         [
             ("adaptive", r"^evals\.wrappings: only static attacks .*leave out \w+, "),
-            (("direct", "dan"), r"^evals\.wrappings: direct wraps nothing"),
+            (("direct", "dan"), r"^evals\.wrappings: direct has no wrapping"),
             ("templates", r"^evals\.wrappings: .*template file"),
         ],
     )
@@ -402,7 +402,7 @@ class TestPlan:
         caplog.clear()
         prepare(replace(config, development=replace(section, max_wrapped=100)))
         assert "400 or more" not in caplog.text
-        with pytest.raises(UserError, match=r"development\.wrapped_allowance: .* name a number there"):
+        with pytest.raises(UserError, match=r"development\.wrapped_allowance: .* set it to a number above 0"):
             replace(section, max_wrapped=None)
 
     def test_the_checks_of_development(

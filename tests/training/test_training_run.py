@@ -315,7 +315,7 @@ def test_machines_that_share_no_disk(
     tmp_path: Path, model_folder: Any, prompt_files: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sirl.training.run.gather_object", lambda own: [*own, ("elsewhere/checkpoint-8", False)])
-    with pytest.raises(UserError, match=r"find different checkpoints below .*; put it on a disk that all machines"):
+    with pytest.raises(UserError, match=r"find different checkpoints in .*; put it on a disk that all machines share"):
         run_training(tiny_config(tmp_path / "run"), model_args(model_folder("llama")), prompt_files)
 
 
