@@ -59,6 +59,8 @@ def test_the_full_demo_is_run_with_its_own_config(sirl: Any, ran: list[Any]) -> 
 def test_the_demo_is_the_full_one_with_smaller_sizes(sirl: Any, ran: list[Any]) -> None:
     """Nothing else: what is trained, how, and what is measured stay the same."""
     assert sirl("demo").code == sirl("run", "--config", "demo").code == 0
+    assert sirl("demo", "--quick").code == 0
+    assert ran.pop()[0] == ran[0][0]
     quick, full = (_leaves(config.as_dict()) for config, _ in ran)
     smaller = {key: value for key, value in quick.items() if value != full[key]}
     assert set(smaller) == set(_leaves(read_yaml(str(QUICK))))

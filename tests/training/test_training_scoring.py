@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import HELD, tiny_trainer
+from tiny_runs import HELD, tiny_trainer, trainable
 
 from sirl.generation.local import LocalEngine
 from sirl.training import scoring
@@ -78,6 +78,38 @@ def test_entropies_are_not_computed_again_in_the_update(passes: list[Pass], tmp_
     )
     trainer.train()
     assert [wanted for grad, wanted, _ in passes if grad] == [False] * 4
+
+
+@pytest.mark.parametrize("level", ["one group", "all"])
+def test_rows_that_nothing_is_learnt_from_are_not_scored(
+    level: str, passes: list[Pass], tmp_path: Path, model_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The update is the same as when they are."""
+    settings: dict[str, Any] = {"beta": 0.0, "max_steps": 1, "retention": HELD}
+    plain = tiny_trainer(tmp_path / "plain", model_folder("llama"), **settings)
+    plain.train()
+    groups = plain.record.steps[0].rewards.view(2, 4)  # NaN: a response without text
+    spreads = [float(g[~g.isnan()].max() - g[~g.isnan()].min()) for g in groups]
+    settings["min_reward_spread"] = sum(spreads) / 2 if level == "one group" else 1e6
+    weights, scored = [], []
+    for all_rows in (False, True):
+        with monkeypatch.context() as patch:
+            if all_rows:
+                patch.setattr(scoring.Scoring, "_rows_learnt_from", lambda *_: None)
+            trainer = tiny_trainer(tmp_path / str(all_rows), model_folder("llama"), **settings)
+            passes.clear()
+            trainer.train()
+        weights.append(trainable(trainer))
+        scored.append([tokens for grad, entropy, tokens in passes if grad])
+    [step] = trainer.record.steps
+    lengths = [len(ids) for ids in step.completion_ids]
+    learnt = [n for n, advantage in zip(lengths, step.advantages.tolist(), strict=True) if advantage]
+    assert bool(learnt) == (level == "one group")
+    assert len(learnt) <= 4
+    assert scored[1] == [sum(lengths)]
+    assert scored[0] == [sum(learnt)] if learnt else scored[0][0] in lengths  # one row, for the forward pass
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-6)
 
 
 def test_the_entropy_that_is_logged(tmp_path: Path, model_folder: Any) -> None:

@@ -28,7 +28,9 @@ QUICK = Path(sirl.__file__).parent / "configs" / "sizes" / "demo-quick.yaml"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl demo`."""
-    parser.add_argument(
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="the smaller measurements; this is the default")
+    size.add_argument(
         "--full",
         action="store_true",
         help="measure more (100 goals per attack, both decodings) in runs/demo-full; takes 25 to 60 minutes",

@@ -41,6 +41,9 @@ ASKED_AGAIN = 0.12
 LEARN = 2.2
 """Tokens that are read in the time of one that is learnt from: forward, backward to the activations, the head again."""
 
+SETTLED = 120.0
+"""Seconds of finished stages whose pace counts as much as the forecast: a short first stage says little of the rest."""
+
 PROBE_PROMPTS, PROBE_TOKENS = 24, 8
 """What the speed is measured on: a batch of twice as many rows, and tokens of each."""
 
@@ -212,12 +215,13 @@ class Clock:
         )
 
     def left(self) -> float | None:
-        """Seconds that all stages which are not done will take, at the pace of those that are; None: not known."""
+        """Seconds that all stages which are not done will take, by forecast and the pace of those that are; None: not
+        known."""
         if not self.expected:
             return None
         done = {name: self.manifest.stages[name]["seconds"] for name in self.expected if self.manifest.done(name)}
         planned = sum(self.expected[name] for name in done)
-        pace = sum(done.values()) / planned if planned else 1.0
+        pace = (sum(done.values()) + SETTLED) / (planned + SETTLED)
         left = 0.0
         for name, seconds in self.expected.items():
             if name in done:

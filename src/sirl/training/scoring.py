@@ -4,7 +4,8 @@ A mixin, named before TRL's trainer. TRL asks for log-probabilities and entropie
 
 - completions are scored as one sequence without padding, each prompt once (`sirl.training.packed`);
 - the pass that TRL makes of a batch that vLLM drew, for its importance weights, brings the rewards' entropies too;
-- in the update, entropies of tokens that this very policy drew are known, and only logged: they are not computed again.
+- in the update, entropies of tokens that this very policy drew are known, and only logged: they are not computed again;
+- responses with advantage 0 are not scored in the update, since without a KL term nothing is learnt from them.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Scoring:
     """Entropies of each response's tokens, where our engine drew them."""
     _known: Tensor | None = None
     """Entropies `(B, T)` of the batch whose loss is computed, where the policy is still the one that drew it."""
+    _learnt: Tensor | None = None
+    """Which of that batch's rows `(B,)` something is learnt from."""
 
     def _prepare_packing(self: Any) -> None:
         """Teach policy and reference to score packed batches, where that is wanted and their attention allows it."""
@@ -93,10 +96,19 @@ class Scoring:
     def _entropies_known(self, inputs: dict[str, Any]) -> Iterator[None]:
         """While the loss of a batch is computed."""
         self._known = inputs.get("token_entropies")
+        self._learnt = self._rows_learnt_from(inputs["advantages"])
         try:
             yield
         finally:
-            self._known = None
+            self._known, self._learnt = None, None
+
+    def _rows_learnt_from(self: Any, advantages: Tensor) -> Tensor | None:
+        """Rows `(B,)` with an advantage, at least one, as all processes make a forward pass; None: all are needed."""
+        if self.beta or self.aux_loss_enabled or self._known is None or not self.model.training:
+            return None
+        rows = advantages != 0
+        rows[0] |= ~rows.any()
+        return rows
 
     def _get_per_token_logps_and_entropies(
         self: Any, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
@@ -111,7 +123,12 @@ class Scoring:
             return logps, None, aux
         if self._known is None:
             return self._score(*given, **kwargs)
-        logps, _, aux = self._score(*given, **{**kwargs, "compute_entropy": False})
+        rows, without = self._learnt, {**kwargs, "compute_entropy": False}
+        if rows is None or bool(rows.all()):
+            logps, _, aux = self._score(*given, **without)
+            return logps, self._known, aux
+        some, _, aux = self._score(model, input_ids[rows], attention_mask[rows], logits_to_keep, *args, **without)
+        logps = some.new_zeros(self._known.shape).index_put((rows.nonzero().squeeze(-1),), some)
         return logps, self._known, aux
 
     def _score(
