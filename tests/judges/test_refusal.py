@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -252,19 +254,24 @@ def test_hostile_text_costs_little(response: str) -> None:
 
 
 def test_fast() -> None:
-    """More than 5,000 responses a second on a core of its own; half is asked for, since cores are shared."""
+    """A verdict costs no more than splitting the response into words 25 times (15 times, as measured)."""
     items = [
         JudgeItem("", (text + " It went on and on about the weather in the north.") * 4)
         for text in REFUSALS + COMPLIANCE
     ]
     items = [JudgeItem("", item.response[:400]) for item in items] * 10
-    best = min(_seconds(items) for _ in range(3))
-    assert len(items) / best > 2_500
+    ratios = [_seconds(lambda: RefusalJudge().judge(items)) / _seconds(lambda: _split(items)) for _ in range(5)]
+    assert min(ratios) < 25
 
 
-def _seconds(items: list[JudgeItem]) -> float:
+def _split(items: list[JudgeItem]) -> None:
+    for item in items:
+        re.findall(r"\w+", item.response.lower())
+
+
+def _seconds(run: Callable[[], object]) -> float:
     start = time.process_time()
-    RefusalJudge().judge(items)
+    run()
     return time.process_time() - start
 
 
