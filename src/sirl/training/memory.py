@@ -25,6 +25,7 @@ from sirl.generation.memory import CACHE_BYTES
 from sirl.models import default_dtype
 from sirl.models.adapters import adapter_file, base_of, base_revision
 from sirl.prompts import load_prompts
+from sirl.training.policy_mixin import GivesBackMemory
 from sirl.training.sharding import loaded_whole, sharded
 from sirl.weights.model_files import UNREADABLE, cannot_load, read_config
 from sirl.weights.origin import located
@@ -56,6 +57,7 @@ class ModelSize:
     layers: int
     width: int
     inner: int
+    heads: int
     kv_width: int
     embeddings: int
     vocabulary: int
@@ -110,6 +112,9 @@ def training_memory(size: ModelSize, shape: Shape) -> dict[str, int]:
     }
     parts = {name: -(-value // shape.shards) for name, value in parts.items()}
     layer = shape.compute * (8 * size.width + 2 * size.kv_width + 3 * size.inner) + 4 * 4 * size.width
+    if shape.packed:  # attention keeps its weights there, and queries, keys and values as they are laid out for it
+        length = shape.prompt + shape.completion
+        layer += shape.compute * (3 * size.width + 2 * size.kv_width + size.heads * length)
     kept = shape.compute * size.width * size.layers + layer if shape.checkpointing else layer * size.layers
     prompts = shape.rows // shape.group if shape.packed else shape.rows
     own = prompts * shape.prompt + shape.rows * shape.completion
@@ -126,6 +131,8 @@ def training_memory(size: ModelSize, shape: Shape) -> dict[str, int]:
         parts["copies for the processor"] = (matrices if shape.lora else 0) + (
             frozen * shape.weight if frozen * shape.weight <= LAID_OUT else 0
         )
+    if shape.on_cpu:
+        parts["freed and kept"] = int((GivesBackMemory.GROWTH - 1) * sum(parts.values()))
     parts["overhead"] = OVERHEAD
     return {name: value for name, value in parts.items() if value}
 
@@ -169,6 +176,7 @@ def model_size(config: Any, peft_config: Any = None) -> ModelSize:
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
         layers=text.num_hidden_layers,
         width=text.hidden_size,
+        heads=heads,
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         kv_width=head_dim * (getattr(text, "num_key_value_heads", None) or heads),
         embeddings=sum(embeddings.values()),
