@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sirl.compare.metrics import (
 )
 from sirl.evals.told_apart import Sides
 from sirl.records import Attempt, Verdict, write_json, write_jsonl
+from sirl.results.development import Check
 from sirl.stats import wilson_interval
 
 
@@ -255,11 +256,11 @@ def test_without_a_pair_of_attacks_there_is_nothing_to_agree_with() -> None:
     assert (row["rose"], row["agrees"]) == (None, None)
 
 
-def check(step: int, dsr: float, over: float) -> dict[str, float]:
-    return {"step": step, "dsr": dsr, "over_refusal": over}
+def check(step: int, dsr: float, over: float | None) -> Check:
+    return Check(step, dsr, over)
 
 
-def watched(*trail: dict[str, float], deployed: int = -1) -> Measured:
+def watched(*trail: Check, deployed: int = -1) -> Measured:
     return replace(measured(0.5), trail=trail, deployed=trail[deployed])
 
 
@@ -297,7 +298,7 @@ def test_equal_over_refusal_needs_another_trail_and_ours(watched_jobs: list[Job]
     start = [measured(0.2)] * 2
     assert at_equal_over_refusal(watched_jobs, [*start, measured(0.5), Failed("x"), *OURS]) is None
     assert at_equal_over_refusal(watched_jobs, [*start, *OURS, Failed("x"), Failed("y")]) is None
-    plain = watched({"step": 0, "dsr": 0.2})  # no benign prompts in the development set
+    plain = watched(check(0, 0.2, None))  # no benign prompts in the development set
     assert at_equal_over_refusal(watched_jobs, [*start, *[plain] * 4]) is None
 
 
@@ -356,8 +357,8 @@ def test_figures_of_a_run_folder(jobs: list[Job]) -> None:
     nats = {"difference": 1.5, "low": 1.0, "high": 2.0}
     write_json(job.folder / "gap.json", {"verdict": "present", "overall": {**nats, "p": 0.001}})
     trail = [check(0, 0.2, 0.0), check(8, 0.9, 0.1), check(16, 0.8, 0.1)]
-    write_jsonl(job.folder / "development.jsonl", trail)
-    write_json(job.folder / "chosen.json", {"chosen": trail[1]})
+    write_jsonl(job.folder / "development.jsonl", [asdict(row) for row in trail])
+    write_json(job.folder / "chosen.json", {"chosen": asdict(trail[1])})
     drift = {"kl": {"value": 0.2}, "perplexity_rise": {"value": 0.01}}
     choices = {"before": [True, True, True, False], "after": [True, True, False, False]}
     write_json(job.folder / "capability.json", {"drift": drift, "choices": choices})

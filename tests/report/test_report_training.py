@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from report_runs import metrics, write_run
+from sirl.errors import UserError
 from sirl.records import write_json, write_jsonl
 from sirl.report.card import render_card
 from sirl.report.render import render_html
 from sirl.report.training import chosen_on_development, reward_name
+from sirl.results.development import Check, Selection
 from sirl.results.load import Run, load_run
 from sirl.results.summary import results_of
 
@@ -121,10 +123,20 @@ def test_the_start_was_chosen(tmp_path: Path) -> None:
 
 def test_a_rule_cannot_break_the_page(tmp_path: Path) -> None:
     run = run_of(tmp_path, chosen=1)
-    card = render_card(replace(run, chosen={"rule": "a | b\n# c <script>", "chosen": {"step": 3}}))
+    card = render_card(replace(run, chosen=Selection(Check(3), "a | b\n# c <script>")))
     assert "a \\| b # c \\<script\\>" in card
     assert "\n# c" not in card
-    assert "updates made | 30 |" in render_card(replace(run, chosen={"chosen": "nonsense"}))
+    assert "updates made | 30 |" in render_card(replace(run, chosen=Selection()))
+    write_json(run.path / "chosen.json", {"chosen": "nonsense"})
+    with pytest.raises(UserError, match=r"chosen\.json: chosen: 'nonsense' is not .*; run its stage again"):
+        load_run(run.path)
+
+
+def test_a_check_of_something_else_is_named(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    write_jsonl(run.path / "development.jsonl", [ROWS[0], {**ROWS[1], "dsr": "high"}])
+    with pytest.raises(UserError, match=r"development\.jsonl: line 2: dsr: 'high' is not a number; run its stage"):
+        load_run(run.path)
 
 
 def test_settings_of_sirl_train_and_of_nothing(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def at_equal_over_refusal(jobs: Sequence[Job], results: Sequence[Measured | Fail
     for job, result in zip(jobs, results, strict=True):
         if isinstance(result, Measured) and result.trail and ours and _checked_on(job) == _checked_on(ours):
             trails[job.name][job.seed] = result
-    limits = {seed: (run.deployed or {}).get("over_refusal") for seed, run in trails["sirl"].items()}
+    limits = {seed: run.deployed.over_refusal if run.deployed else None for seed, run in trails["sirl"].items()}
     known = {seed: limit for seed, limit in limits.items() if limit is not None}
     shared = {name: {seed: runs[seed] for seed in runs if seed in known} for name, runs in trails.items()}
     if sum(bool(runs) for runs in shared.values()) < 2:
@@ -54,10 +54,11 @@ def _best_within(runs: Mapping[int, Measured], limits: Mapping[int, float]) -> T
     """
     best = []
     for seed, run in runs.items():
-        known = [row for row in run.trail if set(STARTS) <= row.keys()]
-        within = [row for row in known if row["over_refusal"] <= limits[seed] + 1e-9]
-        best += [max(within, key=lambda row: row["dsr"])] if within else []
-    figures = {name: spread([row[name] for row in best]) for name in STARTS}
+        known = [(row.dsr, row.over_refusal) for row in run.trail]
+        rated = [(dsr, over) for dsr, over in known if dsr is not None and over is not None]
+        within = [(dsr, over) for dsr, over in rated if over <= limits[seed] + 1e-9]
+        best += [max(within, key=lambda pair: pair[0])] if within else []
+    figures = {name: spread([pair[i] for pair in best]) for i, name in enumerate(STARTS)}
     return {**figures, "seeds": len(best), "trails": len(runs)}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sirl.evals.told_apart import Sides
+from sirl.results.development import Check
 
 Table = dict[str, Any]
 Units = dict[str, tuple[float, float]]
@@ -35,8 +36,8 @@ class Measured:
 
     row: Table
     units: dict[str, Units]
-    trail: Sequence[Table] = ()
-    deployed: Table | None = None
+    trail: Sequence[Check] = ()
+    deployed: Check | None = None
     strata: Mapping[str, Sequence[Units]] = field(default_factory=dict)
     told: Sides | None = None
 

@@ -104,7 +104,7 @@ def measure_run(job: Job) -> Measured:
     ends = {goal: withstood(part) for goal, part in group_by(every, _goal).items()}
     units["worst_case"] = {goal: (float(end is True), float(end is not None)) for goal, end in ends.items()}
     trail = run.development or []
-    deployed = (run.chosen or {}).get("chosen") or (trail[-1] if trail else None)
+    deployed = (run.chosen and run.chosen.chosen) or (trail[-1] if trail else None)
     strata = {
         name: _by_attack(part) for name, part in (("dsr", attacks), ("start/dsr", starts["dsr"]), ("wrapped", wrapped))
     }

@@ -18,6 +18,7 @@ from sirl.report.prices import asked_by_eval
 from sirl.report.training import ENTROPY_NOTES, REWARD_NOTES, benign_name, choice_facts, dig, goal_names
 from sirl.report.truncated import truncation_limits
 from sirl.report.wording import ATTACK_NOUNS, KIND_NAMES, count, p_value
+from sirl.results.development import Check, Selection
 from sirl.results.load import Run
 from sirl.results.rates import PHASES
 from sirl.results.values import Benign, Results
@@ -254,28 +255,29 @@ def short(x: float) -> str:
     return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
 
-def development_section(
-    rows: Sequence[Mapping[str, Any]] | None, chosen: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
+def development_section(rows: Sequence[Check] | None, selection: Selection | None) -> dict[str, Any] | None:
     """The way of the policy through over-refusal and DSR on the development set, and where it was taken from."""
-    kept = [row for row in rows or () if all(_finite(row.get(key)) for key in ("over_refusal", "dsr", "step"))]
+    kept = [row for row in rows or () if all(_finite(x) for x in (row.over_refusal, row.dsr, row.step))]
     if not kept:
         return None
-    step = dig(chosen, "chosen", "step")
-    place = next((i for i, row in enumerate(kept) if row["step"] == step), None)
-    names = [f"update {int(row['step'])}" if row["step"] else "start" for row in kept]
-    named = [(100 * row["over_refusal"], 100 * row["dsr"], name) for row, name in zip(kept, names, strict=True)]
-    columns = [column for column in DEVELOPMENT if any(_finite(row.get(column[0])) for row in kept)]
+    selection = selection or Selection()
+    step = selection.chosen and selection.chosen.step
+    place = next((i for i, row in enumerate(kept) if row.step == step), None)
+    names = [f"update {row.step}" if row.step else "start" for row in kept]
+    named = [
+        (100 * (row.over_refusal or 0.0), 100 * (row.dsr or 0.0), name) for row, name in zip(kept, names, strict=True)
+    ]
+    columns = [column for column in DEVELOPMENT if any(_finite(getattr(row, column[0])) for row in kept)]
     spoken = "; ".join(f"{name}: DSR {y:.1f}%, over-refusal {x:.1f}%" for x, y, name in named)
     return {
         "svg": trail(spoken, named, place),
         "heads": [head for _, head, _ in columns],
         "rows": [
-            (name, [_cell(row.get(key), form) for key, _, form in columns], row["step"] == step)
+            (name, [_cell(getattr(row, key), form) for key, _, form in columns], row.step == step)
             for row, name in zip(kept, names, strict=True)
         ],
-        "rule": dig(chosen, "rule"),
-        "ended_by": dig(chosen, "ended_by"),
+        "rule": selection.rule,
+        "ended_by": selection.ended_by,
         "chosen": names[place] if place is not None else None,
     }
 

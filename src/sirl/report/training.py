@@ -83,7 +83,7 @@ def chosen_on_development(run: Run) -> bool:
     """Whether the weights are those that were best on a development set, and not simply the last."""
     own = run_config(run.manifest).get("development")
     told = isinstance(own, Mapping) and bool(own.get("choose", True)) and compared_method(run.manifest) is None
-    return bool(run.chosen) or told
+    return run.chosen is not None or told
 
 
 def choosing_judge(manifest: Mapping[str, Any] | None) -> str:
@@ -93,13 +93,13 @@ def choosing_judge(manifest: Mapping[str, Any] | None) -> str:
 
 def checkpoint_facts(run: Run, steps: int | None) -> list[tuple[str, str]]:
     """Of which update the model is, and by what rule; `steps` is how many training made."""
-    step = dig(run.chosen, "chosen", "step")
-    if step is None:
+    step = run.chosen.chosen.step if run.chosen and run.chosen.chosen else None
+    if run.chosen is None or step is None:
         return [("updates made", f"{steps:,}")] if steps is not None else []
     made = "" if steps is None else f"; training made {steps:,}"
     words = f"0: the choice fell on the model that training began from{made}" if step == 0 else f"{step}, chosen{made}"
-    rule = dig(run.chosen, "rule")
-    return [("updates made", words), *([("rule of the choice", str(rule))] if rule else [])]
+    rule = run.chosen.rule
+    return [("updates made", words), *([("rule of the choice", rule)] if rule else [])]
 
 
 def choice_facts(run: Run) -> list[tuple[str, str]]:

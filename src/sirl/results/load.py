@@ -28,6 +28,8 @@ from sirl.records import (
     read_jsonl,
 )
 from sirl.redaction import redact
+from sirl.results.development import Check, Selection
+from sirl.results.interface import made
 from sirl.run_folder import (
     ATTACKS,
     BASE,
@@ -48,6 +50,7 @@ from sirl.run_folder import (
 
 SCORED_LABELS = (*SAID, "empty")
 _STAGE_FILES = (GAP, METRICS, DEVELOPMENT, CAPABILITY, BENCHMARKS)
+MEND = "run its stage again"
 OLD_EMPTY = "empty response"
 """Reason by which older files say of an `unscored` response that it was empty."""
 
@@ -127,8 +130,8 @@ class Run:
     gap: dict[str, Any] | None
     gap_samples: list[dict[str, Any]] | None
     metrics: list[dict[str, Any]] | None
-    development: list[dict[str, Any]] | None
-    chosen: dict[str, Any] | None
+    development: list[Check] | None
+    chosen: Selection | None
     capability: dict[str, Any] | None
     benchmarks: dict[str, Any] | None
     attacks: list[Scored] | None
@@ -160,8 +163,8 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         gap=_json(path / GAP),
         gap_samples=_rows(path / GAP_SAMPLES),
         metrics=_rows(path / METRICS),
-        development=_rows(path / DEVELOPMENT),
-        chosen=_json(path / CHOSEN),
+        development=_checks(path / DEVELOPMENT),
+        chosen=_selection(path / CHOSEN),
         capability=_json(path / CAPABILITY),
         benchmarks=_json(path / BENCHMARKS),
         attacks=attach_verdicts(attempts, verdicts, first) if attempts else None,
@@ -208,9 +211,9 @@ def _json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both of this kind
-        raise UserError(f"{path}: not valid JSON ({error}); run its stage again") from None
+        raise UserError(f"{path}: not valid JSON ({error}); {MEND}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object; run its stage again")
+        raise UserError(f"{path}: expected a JSON object; {MEND}")
     return value
 
 
@@ -220,7 +223,19 @@ def _rows(path: Path) -> list[dict[str, Any]] | None:
     try:
         return list(iter_json_lines(path)) or None
     except ValueError as error:
-        raise UserError(f"{error}; run its stage again") from None
+        raise UserError(f"{error}; {MEND}") from None
+
+
+def _checks(path: Path) -> list[Check] | None:
+    rows = _rows(path)
+    if rows is None:
+        return None
+    return [made(Check, row, f"{path}: line {line}: ", MEND) for line, row in enumerate(rows, 1)]
+
+
+def _selection(path: Path) -> Selection | None:
+    found = _json(path)
+    return made(Selection, found, f"{path}: ", MEND) if found else None
 
 
 def _records(path: Path, record: type[R]) -> list[R] | None:
@@ -229,6 +244,6 @@ def _records(path: Path, record: type[R]) -> list[R] | None:
     try:
         return read_jsonl(path, record, lean=True)
     except ValueError as error:
-        raise UserError(f"{error}; run its stage again") from None
+        raise UserError(f"{error}; {MEND}") from None
     except (TypeError, AttributeError) as error:
-        raise UserError(f"{path}: a line is not an {record.__name__} record ({error}); run its stage again") from None
+        raise UserError(f"{path}: a line is not an {record.__name__} record ({error}); {MEND}") from None

@@ -31,7 +31,7 @@ from sirl.manifest import trained_families
 from sirl.results.attacks import attack_summary
 from sirl.results.discrimination import discrimination
 from sirl.results.interface import VERSION, GapFigures, KindFigures, Summary, made
-from sirl.results.load import Run, Scored, load_run
+from sirl.results.load import MEND, Run, Scored, load_run
 from sirl.results.rates import (
     DECODINGS,
     PHASES,
@@ -62,7 +62,6 @@ from sirl.run_folder import BASE, MODEL
 from sirl.stats import mcnemar
 
 T = TypeVar("T")
-MEND = "run its stage again"
 KIND_CHANGE = ("pairs", "fixed", "regressed", "change", "interval", "p", "test", "mcnemar", "reduction")
 """What `summary.json` has of the change of a kind of attack."""
 BENIGN_KINDS = ("plain", "sounds_harmful")
