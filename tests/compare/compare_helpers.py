@@ -11,6 +11,18 @@ import yaml
 
 from sirl.judges.base import JudgeItem, Judgement
 
+PLAIN_TRAINING: dict[str, Any] = {
+    "train_sampling_strategy": "sequential",
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "gradient_checkpointing": False,
+    "max_length": None,
+    "seed": 0,
+}
+"""Arguments of a trainer of TRL that only trains, its rows in their order."""
 TASKS = [f"bread {i}?" for i in range(8)]
 
 

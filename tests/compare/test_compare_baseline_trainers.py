@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from compare_helpers import PLAIN_TRAINING
 from datasets import Dataset
 from peft import LoraConfig
 from trl import DPOConfig, SFTConfig
@@ -38,15 +39,7 @@ def trained(kind: str, folder: Path, model: Path, tokenizer: Any, packs: bool) -
         per_device_train_batch_size=len(rows) // 2,
         gradient_accumulation_steps=2,
         learning_rate=0.05,
-        train_sampling_strategy="sequential",
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        logging_steps=1,
-        save_strategy="no",
-        gradient_checkpointing=False,
-        max_length=None,
-        seed=0,
+        **PLAIN_TRAINING,
     )
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")

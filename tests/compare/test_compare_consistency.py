@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from compare_helpers import write_config
+from compare_helpers import PLAIN_TRAINING, write_config
 from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig
@@ -93,15 +93,7 @@ def on_policy(
         max_steps=steps,
         per_device_train_batch_size=len(rows),
         learning_rate=0.02,
-        train_sampling_strategy="sequential",
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        logging_steps=1,
-        save_strategy="no",
-        gradient_checkpointing=False,
-        max_length=None,
-        seed=0,
+        **PLAIN_TRAINING,
     )
     trainer = OnPolicyTrainer(
         model=load_model(str(model), dtype=torch.float32),

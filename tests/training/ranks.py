@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,8 @@ os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
 
 import distributed_worker
 import fsdp_worker
+
+from forked import work
 
 WORKERS = {"distributed": distributed_worker.main, "fsdp": fsdp_worker.main}
 """By name, in the order of their model folders."""
@@ -46,7 +47,7 @@ def world(main: Callable[[], None], processes: int) -> int:
                 ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 sizes = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
                 os.environ.update(ranks | sizes | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
-            _child(main)
+            work(main)
         children.add(pid)
     failed = 0
     while children:
@@ -57,19 +58,6 @@ def world(main: Callable[[], None], processes: int) -> int:
             for other in children:
                 os.kill(other, signal.SIGKILL)
     return failed
-
-
-def _child(main: Callable[[], None]) -> None:
-    code = 1
-    try:
-        main()
-        code = 0
-    except BaseException:  # whatever it was, the parent must hear of it
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 if __name__ == "__main__":

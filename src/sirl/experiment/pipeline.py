@@ -145,7 +145,8 @@ def export_base(name: str, target: Path, revision: str | None = None) -> None:
     from sirl.weights.export import export_model
 
     if not target.exists():  # written under another name first, so what is there is whole
-        export_model(load_model(name, revision=revision), load_tokenizer(name, revision=revision), target)
+        tokenizer = load_tokenizer(name, revision=revision)  # before the model, which lets go of the bundled file
+        export_model(load_model(name, revision=revision), tokenizer, target)
 
 
 def check_gap(plan: Plan, engine: Any, bar: BarMaker) -> None:

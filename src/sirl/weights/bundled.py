@@ -67,6 +67,7 @@ def load_base_model(dtype: torch.dtype) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
         )
+    _reader.cache_clear()  # 60 MB, and seldom wanted after the weights
     plain_weights(model)
     model.config._name_or_path = "SmolLM2-135M-Instruct"
     return model
@@ -83,5 +84,5 @@ def load_demo_tokenizer() -> Any:
 
 @lru_cache(maxsize=1)
 def _reader(file: Path) -> Any:
-    """What the file holds, whose vocabulary takes seconds to read: once a process, for weights and tokenizer."""
+    """What the file holds, whose vocabulary takes seconds to read: once, for the tokenizer and then the weights."""
     return read_gguf(file, DEMO)
