@@ -13,7 +13,7 @@ from sirl.cli.main import main
 from sirl.errors import name_flags
 
 FUNCTIONS = [name for name in sirl.__all__ if inspect.isfunction(getattr(sirl, name))]
-ARGUMENTS = [*FUNCTIONS, "Attempt", "Completion", "Prompt", "SIRLTrainer", "SamplingParams", "Verdict"]
+ARGUMENTS = [*FUNCTIONS, "Attempt", "Completion", "Prompt", "RunConfig", "SIRLTrainer", "SamplingParams", "Verdict"]
 
 
 def section(doc: str, title: str) -> str:

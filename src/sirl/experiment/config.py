@@ -184,7 +184,24 @@ class DevelopmentSection(SelectionLimits):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One experiment: everything that decides its result."""
+    """One experiment: everything that decides its result. docs/run.md has the keys of the sections.
+
+    Args:
+        name: of the run; its folder is `runs/NAME` unless `output_dir` is given.
+        model_name_or_path: the base model, as for `load_model`.
+        train: data and options of the training.
+        model_revision: commit, branch or tag of a hub id.
+        gap: how the entropy gap is measured.
+        attack: attacks, goals, decodings and judges.
+        evals: what hardening costs: benign prompts, drift, questions.
+        development: checks during training; None: none are made.
+        seed: of everything that is drawn.
+        output_dir: the run folder.
+        chat_template_kwargs: arguments that the chat template gets in every stage, such as `enable_thinking: false`.
+
+    Raises:
+        UserError: a name is not one of a folder, or the seed is out of range.
+    """
 
     name: str
     model_name_or_path: str
@@ -197,7 +214,6 @@ class RunConfig:
     seed: int = 0
     output_dir: str | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
-    """Arguments that the chat template gets in every stage, such as `enable_thinking: false`."""
 
     def __post_init__(self) -> None:
         check_arguments(self.chat_template_kwargs or {}, "chat_template_kwargs")
