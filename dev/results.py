@@ -28,7 +28,7 @@ FIGURES = {
     "dsr_sampled": "Static attacks refused (DSR), temperature 1",
     "benign_refusal": "Benign prompts refused",
     "adversarial_benign": "**Adversarial benign prompts refused** (the price)",
-    "dprime": "d': telling harmful from benign in the same template",
+    "dprime": "d': telling harmful from benign in the same wrapping",
 }
 """README's five rows; a run may lack some."""
 MORE = {

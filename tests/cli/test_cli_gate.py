@@ -60,7 +60,7 @@ def test_every_metric_of_a_full_run_is_read(sirl: Any, small: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "reason"),
     [
-        ("adversarial_benign=0.3", "not measured: no benign prompts were put in the attacks' templates"),
+        ("adversarial_benign=0.3", "not measured: no benign prompts were asked in the attacks' wrappings"),
         ("benign_refusal=0.3", "not measured: no benign prompts were asked"),
         (
             "dsr_rise=0.3",

@@ -20,7 +20,7 @@ KINDS = ("static", "reoptimised", "transferred")
 BOTH = "needs the model before and after"
 ATTACKS = "no attack of this kind was run and judged"
 BENIGN = "no benign prompts were asked and judged"
-WRAPPED = "no benign prompts were put in the attacks' templates (evals.wrappings)"
+WRAPPED = "no benign prompts were asked in the attacks' wrappings (evals.wrappings)"
 
 
 @dataclass(frozen=True)
@@ -260,10 +260,10 @@ METRICS: dict[str, Metric] = {
         )
         for kind in KIND_NAMES
     },
-    "adversarial_benign": Metric("benign prompts refused in the attacks' templates", _adversarial, WRAPPED),
+    "adversarial_benign": Metric("benign prompts refused in the attacks' wrappings", _adversarial, WRAPPED),
     "adversarial_benign_rise": Metric("its change over pairs", _adversarial_rise, f"{WRAPPED}, or {BOTH}"),
     "dprime": Metric(
-        "d' of harmful against benign requests in the same templates",
+        "d' of harmful against benign requests in the same wrappings",
         _dprime,
         WRAPPED,
         share=False,
