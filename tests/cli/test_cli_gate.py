@@ -46,6 +46,18 @@ def test_one_line_a_rule(sirl: Any, small: Path) -> None:
     assert lines[2].endswith("decided by its high end")
 
 
+def test_rules_may_be_separated_by_commas(sirl: Any, small: Path) -> None:
+    blanks, commas = (
+        sirl("gate", small, "--min", *words, "--max", "benign_refusal_rise=0.9")
+        for words in (("dsr=0.1", "worst_case_dsr=1"), ("dsr=0.1,worst_case_dsr=1",))
+    )
+    assert blanks.out == commas.out
+    decimal = sirl("gate", small, "--min", "dsr=0,9")
+    assert decimal.code == 2
+    assert "--min 9: expected METRIC=LIMIT, such as --min dsr=0.9" in decimal.err
+    assert sirl("gate", small, "--min", "", "--max", "empty=1").code == 2
+
+
 def test_every_metric_of_a_full_run_is_read(sirl: Any, small: Path) -> None:
     bounds = [f"{name}=-1" for name in METRICS if not METRICS[name].price]
     read = {row["metric"]: row for row in sirl("gate", small, "--min", *bounds, "dsr:pair=0", "--json").json["rules"]}

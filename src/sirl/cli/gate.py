@@ -12,6 +12,7 @@ from typing import Any
 
 from sirl.cli.common import Outcome, print_table
 from sirl.errors import UserError
+from sirl.inputs.comma_list import comma_list
 
 RESUME_HINT = "run it again"
 
@@ -19,8 +20,8 @@ RESUME_HINT = "run it again"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sirl gate`."""
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, nargs="?", help="run folder, such as runs/demo")
-    limit = {"nargs": "+", "action": "extend", "metavar": "METRIC=LIMIT", "default": []}
-    parser.add_argument("--min", **limit, help="require at least LIMIT, such as dsr=0.9")  # type: ignore[arg-type]
+    limit = {"nargs": "+", "action": "extend", "metavar": "METRIC=LIMIT,...", "default": []}
+    parser.add_argument("--min", **limit, help="require at least LIMIT, such as dsr=0.9,worst_case_dsr=0.5")  # type: ignore[arg-type]
     parser.add_argument("--max", **limit, help="require at most LIMIT, such as benign_refusal=0.1")  # type: ignore[arg-type]
     parser.add_argument(
         "--rules", type=Path, metavar="FILE", help="read further rules from YAML with `min:` and `max:`"
@@ -44,8 +45,9 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.run_dir is None:
         raise UserError("RUN_DIR: give the folder of a run, such as runs/demo")
     rules = read_rules(args.rules) if args.rules else []
-    rules += [read_rule(text, "min", "--min") for text in args.min]
-    rules += [read_rule(text, "max", "--max") for text in args.max]
+    # a text without a rule stays: an empty variable of CI must not pass as no rule
+    rules += [read_rule(text, "min", "--min") for given in args.min for text in comma_list(given) or [given]]
+    rules += [read_rule(text, "max", "--max") for given in args.max for text in comma_list(given) or [given]]
     check_rules(rules)
     outputs = [
         (output_file(target, flag), make)
