@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 import sirl as package
 from sirl.cli import list as list_command
@@ -108,6 +109,21 @@ def test_message_of_many_lines_is_put_in_one(sirl: Any, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(list_command, "run", fail)
     assert sirl("list", "data").error == "sirl: error: first second"
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), UserError("no such file")])
+def test_the_last_line_does_not_stand_behind_an_open_bar(
+    end: BaseException, sirl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: Any) -> Any:
+        left = tqdm(total=2, desc="Loading weights", file=sys.stderr)
+        left.update()
+        bars.append(left)
+        raise end
+
+    bars: list[Any] = []
+    monkeypatch.setattr(list_command, "run", stop)
+    assert sirl("list", "data").err.splitlines()[-1].startswith("sirl: ")
 
 
 def test_interrupted(sirl: Any, monkeypatch: pytest.MonkeyPatch) -> None:

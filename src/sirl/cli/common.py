@@ -44,6 +44,14 @@ def note(text: str) -> None:
         print(f"{shown}\n", end="", file=sys.stderr, flush=True)
 
 
+def end_bars() -> None:
+    """End the lines of tqdm's progress bars that libraries left open, as an exception makes them do."""
+    tqdm = sys.modules.get("tqdm.std")
+    for bar in list(getattr(getattr(tqdm, "tqdm", None), "_instances", ())):
+        with suppress(OSError):
+            bar.close()
+
+
 def positive_int(text: str) -> int:
     """argparse type: a whole number from 1 up."""
     try:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sirl.cli.common import Outcome, Parser, note
+from sirl.cli.common import Outcome, Parser, end_bars, note
 from sirl.disk import reason, refused, takes_no_more
 from sirl.errors import CannotWriteError, UserError, name_flags, suggestion
 from sirl.records import to_json
@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"sirl.cli.{command}") if command else None
         anew = ", without --overwrite" if "--overwrite" in words else ""
         how, code = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+        end_bars()
         note(f"sirl: {how}; {getattr(module, 'RESUME_HINT', 'run it again')}{anew}")
         return code
     except BrokenPipeError:  # `sirl list attacks | head`: python would complain again when it closes stdout
@@ -133,6 +134,7 @@ def _terminate(*_: object) -> None:
 
 
 def _failed(message: str) -> int:
+    end_bars()
     note(f"sirl: error: {' '.join(message.split())}")
     return 2
 
