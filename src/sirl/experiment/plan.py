@@ -69,21 +69,20 @@ def prepare(config: RunConfig) -> Plan:
     Raises:
         UserError: a name or value in the configuration is wrong, or training and test prompts overlap.
     """
-    from sirl.models import load_tokenizer
-
     attacks, judges, wrappings = _attacks(config)
     refusal_judge(config.gap.judge, "gap.judge")
-    training = parse_training([], training_options(config), "train")
-    if config.development is not None and config.development.choose and sharded(training.config):
-        raise UserError(NOT_SHARDED)
-    check_has_versions("model_revision", config.model_revision, config.model_name_or_path)
-    # the cheapest way to find out that there is no such model
-    load_tokenizer(config.model_name_or_path, revision=config.model_revision)
-    own, evals, seed = config.attack, config.evals, config.seed
-    goals = load_prompts(own.goals, limit=own.max_goals, seed=seed, flag="attack.goals", with_category=True)
-    benign = load_benign(evals.overrefusal, evals.max_prompts, seed, "evals.overrefusal") if evals.overrefusal else []
+    training = _training(config)
+    goals = load_prompts(
+        config.attack.goals,
+        limit=config.attack.max_goals,
+        seed=config.seed,
+        flag="attack.goals",
+        with_category=True,
+    )
+    benign, wrapped = _benign(config, wrappings)
     development = _development(config, judges[0])
     _check_unseen(training, development, {"attack.goals": goals, "evals.overrefusal": benign})
+    evals = config.evals
     return Plan(
         config=config,
         training=training,
@@ -95,8 +94,30 @@ def prepare(config: RunConfig) -> Plan:
         development=development,
         questions=load_questions(evals.choices, evals.max_questions) if evals.choices else [],
         wrappings=wrappings,
-        wrapped=draw_evenly(benign, prompts_each(evals.max_wrapped, len(wrappings)), seed) if wrappings else [],
+        wrapped=wrapped,
     )
+
+
+def _training(config: RunConfig) -> Training:
+    """The settings of the training, for a model that is there."""
+    from sirl.models import load_tokenizer
+
+    training = parse_training([], training_options(config), "train")
+    if config.development is not None and config.development.choose and sharded(training.config):
+        raise UserError(NOT_SHARDED)
+    check_has_versions("model_revision", config.model_revision, config.model_name_or_path)
+    # the cheapest way to find out that there is no such model
+    load_tokenizer(config.model_name_or_path, revision=config.model_revision)
+    return training
+
+
+def _benign(config: RunConfig, wrappings: Sequence[Attack]) -> tuple[list[Prompt], list[Prompt]]:
+    """Benign prompts, and those of them that are asked in wrappings too."""
+    evals, seed = config.evals, config.seed
+    benign = load_benign(evals.overrefusal, evals.max_prompts, seed, "evals.overrefusal") if evals.overrefusal else []
+    if not wrappings:
+        return benign, []
+    return benign, draw_evenly(benign, prompts_each(evals.max_wrapped, len(wrappings)), seed)
 
 
 def _attacks(config: RunConfig) -> tuple[list[Attack], list[Judge], Sequence[Attack]]:
