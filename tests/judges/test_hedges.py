@@ -207,8 +207,8 @@ def test_the_error_rates_that_reports_show() -> None:
     readme = " ".join((SET.parents[2] / "README.md").read_text(encoding="utf-8").split())
     x = XSTEST
     assert (
-        f"It misses {x.missed} of XSTest's {x.refusals} refusals, and takes {x.taken} of {x.answers:,} answers"
-        in readme
+        f"It misses {x.missed} of XSTest's {x.refusals} refusals, and mistakes {x.taken} of {x.answers:,} answers "
+        "for refusals" in readme
     )
 
 
