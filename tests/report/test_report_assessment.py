@@ -61,6 +61,8 @@ def test_a_rise_just_at_the_limit_is_not_too_much_but_not_settled_either(tmp_pat
     got = verdict(tmp_path, BETTER, {"plain": (0.0, 0.05), "sounds_harmful": (0.1, 0.25)}, ENOUGH)
     assert got.status == "price_unclear"
     assert "more (limit: 5 points)" in got.body
+    open_ones = "refusals of plain benign prompts, refusals of benign prompts that sound harmful"
+    assert got.headline.endswith(f"part of the price is still open: {open_ones}.")
 
 
 def test_no_refusal_among_ten_is_no_evidence_of_none(tmp_path: Path) -> None:
@@ -134,7 +136,11 @@ def test_abilities_and_perplexity_are_prices(tmp_path: Path) -> None:
         ({"drift": drift(0.5, 0.6)}, "costly"),
     ):
         changed = replace(results, capability=capability_summary(found))
-        assert assess_run(changed, None).status == status, found
+        judged = assess_run(changed, None)
+        assert judged.status == status, found
+        if status == "price_unclear":  # where refusals are settled, they are not what is open
+            name = "wrong answers to multiple choice" if "choices" in found else "the perplexity of its own answers"
+            assert judged.headline.endswith(f"still open: {name}.")
 
 
 def drift(value: float, high: float) -> dict:

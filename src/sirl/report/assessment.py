@@ -135,7 +135,7 @@ def _headline(status: str, attack: Attacks, results: Results, left_out: float) -
     return {
         "hardened": f"{up}, at little cost to {_cheap(results)}.",
         "costly": f"{up}, {_too_much(results)}.",
-        "price_unclear": f"{up}; too few benign prompts were asked to tell the price.",
+        "price_unclear": f"{up}; part of the price is still open: {_open(results)}.",
         "unpriced": f"{up}.",
         "unclear": f"It refuses {now} of {attacks}; before it was {then}, {chance}.",
         "worse": f"It refuses {now} of {attacks}, down from {then}.",
@@ -170,6 +170,12 @@ def _too_much(results: Results) -> str:
         return "at a price"
     lead = "but also refuses too many benign requests" if worst.name.startswith("refusals") else "at too high a price"
     return f"{lead}: {worst.name} rose by {100 * worst.rise:.1f}{'%' if worst.unit == '%' else ' ' + worst.unit}"
+
+
+def _open(results: Results) -> str:
+    """What may have risen by more than its limit, by name."""
+    names = [price.name for price in measured(results) if price.open]
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _defence(attack: Attacks, change: Change, decoding: str) -> str:
