@@ -112,6 +112,17 @@ def test_rows_that_nothing_is_learnt_from_are_not_scored(
         torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize("old", [False, True])
+def test_all_rows_are_scored_where_others_are_held_against_them(beta: float, old: bool) -> None:
+    """With vLLM TRL has log-probabilities of the batch: without a row's new ones their ratio could be infinite."""
+    trainer: Any = type("Trainer", (scoring.Scoring,), {"beta": beta, "aux_loss_enabled": False})()
+    trainer.model, trainer._known = torch.nn.Linear(1, 1).train(), torch.zeros(3, 2)
+    inputs = {"advantages": torch.tensor([0.0, 1.0, -1.0]), "old_per_token_logps": torch.zeros(3, 2) if old else None}
+    rows = trainer._rows_learnt_from(inputs)
+    assert (None if rows is None else rows.tolist()) == (None if beta or old else [False, True, True])
+
+
 def test_the_entropy_that_is_logged(tmp_path: Path, model_folder: Any) -> None:
     trainer = tiny_trainer(tmp_path, model_folder("llama"), max_steps=1)
     trainer.train()

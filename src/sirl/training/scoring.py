@@ -43,7 +43,7 @@ class Scoring:
     _known: Tensor | None = None
     """Entropies `(B, T)` of the batch whose loss is computed, where the policy is still the one that drew it."""
     _learnt: Tensor | None = None
-    """Which of that batch's rows `(B,)` something is learnt from."""
+    """Which of that batch's rows `(B,)` something is learnt from; None: all are scored."""
 
     def _prepare_packing(self: Any) -> None:
         """Teach policy and reference to score packed batches, where that is wanted and their attention allows it."""
@@ -96,19 +96,25 @@ class Scoring:
     def _entropies_known(self, inputs: dict[str, Any]) -> Iterator[None]:
         """While the loss of a batch is computed."""
         self._known = inputs.get("token_entropies")
-        self._learnt = self._rows_learnt_from(inputs["advantages"])
+        self._learnt = self._rows_learnt_from(inputs)
         try:
             yield
         finally:
             self._known, self._learnt = None, None
 
-    def _rows_learnt_from(self: Any, advantages: Tensor) -> Tensor | None:
-        """Rows `(B,)` with an advantage, at least one, as all processes make a forward pass; None: all are needed."""
+    def _rows_learnt_from(self: Any, inputs: dict[str, Any]) -> Tensor | None:
+        """Rows `(B,)` with an advantage, at least one, as all processes make a forward pass; None: all are needed.
+
+        They are where TRL holds log-probabilities of its own against these: a ratio to a row that was left out could
+        be infinite, and infinite times no advantage is NaN.
+        """
         if self.beta or self.aux_loss_enabled or self._known is None or not self.model.training:
             return None
-        rows = advantages != 0
+        if inputs.get("old_per_token_logps") is not None:
+            return None
+        rows: Tensor = inputs["advantages"] != 0
         rows[0] |= ~rows.any()
-        return rows
+        return None if bool(rows.all()) else rows
 
     def _get_per_token_logps_and_entropies(
         self: Any, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
@@ -124,7 +130,7 @@ class Scoring:
         if self._known is None:
             return self._score(*given, **kwargs)
         rows, without = self._learnt, {**kwargs, "compute_entropy": False}
-        if rows is None or bool(rows.all()):
+        if rows is None:
             logps, _, aux = self._score(*given, **without)
             return logps, self._known, aux
         some, _, aux = self._score(model, input_ids[rows], attention_mask[rows], logits_to_keep, *args, **without)
