@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.list:
         return _metrics()
     from sirl.gate.output import junit, markdown
-    from sirl.gate.rules import check_finished, check_rules, hold, read_rule, read_rules
+    from sirl.gate.rules import Bound, check_finished, check_rules, hold, read_rule, read_rules
     from sirl.manifest import output_file
     from sirl.records import write_text
     from sirl.results.load import load_run
@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> Outcome:
         raise UserError("RUN_DIR: give the folder of a run, such as runs/demo")
     rules = read_rules(args.rules) if args.rules else []
     # a text without a rule stays: an empty variable of CI must not pass as no rule
-    rules += [read_rule(text, "min", "--min") for given in args.min for text in comma_list(given) or [given]]
-    rules += [read_rule(text, "max", "--max") for given in args.max for text in comma_list(given) or [given]]
+    limits: dict[Bound, list[str]] = {"min": args.min, "max": args.max}
+    for bound, texts in limits.items():
+        rules += [read_rule(text, bound, f"--{bound}") for given in texts for text in comma_list(given) or [given]]
     check_rules(rules)
     outputs = [
         (output_file(target, flag), make)

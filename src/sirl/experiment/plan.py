@@ -72,17 +72,11 @@ def prepare(config: RunConfig) -> Plan:
     attacks, judges, wrappings = _attacks(config)
     refusal_judge(config.gap.judge, "gap.judge")
     training = _training(config)
-    goals = load_prompts(
-        config.attack.goals,
-        limit=config.attack.max_goals,
-        seed=config.seed,
-        flag="attack.goals",
-        with_category=True,
-    )
+    own, evals = config.attack, config.evals
+    goals = load_prompts(own.goals, limit=own.max_goals, seed=config.seed, flag="attack.goals", with_category=True)
     benign, wrapped = _benign(config, wrappings)
     development = _development(config, judges[0])
     _check_unseen(training, development, {"attack.goals": goals, "evals.overrefusal": benign})
-    evals = config.evals
     return Plan(
         config=config,
         training=training,

@@ -261,8 +261,7 @@ def development_section(rows: Sequence[Check] | None, selection: Selection | Non
     if not kept:
         return None
     selection = selection or Selection()
-    step = selection.chosen and selection.chosen.step
-    place = next((i for i, row in enumerate(kept) if row.step == step), None)
+    place = next((i for i, row in enumerate(kept) if row.step == selection.step), None)
     names = [f"update {row.step}" if row.step else "start" for row in kept]
     named = [
         (100 * (row.over_refusal or 0.0), 100 * (row.dsr or 0.0), name) for row, name in zip(kept, names, strict=True)
@@ -273,7 +272,7 @@ def development_section(rows: Sequence[Check] | None, selection: Selection | Non
         "svg": trail(spoken, named, place),
         "heads": [head for _, head, _ in columns],
         "rows": [
-            (name, [_cell(getattr(row, key), form) for key, _, form in columns], row.step == step)
+            (name, [_cell(getattr(row, key), form) for key, _, form in columns], row.step == selection.step)
             for row, name in zip(kept, names, strict=True)
         ],
         "rule": selection.rule,

@@ -93,7 +93,7 @@ def choosing_judge(manifest: Mapping[str, Any] | None) -> str:
 
 def checkpoint_facts(run: Run, steps: int | None) -> list[tuple[str, str]]:
     """Of which update the model is, and by what rule; `steps` is how many training made."""
-    step = run.chosen.chosen.step if run.chosen and run.chosen.chosen else None
+    step = run.chosen.step if run.chosen else None
     if run.chosen is None or step is None:
         return [("updates made", f"{steps:,}")] if steps is not None else []
     made = "" if steps is None else f"; training made {steps:,}"

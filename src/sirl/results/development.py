@@ -32,3 +32,8 @@ class Selection:
     chosen: Check | None = None
     rule: str | None = None
     ended_by: str | None = None
+
+    @property
+    def step(self) -> int | None:
+        """Of which update the deployed policy is."""
+        return self.chosen.step if self.chosen else None
